@@ -1,0 +1,164 @@
+"""One batch of edits, start to end: request → key and target → base method → projector → weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.keys import Part, Site, average, read
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate, target_ids
+from alphaedit_plugin.request import SLOT, Request
+from alphaedit_plugin.session import EditSession, Entry
+from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.targets import TargetSettings, optimise_targets
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything an edit needs besides the model and the requests.
+
+    Attributes:
+        method: a base method, plain or projected.
+        layers: edited in this order.
+        contexts: the context templates of keys and targets.
+        moments: second moment per layer, for the methods that read it.
+        fact_token: which token holds the fact.
+        targets: how target values are searched.
+    """
+
+    method: BaseMethod
+    layers: tuple[int, ...]
+    contexts: ContextTemplates
+    moments: Mapping[int, SecondMoment] = field(default_factory=dict)
+    fact_token: FactToken = FactToken.SUBJECT_LAST
+    targets: TargetSettings = field(default_factory=TargetSettings)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Requests whose targets are found together, and the layers that then write them."""
+
+    requests: tuple[Request, ...]
+    layers: tuple[int, ...]
+
+
+def stages(recipe: Recipe, requests: Sequence[Request]) -> list[Stage]:
+    """Split a batch as its method works: all at once, or one request and layer after another."""
+    if recipe.method.one_by_one:
+        return [Stage((request,), (layer,)) for request in requests for layer in recipe.layers]
+    return [Stage(tuple(requests), recipe.layers)]
+
+
+def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> None:
+    """Refuse what cannot be edited, before anything is computed or changed.
+
+    Raises:
+        RequestError: no request, a subject that cannot be located, a target without a token, or a
+            prompt longer than the model's context; the message says which request.
+    """
+    if not requests:
+        raise RequestError("no request to edit: give at least one prompt")
+    limit = getattr(view.model.config, "max_position_embeddings", None)
+    for number, request in enumerate(requests):
+        try:
+            sentences = _sentences(view, recipe, [request])
+            target = target_ids(view.tokenizer, request.filled, request.target_new)
+        except RequestError as error:
+            raise RequestError(f"request {number}: {error}") from None
+        longest = max(len(sentence.ids) for sentence in sentences) + len(target)
+        if limit is not None and longest > limit:
+            raise RequestError(
+                f"request {number}: {request.filled[:60]!r}… takes {longest} tokens with its "
+                f"context and target, but the model's context is {limit}"
+            )
+
+
+def apply_batch(
+    view: EditableModel, session: EditSession, recipe: Recipe, requests: Sequence[Request]
+) -> Entry:
+    """Edit ``requests`` into the model, all of them or, on any error, none.
+
+    Returns:
+        The session's new journal entry.
+
+    Raises:
+        RequestError: see `check_requests`.
+        NumericalError: a target search or a delta left the finite numbers.
+    """
+    check_requests(view, recipe, requests)
+    with session.batch():
+        for stage in stages(recipe, requests):
+            _apply_stage(view, session, recipe, stage)
+        past = _keys(view, recipe, requests, recipe.layers) if recipe.method.needs_history else {}
+        return session.commit(requests, past)
+
+
+def _apply_stage(view: EditableModel, session: EditSession, recipe: Recipe, stage: Stage) -> None:
+    site = Site(stage.layers[-1], recipe.method.target)
+    targets = optimise_targets(
+        view, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
+    )
+    sentences = _sentences(view, recipe, stage.requests)
+    bare = slice(None, None, len(recipe.contexts.flat))  # "{}" comes first among the contexts
+    for place, layer in enumerate(stage.layers):
+        # Later layers see what earlier ones wrote, so keys and residual are read anew for each.
+        key_site = Site(layer, Part.KEY)
+        found = read(view, [key_site, site], sentences, recipe.targets.budget)
+        missing = targets.values - found[site][:, bare]
+        problem = LayerProblem(
+            layer=layer,
+            keys=average(found[key_site], recipe.contexts.weights),
+            subject_keys=found[key_site][:, bare],
+            residual=missing / (len(stage.layers) - place),
+            weight=view.weight(layer),
+            moment=recipe.moments.get(layer),
+            past_keys=session.past_keys(layer),
+        )
+        session.write(layer, recipe.method.delta(problem))
+
+
+def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
+    """End a run: let the method rework the sum of its deltas (PRUNE), against pristine weights.
+
+    Returns:
+        The journal entry that turns the sum into its final form; ``None`` where the method has
+        nothing to do.
+    """
+    with session.batch():
+        changed = False
+        for layer in recipe.layers:
+            accumulated, pristine = session.accumulated(layer), session.pristine(layer)
+            final = recipe.method.finalize(layer, accumulated, pristine)
+            if final is not None:
+                changed = True
+                session.write(layer, final.minus(accumulated))
+        return session.commit() if changed else None
+
+
+def _sentences(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> list[Sentence]:
+    """Every request behind every context template, the contexts of a request side by side."""
+    return [
+        locate(
+            view.tokenizer,
+            context.replace(SLOT, request.prompt),
+            request.subject,
+            recipe.fact_token,
+        )
+        for request in requests
+        for context in recipe.contexts.flat
+    ]
+
+
+def _keys(
+    view: EditableModel, recipe: Recipe, requests: Sequence[Request], layers: Sequence[int]
+) -> dict[int, Tensor]:
+    """Per layer the keys ``(d_in, n)`` of ``requests`` in the model as it is now."""
+    sites = {layer: Site(layer, Part.KEY) for layer in layers}
+    sentences = _sentences(view, recipe, requests)
+    found = read(view, list(sites.values()), sentences, recipe.targets.budget)
+    return {layer: average(found[site], recipe.contexts.weights) for layer, site in sites.items()}

@@ -1,0 +1,48 @@
+"""Errors for people: what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlphaEditError(Exception):
+    """Base of every error this package raises on purpose; the command line prints it in one line."""
+
+
+class ConfigError(AlphaEditError):
+    """A setting that does not exist, does not fit, or contradicts another."""
+
+
+class RequestError(AlphaEditError):
+    """A request that cannot be edited as given."""
+
+
+class ModelError(AlphaEditError):
+    """A model, layer or weight that cannot be edited as asked."""
+
+
+class ProjectorError(AlphaEditError):
+    """A projector that is missing, damaged, or belongs to another model or layer."""
+
+
+class NumericalError(AlphaEditError):
+    """A computation that left the finite numbers; no weight keeps its result."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that ``name`` is no known ``kind``, and which names are nearest.
+
+    Args:
+        kind: what the name should have been, e.g. ``"base method"``.
+        name: the name that was given.
+        known: all names that would have been accepted.
+
+    Returns:
+        One line for an error message.
+    """
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
+    listed = f"known: {', '.join(options)}" if options else "none is registered"
+    return " ".join(filter(None, [f"unknown {kind} {name!r}:", hint, f"({listed})"]))

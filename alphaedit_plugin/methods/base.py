@@ -1,0 +1,102 @@
+"""The protocol of a base method: (K, R, W, C) → Δ."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.keys import Part
+from alphaedit_plugin.statistics import SecondMoment
+
+
+@dataclass(frozen=True)
+class LayerProblem:
+    """What one layer has to write for one batch of requests.
+
+    Attributes:
+        layer: its number.
+        keys: ``K (d_in, n)`` float32, averaged over context templates.
+        subject_keys: ``(d_in, n)`` float32, of the bare prompts.
+        residual: ``R (d_out, n)`` float32, this layer's share of what is missing.
+        weight: ``W (d_out, d_in)`` as it is now, in its own dtype.
+        moment: second moment ``C`` of the layer, or ``None`` where the method needs none.
+        past_keys: ``Kp (d_in, m)`` float32: keys of all earlier batches, taken after their write.
+    """
+
+    layer: int
+    keys: Tensor
+    subject_keys: Tensor
+    residual: Tensor
+    weight: Tensor
+    moment: SecondMoment | None
+    past_keys: Tensor
+
+    def need_moment(self) -> SecondMoment:
+        """The second moment.
+
+        Raises:
+            ConfigError: there is none for this layer.
+        """
+        if self.moment is None:
+            raise ConfigError(
+                f"layer {self.layer} has no second moment: give a corpus or stats_dir"
+            )
+        return self.moment
+
+
+class BaseMethod(ABC):
+    """One locate-then-edit method.
+
+    A method is three steps, each of which the projector can follow: `solve` finds a delta,
+    `shape` reworks it, `finalize` reworks the sum of all deltas once a run is over.
+
+    Attributes:
+        target: the part of the layer whose value the target search sets.
+        one_by_one: requests of a batch are written one after another, each on the model that
+            the one before left.
+        least_squares: `solve` is a least-squares fit, which AlphaEdit's closed form can replace.
+    """
+
+    target: ClassVar[Part] = Part.BLOCK
+    one_by_one: ClassVar[bool] = False
+    least_squares: ClassVar[bool] = True
+
+    @property
+    def needs_moment(self) -> bool:
+        """Whether `solve` reads the second moment."""
+        return True
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether `solve` reads the keys of earlier batches."""
+        return False
+
+    @abstractmethod
+    def solve(self, problem: LayerProblem) -> Delta:
+        """The delta that writes ``problem.residual`` at ``problem.keys``."""
+
+    def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
+        """Rework one batch's delta before it is written; by default as it is."""
+        return delta
+
+    def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta | None:
+        """Rework the sum of all deltas of a run; ``None`` keeps it.
+
+        Args:
+            layer: its number.
+            accumulated: ``Δ = W − W0 (d_out, d_in)`` float32.
+            pristine: ``W0 (d_out, d_in)``.
+
+        Returns:
+            What to add to ``W0`` instead of ``accumulated``.
+        """
+        return None
+
+    def delta(self, problem: LayerProblem) -> Delta:
+        """`solve`, then `shape`."""
+        return self.shape(self.solve(problem), problem)

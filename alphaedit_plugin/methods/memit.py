@@ -1,0 +1,37 @@
+"""MEMIT: least squares over a batch and several layers (Meng et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.solve import memit_delta
+
+
+@dataclass(frozen=True)
+class Memit(BaseMethod):
+    """MEMIT.
+
+    Attributes:
+        moment_weight: ``λ``, how much the second moment weighs against the edits.
+        sequential_cache: also keep the keys of earlier batches in place (MEMIT-seq).
+    """
+
+    moment_weight: float = 15_000.0
+    sequential_cache: bool = False
+
+    @property
+    def needs_history(self) -> bool:
+        """Only MEMIT-seq does."""
+        return self.sequential_cache
+
+    def solve(self, problem: LayerProblem) -> Delta:
+        """See `solve.memit_delta`."""
+        return memit_delta(
+            problem.keys,
+            problem.residual,
+            problem.need_moment().whiten,
+            self.moment_weight,
+            problem.past_keys if self.sequential_cache else None,
+        )

@@ -1,0 +1,97 @@
+"""The wrapper: any base method, with the null-space projector as the last to touch its delta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.keys import Part
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.solve import null_space_delta
+
+
+class Mode(str, Enum):
+    """How the null space enters.
+
+    ``solve``: AlphaEdit's closed form replaces a least-squares base's own (Fang et al. 2025,
+    eq. 14). ``post``: the base's delta is projected, ``Δ ← ΔP`` (the paper's "one line").
+    ``auto``: ``solve`` where the base is a least squares, else ``post``.
+    """
+
+    AUTO = "auto"
+    SOLVE = "solve"
+    POST = "post"
+
+
+@dataclass(frozen=True)
+class Projected(BaseMethod):
+    """A base method confined to the null space.
+
+    Attributes:
+        base: the method that is wrapped.
+        projectors: one per edited layer.
+        mode: how the null space enters.
+        ridge: AlphaEdit's ``L2``, in ``solve`` mode.
+    """
+
+    base: BaseMethod
+    projectors: Mapping[int, Projector]
+    mode: Mode = Mode.AUTO
+    ridge: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.mode is Mode.SOLVE and not self.base.least_squares:
+            raise ConfigError(
+                f"{type(self.base).__name__} is no least squares, so there is nothing for "
+                "projector.mode=solve to replace: use projector.mode=post (or auto)"
+            )
+        if self.solves and not self.ridge > 0:
+            raise ConfigError(f"projector.l2 is {self.ridge}: it must be positive")
+
+    @property
+    def solves(self) -> bool:
+        """Whether AlphaEdit's closed form is used."""
+        return self.base.least_squares and self.mode is not Mode.POST
+
+    @property
+    def target(self) -> Part:  # type: ignore[override]
+        """The base's."""
+        return self.base.target
+
+    @property
+    def one_by_one(self) -> bool:  # type: ignore[override]
+        """The base's."""
+        return self.base.one_by_one
+
+    @property
+    def needs_moment(self) -> bool:
+        """The closed form reads the projector alone."""
+        return self.base.needs_moment and not self.solves
+
+    @property
+    def needs_history(self) -> bool:
+        """The closed form keeps the keys of earlier batches in place."""
+        return self.base.needs_history or self.solves
+
+    def solve(self, problem: LayerProblem) -> Delta:
+        """AlphaEdit's closed form, or the base's own."""
+        if not self.solves:
+            return self.base.solve(problem)
+        projector = self.projectors[problem.layer]
+        past = projector.apply(problem.past_keys) if problem.past_keys.shape[1] else None
+        return null_space_delta(projector.apply(problem.keys), problem.residual, self.ridge, past)
+
+    def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
+        """The base's, then the projector."""
+        return self.projectors[problem.layer].project(self.base.shape(delta, problem))
+
+    def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta | None:
+        """The base's, then the projector."""
+        final = self.base.finalize(layer, accumulated, pristine)
+        return None if final is None else self.projectors[layer].project(final)

@@ -1,0 +1,31 @@
+"""PRUNE: MEMIT per batch, restrained once the run is over (Ma et al. 2025)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.solve import Restraint, restrain
+
+
+@dataclass(frozen=True)
+class Prune(Memit):
+    """PRUNE.
+
+    Attributes:
+        alpha: base of the logarithm that restrains singular values; the paper uses 1.2.
+    """
+
+    alpha: float = 1.2
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 1:
+            raise ConfigError(f"base.alpha is {self.alpha}: a logarithm's base here must be > 1")
+
+    def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta:
+        """See `solve.restrain`."""
+        return restrain(accumulated, pristine, Restraint(self.alpha))

@@ -1,0 +1,38 @@
+"""ROME: one request, one layer, one rank-one delta (Meng et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.keys import Part
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.solve import rome_delta
+
+
+@dataclass(frozen=True)
+class Rome(BaseMethod):
+    """ROME; several requests of a batch, or several layers, are written one after another.
+
+    Attributes:
+        use_moment: take ``u`` along ``C⁻¹k``; without, along ``k`` itself (``C = I``), as
+            EasyEdit's shipped ROME settings do.
+    """
+
+    use_moment: bool = True
+
+    target: ClassVar[Part] = Part.VALUE
+    one_by_one: ClassVar[bool] = True
+    least_squares: ClassVar[bool] = False
+
+    @property
+    def needs_moment(self) -> bool:
+        """Unless ``C = I``."""
+        return self.use_moment
+
+    def solve(self, problem: LayerProblem) -> Delta:
+        """See `solve.rome_delta`."""
+        keys = problem.keys
+        whitened = problem.need_moment().whiten(keys) if self.use_moment else keys.double()
+        return rome_delta(whitened, problem.subject_keys, problem.residual)

@@ -1,0 +1,165 @@
+"""The state of a run: pristine weights, key history, and a journal of factored deltas.
+
+A weight is always ``W0 + Σ Δ``, summed from the journal in float32 and rounded once, so that
+half-precision weights gather no rounding and undoing restores them bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import AlphaEditError, NumericalError
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.request import Request
+
+
+@dataclass(frozen=True)
+class Write:
+    """One delta and the layer it was added to."""
+
+    layer: int
+    delta: Delta
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the journal: a batch of requests, or the end of a run.
+
+    Attributes:
+        requests: what was asked; empty for the end of a run.
+        writes: what was added, in order.
+        past_keys: per layer ``(d_in, n)``, the batch's keys after its write; may be empty.
+    """
+
+    requests: tuple[Request, ...]
+    writes: tuple[Write, ...]
+    past_keys: Mapping[int, Tensor]
+
+
+class EditSession:
+    """All that editing one model has accumulated; nothing of it lives anywhere else.
+
+    Args:
+        view: the model; its weights as they are now count as pristine.
+        layers: the layers that may be edited.
+    """
+
+    def __init__(self, view: EditableModel, layers: Sequence[int]) -> None:
+        view.check_layers(layers)
+        self.view = view
+        self.layers = tuple(layers)
+        self.journal: list[Entry] = []
+        self._pristine = {layer: view.weight(layer).clone() for layer in layers}
+        self._total: dict[int, Tensor] = {}
+        self._open: list[Write] | None = None
+
+    def pristine(self, layer: int) -> Tensor:
+        """``W0 (d_out, d_in)`` in its own dtype."""
+        return self._pristine[layer]
+
+    def accumulated(self, layer: int) -> Tensor:
+        """``Σ Δ (d_out, d_in)`` float32, the writes of an unfinished batch included."""
+        if layer not in self._total:
+            self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=torch.float32)
+        return self._total[layer]
+
+    def past_keys(self, layer: int) -> Tensor:
+        """``Kp (d_in, m)`` float32: keys of all earlier batches, taken after their write."""
+        pristine = self._pristine[layer]
+        none = pristine.new_zeros(pristine.shape[1], 0, dtype=torch.float32)
+        return torch.cat([none, *(e.past_keys[layer] for e in self.journal if e.past_keys)], dim=1)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request applied so far, in order."""
+        return [request for entry in self.journal for request in entry.requests]
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Open a batch: `write` works inside, `commit` ends it, and an error takes it all back."""
+        if self._open is not None:
+            raise AlphaEditError("a batch is being written already in this session")
+        self._open = []
+        try:
+            yield
+        finally:
+            uncommitted, self._open = self._open, None
+            if uncommitted:
+                self._replay()
+
+    def write(self, layer: int, delta: Delta) -> None:
+        """Add ``delta`` to the weight of ``layer``, inside an open batch.
+
+        Raises:
+            NumericalError: the delta is not finite; nothing is written.
+        """
+        if self._open is None:
+            raise AlphaEditError("session.write needs an open session.batch()")
+        if not delta.is_finite:
+            raise NumericalError(
+                f"the delta for layer {layer} is not finite: nothing of this batch was kept; "
+                "look at the second moment, the learning rate and the weights' dtype"
+            )
+        kept = delta.to(torch.float32)
+        self._open.append(Write(layer, kept))
+        self._add(layer, kept)
+        self._store(layer)
+
+    def commit(
+        self, requests: Sequence[Request] = (), past_keys: Mapping[int, Tensor] | None = None
+    ) -> Entry:
+        """End the open batch: what was written becomes one entry of the journal."""
+        if self._open is None:
+            raise AlphaEditError("session.commit needs an open session.batch()")
+        entry = Entry(tuple(requests), tuple(self._open), past_keys or {})
+        self.journal.append(entry)
+        self._open = []
+        return entry
+
+    def undo(self, count: int = 1) -> None:
+        """Take back the last ``count`` entries; the weights are then bit for bit as before them.
+
+        Raises:
+            AlphaEditError: the journal is shorter than that.
+        """
+        if not 0 <= count <= len(self.journal):
+            raise AlphaEditError(
+                f"cannot undo {count} entries: the journal has {len(self.journal)}"
+            )
+        del self.journal[len(self.journal) - count :]
+        self._replay()
+
+    def reset(self) -> None:
+        """Take back everything: the weights are bit for bit the pristine ones."""
+        self.undo(len(self.journal))
+
+    def _replay(self) -> None:
+        """Make totals and weights what the journal says."""
+        self._total = {}
+        for entry in self.journal:
+            for write in entry.writes:
+                self._add(write.layer, write.delta)
+        for layer in self.layers:
+            self._store(layer)
+
+    def _add(self, layer: int, delta: Delta) -> None:
+        total = self.accumulated(layer)
+        placed = delta.to(total.device)
+        if placed.right is None:
+            total.add_(placed.left)
+        else:
+            total.addmm_(placed.left, placed.right.T)
+
+    def _store(self, layer: int) -> None:
+        """Render ``W0 + Σ Δ`` into the model."""
+        weight, pristine = self.view.weight(layer), self._pristine[layer]
+        if layer in self._total:
+            weight.copy_(pristine.float() + self._total[layer])
+        else:
+            weight.copy_(pristine)

@@ -1,0 +1,155 @@
+"""Closed forms of the base methods and of AlphaEdit, on tensors alone.
+
+Nothing here inverts a matrix: every system is symmetric positive definite and solved through its
+Cholesky factor. Least squares runs in float64, as in the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.delta import Delta
+
+
+def rome_delta(whitened: Tensor, subject_key: Tensor, residual: Tensor) -> Delta:
+    """ROME's rank-one delta (Meng et al. 2022, eq. 2).
+
+    ``u = C⁻¹k / ‖C⁻¹k‖`` and ``Δ = (v* − W k₀) uᵀ / (uᵀ k₀)``, so that ``(W + Δ) k₀ = v*``.
+
+    Args:
+        whitened: ``C⁻¹ k (d_in, 1)`` of the key ``k`` averaged over contexts.
+        subject_key: ``k₀ (d_in, 1)``, the key of the bare prompt.
+        residual: ``v* − W k₀``, ``(d_out, 1)``.
+    """
+    direction = whitened / whitened.norm()
+    return Delta(residual.to(direction) / (direction.T @ subject_key.to(direction)), direction)
+
+
+def memit_delta(
+    keys: Tensor,
+    residual: Tensor,
+    whiten: Callable[[Tensor], Tensor],
+    weight: float,
+    past: Tensor | None = None,
+) -> Delta:
+    """MEMIT's least squares (Meng et al. 2023, eq. 14), by the Woodbury identity.
+
+    With ``A = [Kp, K]``: ``R Kᵀ(λC + A Aᵀ)⁻¹ = R [0 I](λI + Aᵀ C⁻¹ A)⁻¹ (C⁻¹A)ᵀ``,
+    an n × n system where the published form solves d_in × d_in.
+
+    Args:
+        keys: ``K (d_in, n)``.
+        residual: ``R (d_out, n)``.
+        whiten: maps ``X`` to ``C⁻¹ X`` in float64.
+        weight: ``λ``.
+        past: ``Kp (d_in, m)``, keys of earlier batches to keep in place (MEMIT-seq).
+    """
+    everything = keys if past is None else torch.cat([past, keys], dim=1)
+    whitened = whiten(everything)
+    gram = everything.to(whitened).T @ whitened
+    system = (gram + gram.T) / 2 + weight * torch.eye(len(gram)).to(gram)
+    return Delta(residual.to(whitened), whitened @ _last_columns(system, keys.shape[1]))
+
+
+def null_space_delta(
+    keys: Tensor, residual: Tensor, ridge: float, past: Tensor | None = None
+) -> Delta:
+    """AlphaEdit's closed form (Fang et al. 2025, eq. 14), on whichever side is smaller.
+
+    ``Δ = R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹``, equal to the published
+    ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹`` by the push-through identity.
+
+    Args:
+        keys: ``K̃ = P K (d_in, n)``, projected.
+        residual: ``R (d_out, n)``.
+        ridge: ``L2 > 0``.
+        past: ``K̃p = P Kp (d_in, m)``, projected keys of earlier batches.
+    """
+    total = keys.shape[1] + (0 if past is None else past.shape[1])
+    side = null_space_dual if total <= keys.shape[0] else null_space_primal
+    return side(keys, residual, ridge, past)
+
+
+def null_space_dual(
+    keys: Tensor, residual: Tensor, ridge: float, past: Tensor | None = None
+) -> Delta:
+    """As `null_space_delta`: ``Δᵀ = A (AᵀA + L2·I)⁻¹ [0; Rᵀ]`` with ``A = [K̃p, K̃]``."""
+    everything = (keys if past is None else torch.cat([past, keys], dim=1)).double()
+    gram = everything.T @ everything
+    system = gram + ridge * torch.eye(len(gram)).to(gram)
+    return Delta(residual.double(), everything @ _last_columns(system, keys.shape[1]))
+
+
+def null_space_primal(
+    keys: Tensor, residual: Tensor, ridge: float, past: Tensor | None = None
+) -> Delta:
+    """As `null_space_delta`, through the d_in × d_in system; for more keys than dimensions."""
+    everything = (keys if past is None else torch.cat([past, keys], dim=1)).double()
+    gram = everything @ everything.T
+    factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    return Delta(residual.double(), torch.cholesky_solve(keys.double(), factor))
+
+
+def _last_columns(system: Tensor, count: int) -> Tensor:
+    """The last ``count`` columns of ``system⁻¹``, for a symmetric positive definite system."""
+    unit = torch.zeros(len(system), count).to(system)
+    unit[-count:] = torch.eye(count).to(system)
+    return torch.cholesky_solve(unit, torch.linalg.cholesky(system))
+
+
+def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor:
+    """RECT (Gu et al. 2024, eq. 4): keep the entries that change most, relative to the weight.
+
+    Args:
+        delta: ``(d_out, d_in)``.
+        weight: ``(d_out, d_in)``; an entry that is zero counts as changed infinitely.
+        percent: of the entries to keep, in (0, 100].
+
+    Returns:
+        ``delta`` with all but exactly ``round(percent %)`` of its entries zeroed.
+    """
+    count = round(delta.numel() * percent / 100)
+    change = (delta / weight.to(delta)).abs().nan_to_num(nan=0.0).flatten()
+    kept = torch.zeros(delta.numel(), dtype=torch.bool, device=delta.device)
+    kept[change.topk(count, sorted=False).indices] = True
+    return torch.where(kept.view_as(delta), delta, 0)
+
+
+@dataclass(frozen=True)
+class Restraint:
+    """PRUNE's curve (Ma et al. 2025, eq. 7).
+
+    Attributes:
+        alpha: base of the logarithm, > 1; the paper's curve has slope ``1/(σ* ln α)`` at ``σ*``.
+    """
+
+    alpha: float = 1.2
+
+    def __call__(self, values: Tensor, limit: Tensor) -> Tensor:
+        """Singular values above ``limit = σ*`` become ``log_α σ − log_α σ* + σ*``.
+
+        Where the slope at ``σ*`` exceeds 1 the curve would grow a value; it is kept then.
+        """
+        base = torch.log(torch.tensor(self.alpha).to(values))
+        curve = torch.log(values.clamp_min(1e-30) / limit) / base + limit
+        return torch.where(values > limit, torch.minimum(values, curve), values)
+
+
+def restrain(delta: Tensor, weight: Tensor, curve: Restraint) -> Delta:
+    """PRUNE: shrink the singular values of an accumulated delta above the weight's largest.
+
+    Args:
+        delta: ``Δ = W − W0``, ``(d_out, d_in)``.
+        weight: the pristine ``W0 (d_out, d_in)``.
+        curve: the restraint.
+
+    Returns:
+        ``Δ'``, to be added to the *pristine* weight.
+    """
+    u, values, vt = torch.linalg.svd(delta.double(), full_matrices=False)
+    limit = torch.linalg.matrix_norm(weight.double(), ord=2)
+    return Delta(u * curve(values, limit), vt.T)

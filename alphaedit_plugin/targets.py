@@ -1,0 +1,332 @@
+"""Target values: the hidden state that makes the model say the new answer.
+
+ROME (Meng et al. 2022, eq. 4) and MEMIT (Meng et al. 2023, eq. 16): gradient steps on an offset
+``δ`` added at the fact token. All requests of a batch are optimised together; the layers below the
+edited one run once, and the language-model head only where a token is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.keys import Site
+from alphaedit_plugin.models import (
+    EditableModel,
+    StopForward,
+    hidden_of,
+    hooked,
+    inference,
+    with_hidden,
+)
+from alphaedit_plugin.prompts import (
+    Batch,
+    ContextTemplates,
+    FactToken,
+    Sentence,
+    by_token_budget,
+    collate,
+    locate,
+    target_ids,
+)
+from alphaedit_plugin.request import SLOT, Request
+
+ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
+
+
+@dataclass(frozen=True)
+class TargetSettings:
+    """How a target value is searched.
+
+    Attributes:
+        steps: forward passes; the last one only evaluates.
+        lr: Adam's learning rate on ``δ``.
+        weight_decay: weight of ``‖δ‖ / ‖z0‖²``.
+        kl_factor: weight of the divergence on "{subject} is a".
+        clamp_norm_factor: ``‖δ‖`` stays within this many ``‖z0‖``.
+        stop_loss: a request is done when its loss is below this.
+        budget: padded tokens that are optimised together; bounds memory.
+    """
+
+    steps: int = 25
+    lr: float = 0.5
+    weight_decay: float = 0.5
+    kl_factor: float = 0.0625
+    clamp_norm_factor: float = 0.75
+    stop_loss: float = 5e-2
+    budget: int = 16384
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the search found.
+
+    Attributes:
+        values: ``(d_model, n)`` float32, the target ``z`` of each request.
+        loss: ``(n,)`` the loss at ``values``.
+        probability: ``(n,)`` mean probability of the new answer at ``values``.
+    """
+
+    values: Tensor
+    loss: Tensor
+    probability: Tensor
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The sentences of one micro-batch of requests, and what each has to predict.
+
+    ``owner`` says which request a sentence belongs to; ``predict_*`` list every (row, column)
+    whose next token is scored, and ``essence_*`` those where the divergence is measured.
+    """
+
+    batch: Batch
+    owner: Tensor
+    predict_row: Tensor
+    predict_column: Tensor
+    predict_token: Tensor
+    predict_weight: Tensor
+    essence_row: Tensor
+    first_row: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.first_row)
+
+    @property
+    def predict_owner(self) -> Tensor:
+        return self.owner[self.predict_row]
+
+
+def optimise_targets(
+    view: EditableModel,
+    requests: Sequence[Request],
+    contexts: ContextTemplates,
+    site: Site,
+    fact_token: FactToken,
+    settings: TargetSettings,
+) -> Targets:
+    """Find the value at ``site`` that makes the model answer each request's new target.
+
+    Args:
+        view: the model as it is now; nothing in it is changed.
+        requests: what to search for; each is optimised independently of the others.
+        contexts: the answer must come behind each of these; all weigh the same.
+        site: where the value lives: a block's output (MEMIT) or a down-projection's (ROME).
+        fact_token: which token's value.
+        settings: of the search.
+
+    Raises:
+        NumericalError: a loss is not finite; the message names the request.
+    """
+    rows = [_sentences(view, request, contexts, fact_token) for request in requests]
+    sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
+    columns: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(requests)
+    with inference(view):
+        for indices in by_token_budget(sizes, settings.budget):
+            problem = _assemble(view, [rows[i] for i in indices])
+            z, loss, probability = _search(view, problem, site, settings)
+            for row, index in enumerate(indices):
+                if not torch.isfinite(loss[row]):
+                    raise NumericalError(
+                        f"the target search for {requests[index].filled!r} → "
+                        f"{requests[index].target_new!r} has loss {loss[row].item()}: "
+                        "lower model.target.lr, or check the model's weights and dtype"
+                    )
+                columns[index] = (z[row], loss[row], probability[row])
+    found = [column for column in columns if column is not None]
+    return Targets(
+        torch.stack([c[0] for c in found], dim=1),
+        torch.stack([c[1] for c in found]),
+        torch.stack([c[2] for c in found]),
+    )
+
+
+def _sentences(
+    view: EditableModel, request: Request, contexts: ContextTemplates, fact_token: FactToken
+) -> list[tuple[Sentence, list[int]]]:
+    """The request behind each context with all but the last target token, then the essence."""
+    target = target_ids(view.tokenizer, request.filled, request.target_new)
+    rows = []
+    for context in contexts.flat:
+        template = context.replace(SLOT, request.prompt)
+        found = locate(view.tokenizer, template, request.subject, fact_token)
+        rows.append((Sentence(found.ids + tuple(target[:-1]), found.position), target))
+    return [*rows, (locate(view.tokenizer, ESSENCE, request.subject, fact_token), [])]
+
+
+def _assemble(
+    view: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]]
+) -> _Problem:
+    flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
+    batch = collate(view, [sentence for _, sentence, _ in flat])
+    predict = [
+        (row, len(s.ids) - len(target) + k, token, 1 / len(target) / (len(requests[i]) - 1))
+        for row, (i, s, target) in enumerate(flat)
+        for k, token in enumerate(target)
+    ]
+    row, column, token, weight = (
+        torch.tensor(list(values), device=view.device) for values in zip(*predict, strict=True)
+    )
+    essence = [row for row, (_, _, target) in enumerate(flat) if not target]
+    owner = torch.tensor([i for i, _, _ in flat], device=view.device)
+    first = [0, *(row + 1 for row in essence[:-1])]
+    return _Problem(
+        batch, owner, row, column, token, weight,
+        torch.tensor(essence, device=view.device), torch.tensor(first, device=view.device),
+    )  # fmt: skip
+
+
+def _search(
+    view: EditableModel, problem: _Problem, site: Site, settings: TargetSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small."""
+    below = _run_below(view, problem.batch, site.layer)
+    initial = _values(view, problem, site, below)
+    radius = settings.clamp_norm_factor * initial.norm(dim=1, keepdim=True)
+    delta = torch.zeros_like(initial, requires_grad=True)
+    optimiser = torch.optim.Adam([delta], lr=settings.lr)
+    active = torch.ones(problem.count, dtype=torch.bool, device=initial.device)
+    loss = probability = torch.full((problem.count,), torch.nan, device=initial.device)
+    reference: Tensor | None = None
+    for step in range(settings.steps):
+        scores, essence = _forward(view, problem, site, below, delta)
+        reference = essence.detach() if reference is None else reference
+        nll = torch.zeros_like(loss).index_add(
+            0, problem.predict_owner, -scores * problem.predict_weight
+        )
+        divergence = functional.kl_div(reference, essence, log_target=True, reduction="none").sum(1)
+        decay = delta.norm(dim=1) / initial.norm(dim=1) ** 2
+        now = nll + settings.kl_factor * divergence + settings.weight_decay * decay
+        loss = torch.where(active, now.detach(), loss)
+        probability = torch.where(active, (-nll.detach()).exp(), probability)
+        active = active & (loss >= settings.stop_loss) & torch.isfinite(loss)
+        if step == settings.steps - 1 or not active.any():
+            break
+        optimiser.zero_grad()
+        now[active].sum().backward()
+        before = delta.detach().clone()
+        optimiser.step()
+        with torch.no_grad():
+            shrink = (radius / delta.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1)
+            delta.copy_(torch.where(active[:, None], delta * shrink, before))
+    return initial + delta.detach(), loss, probability
+
+
+@dataclass(frozen=True)
+class _Below:
+    """What enters the edited block, so that the blocks below need not run again.
+
+    Attributes:
+        hidden: ``(rows, length, d_model)``.
+        like: the output of a block below, whose form (tensor or tuple) the skipped ones keep.
+    """
+
+    hidden: Tensor
+    like: Any
+
+
+def _run_below(view: EditableModel, batch: Batch, layer: int) -> _Below:
+    """Run the blocks below ``layer`` once, without gradients."""
+    caught: list[Tensor] = []
+    outputs: list[Any] = []
+
+    def stop(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append(args[0] if args else kwargs["hidden_states"])
+        raise StopForward
+
+    def keep(_: Any, args: Any, output: Any) -> None:
+        outputs.append(output)
+
+    hooks = [lambda: view.block(layer).register_forward_pre_hook(stop, with_kwargs=True)]
+    if layer > 0:
+        hooks.append(lambda: view.block(layer - 1).register_forward_hook(keep))
+    with torch.no_grad(), hooked(*hooks), suppress(StopForward):
+        view.model(**batch.inputs(), use_cache=False)
+    return _Below(caught[0], outputs[0] if outputs else caught[0])
+
+
+def _values(view: EditableModel, problem: _Problem, site: Site, below: _Below) -> Tensor:
+    """``(n, d_model)`` float32: the unedited value at ``site``, behind the bare context."""
+    caught: list[Tensor] = []
+
+    def stop(_: Any, args: Any, output: Any) -> None:
+        caught.append(hidden_of(output))
+        raise StopForward
+
+    module = site.module(view)
+    with (
+        torch.no_grad(),
+        _resumed(view, site.layer, below),
+        hooked(lambda: module.register_forward_hook(stop)),
+        suppress(StopForward),
+    ):
+        view.model(**problem.batch.inputs(), use_cache=False)
+    return caught[0][problem.first_row, problem.batch.positions[problem.first_row]].float()
+
+
+def _forward(
+    view: EditableModel, problem: _Problem, site: Site, below: _Below, delta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
+    positions = problem.batch.positions
+    rows = torch.cat([problem.predict_row, problem.essence_row])
+    columns = torch.cat([problem.predict_column, positions[problem.essence_row]])
+
+    def add(_: Any, args: Any, output: Any) -> Any:
+        hidden = hidden_of(output).clone()
+        everyone = torch.arange(len(positions), device=hidden.device)
+        offset = delta.to(hidden)[problem.owner.to(hidden.device)]
+        index = (everyone, positions.to(hidden.device))
+        return with_hidden(output, hidden.index_put(index, offset, accumulate=True))
+
+    def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][rows, columns][None], *args[1:])
+
+    module, head = site.module(view), view.model.get_output_embeddings()
+    with (
+        _resumed(view, site.layer, below),
+        hooked(
+            lambda: module.register_forward_hook(add),
+            lambda: head.register_forward_pre_hook(gather),
+        ),
+    ):
+        logits = view.model(**problem.batch.inputs(), use_cache=False).logits[0]
+    log_probs = logits.float().log_softmax(dim=1)
+    count = len(problem.predict_row)
+    picked = log_probs[torch.arange(count, device=logits.device), problem.predict_token]
+    return picked, log_probs[count:]
+
+
+@contextmanager
+def _resumed(view: EditableModel, layer: int, below: _Below) -> Iterator[None]:
+    """Let the model run from block ``layer`` on: earlier blocks pass their result through."""
+    skipped = [view.block(i) for i in range(layer)]
+    saved = [block.__dict__.get("forward") for block in skipped]
+
+    def skip(*args: Any, **kwargs: Any) -> Any:
+        return with_hidden(below.like, below.hidden)
+
+    def replace(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (below.hidden, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": below.hidden}
+
+    entry = view.block(layer)
+    try:
+        for block in skipped:
+            block.forward = skip  # type: ignore[method-assign]
+        with hooked(lambda: entry.register_forward_pre_hook(replace, with_kwargs=True)):
+            yield
+    finally:
+        for block, forward in zip(skipped, saved, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward  # type: ignore[method-assign]
