@@ -1,0 +1,55 @@
+"""Null-space projection (AlphaEdit) for locate-then-edit model editors.
+
+>>> from alphaedit_plugin import NullSpaceEditor
+>>> editor = NullSpaceEditor.from_pretrained("pocket", overrides=["base=rect"])
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from alphaedit_plugin.errors import AlphaEditError
+from alphaedit_plugin.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from alphaedit_plugin.config import EditorConfig, load_config
+    from alphaedit_plugin.editor import NullSpaceEditor
+    from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
+    from alphaedit_plugin.projector import Cut, CutRule, Projector
+    from alphaedit_plugin.request import Probe, Request
+    from alphaedit_plugin.session import EditSession
+
+__all__ = [
+    "METHODS",
+    "AlphaEditError",
+    "BaseMethod",
+    "Cut",
+    "CutRule",
+    "EditSession",
+    "EditorConfig",
+    "NullSpaceEditor",
+    "Probe",
+    "Projected",
+    "Projector",
+    "Request",
+    "__version__",
+    "load_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Names resolve on first use: torch and transformers take seconds, which `alphaedit --help`
+    # and whoever needs one module only should not wait for.
+    homes = {
+        "config": ("EditorConfig", "load_config"),
+        "editor": ("NullSpaceEditor",),
+        "methods": ("METHODS", "BaseMethod", "Projected"),
+        "projector": ("Cut", "CutRule", "Projector"),
+        "request": ("Probe", "Request"),
+        "session": ("EditSession",),
+    }
+    for module, names in homes.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The delta: what is added to a weight, kept factored (after TransformerLens' ``FactoredMatrix``)."""
+"""The delta: what is added to a weight, kept factored (cf. TransformerLens' ``FactoredMatrix``)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Recipe:
     layers: tuple[int, ...]
     contexts: ContextTemplates
     moments: Mapping[int, SecondMoment] = field(default_factory=dict)
-    fact_token: FactToken = FactToken.SUBJECT_LAST
+    fact_token: FactToken = FactToken.subject_last
     targets: TargetSettings = field(default_factory=TargetSettings)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LISTED = 12  # of more names than this, only the top level is listed, and only if none is near
+
 
 class AlphaEditError(Exception):
-    """Base of every error this package raises on purpose; the command line prints it in one line."""
+    """Base of every error raised on purpose; the command line prints it in one line."""
 
 
 class ConfigError(AlphaEditError):
@@ -42,7 +44,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         One line for an error message.
     """
     options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else ""
-    listed = f"known: {', '.join(options)}" if options else "none is registered"
-    return " ".join(filter(None, [f"unknown {kind} {name!r}:", hint, f"({listed})"]))
+    near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    shown = options if len(options) <= LISTED else [o for o in options if "." not in o and not near]
+    listed = f" (known: {', '.join(shown)})" if shown else ""
+    return f"unknown {kind} {name!r}{hint}{listed}"

@@ -151,7 +151,7 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
 
 @contextmanager
 def hooked(*registrations: Callable[[], Any]) -> Iterator[None]:
-    """Install hooks, given as thunks that register one each; all are gone on exit, also on error."""
+    """Install hooks, given as thunks that register one each; gone on exit, also on error."""
     handles = []
     try:
         for register in registrations:

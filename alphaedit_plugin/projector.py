@@ -26,12 +26,15 @@ logger = logging.getLogger(__name__)
 class CutRule(str, Enum):
     """How the eigenvectors that ``U`` spans are chosen."""
 
-    ABSOLUTE = "absolute"
-    ENERGY = "energy"
-    RANK = "rank"
+    absolute = "absolute"
+    energy = "energy"
+    rank = "rank"
+    ABSOLUTE = absolute
+    ENERGY = energy
+    RANK = rank
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cut:
     """Where the null space begins.
 
@@ -42,7 +45,7 @@ class Cut:
         value: of the rule.
     """
 
-    rule: CutRule = CutRule.ABSOLUTE
+    rule: CutRule = CutRule.absolute
     value: float = 2e-2
 
     def rank(self, eigenvalues: Tensor) -> int:
@@ -55,10 +58,10 @@ class Cut:
             ConfigError: a value outside the rule's range.
         """
         d_in = len(eigenvalues)
-        if self.rule is CutRule.ABSOLUTE:
+        if self.rule is CutRule.absolute:
             self._require(self.value > 0, "a positive eigenvalue")
             return int((eigenvalues >= self.value).sum())
-        if self.rule is CutRule.RANK:
+        if self.rule is CutRule.rank:
             whole = float(self.value).is_integer() and 0 <= self.value <= d_in
             self._require(whole, f"a whole number from 0 to {d_in}")
             return int(self.value)

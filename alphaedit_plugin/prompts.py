@@ -22,10 +22,14 @@ from alphaedit_plugin.request import SLOT
 class FactToken(str, Enum):
     """Which token of a prompt holds the fact (ROME, Meng et al. 2022, §3)."""
 
-    SUBJECT_LAST = "subject_last"
-    SUBJECT_FIRST = "subject_first"
-    SUBJECT_FIRST_AFTER_LAST = "subject_first_after_last"
-    LAST = "last"
+    subject_last = "subject_last"
+    subject_first = "subject_first"
+    subject_first_after_last = "subject_first_after_last"
+    last = "last"
+    SUBJECT_LAST = subject_last
+    SUBJECT_FIRST = subject_first
+    SUBJECT_FIRST_AFTER_LAST = subject_first_after_last
+    LAST = last
 
 
 @dataclass(frozen=True)
@@ -142,16 +146,16 @@ def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -
     """
     prefix, _, suffix = template.partition(SLOT)
     text = prefix + subject + suffix
-    if fact_token is FactToken.LAST:
+    if fact_token is FactToken.last:
         ids = tokenise(tokenizer, text)
         return Sentence(tuple(ids), len(ids) - 1)
     if getattr(tokenizer, "is_fast", False):
         ids, first, last = _span_by_offsets(tokenizer, text, len(prefix), len(prefix + subject))
     else:
         ids, first, last = _span_by_prefix(tokenizer, text, prefix, subject)
-    if fact_token is FactToken.SUBJECT_FIRST:
+    if fact_token is FactToken.subject_first:
         position = first
-    elif fact_token is FactToken.SUBJECT_LAST:
+    elif fact_token is FactToken.subject_last:
         position = last
     else:
         position = min(last + 1, len(ids) - 1)
@@ -189,7 +193,8 @@ def _span_by_prefix(
             "tokenizer gives no offsets: use its fast version"
         )
     before = tokenise(tokenizer, prefix.rstrip())
-    first = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), len(before))
+    pairs = enumerate(zip(before, ids, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), len(before))
     return ids, min(first, len(through) - 1), len(through) - 1
 
 

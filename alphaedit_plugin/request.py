@@ -32,8 +32,8 @@ class Probe:
         Raises:
             RequestError: the two lists differ in length or hold something other than text.
         """
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
-        answers = (answer,) if isinstance(answer, str) else tuple(answer)
+        prompts = tuple(prompt) if isinstance(prompt, (list, tuple)) else (prompt,)
+        answers = tuple(answer) if isinstance(answer, (list, tuple)) else (answer,)
         if len(prompts) != len(answers):
             raise RequestError(
                 f"{name}: {len(prompts)} prompts but {len(answers)} answers; one answer per prompt"

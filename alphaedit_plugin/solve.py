@@ -6,6 +6,7 @@ Cholesky factor. Least squares runs in float64, as in the host.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -134,8 +135,7 @@ class Restraint:
 
         Where the slope at ``σ*`` exceeds 1 the curve would grow a value; it is kept then.
         """
-        base = torch.log(torch.tensor(self.alpha).to(values))
-        curve = torch.log(values.clamp_min(1e-30) / limit) / base + limit
+        curve = torch.log(values.clamp_min(1e-30) / limit) / math.log(self.alpha) + limit
         return torch.where(values > limit, torch.minimum(values, curve), values)
 
 

@@ -1,14 +1,14 @@
 """Target values: the hidden state that makes the model say the new answer.
 
 ROME (Meng et al. 2022, eq. 4) and MEMIT (Meng et al. 2023, eq. 16): gradient steps on an offset
-``δ`` added at the fact token. All requests of a batch are optimised together; the layers below the
-edited one run once, and the language-model head only where a token is predicted.
+``δ`` added at the fact token. All requests of a batch are optimised together; only the `Tail` of
+the forward pass runs at every step, and the language-model head only where a token is predicted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alphaedit_plugin.errors import NumericalError
-from alphaedit_plugin.keys import Site
+from alphaedit_plugin.keys import Part, Site
 from alphaedit_plugin.models import (
     EditableModel,
     StopForward,
@@ -27,21 +27,20 @@ from alphaedit_plugin.models import (
     with_hidden,
 )
 from alphaedit_plugin.prompts import (
-    Batch,
     ContextTemplates,
     FactToken,
     Sentence,
     by_token_budget,
-    collate,
     locate,
     target_ids,
 )
 from alphaedit_plugin.request import SLOT, Request
+from alphaedit_plugin.resume import Tail, begin, run
 
 ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
 
 
-@dataclass(frozen=True)
+@dataclass
 class TargetSettings:
     """How a target value is searched.
 
@@ -87,7 +86,7 @@ class _Problem:
     whose next token is scored, and ``essence_*`` those where the divergence is measured.
     """
 
-    batch: Batch
+    tail: Tail
     owner: Tensor
     predict_row: Tensor
     predict_column: Tensor
@@ -131,7 +130,7 @@ def optimise_targets(
     columns: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(requests)
     with inference(view):
         for indices in by_token_budget(sizes, settings.budget):
-            problem = _assemble(view, [rows[i] for i in indices])
+            problem = _assemble(view, [rows[i] for i in indices], site)
             z, loss, probability = _search(view, problem, site, settings)
             for row, index in enumerate(indices):
                 if not torch.isfinite(loss[row]):
@@ -163,12 +162,20 @@ def _sentences(
 
 
 def _assemble(
-    view: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]]
+    view: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
 ) -> _Problem:
     flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
-    batch = collate(view, [sentence for _, sentence, _ in flat])
+    # A block's own output changes after it has run, so it need not run again either.
+    first_block = site.layer + (site.part is Part.BLOCK)
+    tail = begin(view, [sentence for _, sentence, _ in flat], first_block)
+    cut = [s.position - c for (_, s, _), c in zip(flat, tail.column.tolist(), strict=True)]
     predict = [
-        (row, len(s.ids) - len(target) + k, token, 1 / len(target) / (len(requests[i]) - 1))
+        (
+            row,
+            len(s.ids) - len(target) + k - cut[row],
+            token,
+            1 / len(target) / (len(requests[i]) - 1),
+        )
         for row, (i, s, target) in enumerate(flat)
         for k, token in enumerate(target)
     ]
@@ -179,7 +186,7 @@ def _assemble(
     owner = torch.tensor([i for i, _, _ in flat], device=view.device)
     first = [0, *(row + 1 for row in essence[:-1])]
     return _Problem(
-        batch, owner, row, column, token, weight,
+        tail, owner, row, column, token, weight,
         torch.tensor(essence, device=view.device), torch.tensor(first, device=view.device),
     )  # fmt: skip
 
@@ -188,8 +195,7 @@ def _search(
     view: EditableModel, problem: _Problem, site: Site, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small."""
-    below = _run_below(view, problem.batch, site.layer)
-    initial = _values(view, problem, site, below)
+    initial = _values(view, problem, site)
     radius = settings.clamp_norm_factor * initial.norm(dim=1, keepdim=True)
     delta = torch.zeros_like(initial, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
@@ -197,7 +203,7 @@ def _search(
     loss = probability = torch.full((problem.count,), torch.nan, device=initial.device)
     reference: Tensor | None = None
     for step in range(settings.steps):
-        scores, essence = _forward(view, problem, site, below, delta)
+        scores, essence = _forward(view, problem, site, delta)
         reference = essence.detach() if reference is None else reference
         nll = torch.zeros_like(loss).index_add(
             0, problem.predict_owner, -scores * problem.predict_weight
@@ -220,40 +226,7 @@ def _search(
     return initial + delta.detach(), loss, probability
 
 
-@dataclass(frozen=True)
-class _Below:
-    """What enters the edited block, so that the blocks below need not run again.
-
-    Attributes:
-        hidden: ``(rows, length, d_model)``.
-        like: the output of a block below, whose form (tensor or tuple) the skipped ones keep.
-    """
-
-    hidden: Tensor
-    like: Any
-
-
-def _run_below(view: EditableModel, batch: Batch, layer: int) -> _Below:
-    """Run the blocks below ``layer`` once, without gradients."""
-    caught: list[Tensor] = []
-    outputs: list[Any] = []
-
-    def stop(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        caught.append(args[0] if args else kwargs["hidden_states"])
-        raise StopForward
-
-    def keep(_: Any, args: Any, output: Any) -> None:
-        outputs.append(output)
-
-    hooks = [lambda: view.block(layer).register_forward_pre_hook(stop, with_kwargs=True)]
-    if layer > 0:
-        hooks.append(lambda: view.block(layer - 1).register_forward_hook(keep))
-    with torch.no_grad(), hooked(*hooks), suppress(StopForward):
-        view.model(**batch.inputs(), use_cache=False)
-    return _Below(caught[0], outputs[0] if outputs else caught[0])
-
-
-def _values(view: EditableModel, problem: _Problem, site: Site, below: _Below) -> Tensor:
+def _values(view: EditableModel, problem: _Problem, site: Site) -> Tensor:
     """``(n, d_model)`` float32: the unedited value at ``site``, behind the bare context."""
     caught: list[Tensor] = []
 
@@ -264,69 +237,38 @@ def _values(view: EditableModel, problem: _Problem, site: Site, below: _Below) -
     module = site.module(view)
     with (
         torch.no_grad(),
-        _resumed(view, site.layer, below),
         hooked(lambda: module.register_forward_hook(stop)),
         suppress(StopForward),
     ):
-        view.model(**problem.batch.inputs(), use_cache=False)
-    return caught[0][problem.first_row, problem.batch.positions[problem.first_row]].float()
+        run(view, problem.tail)
+    return caught[0][problem.first_row, problem.tail.column[problem.first_row]].float()
 
 
 def _forward(
-    view: EditableModel, problem: _Problem, site: Site, below: _Below, delta: Tensor
+    view: EditableModel, problem: _Problem, site: Site, delta: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
-    positions = problem.batch.positions
+    fact = problem.tail.column
     rows = torch.cat([problem.predict_row, problem.essence_row])
-    columns = torch.cat([problem.predict_column, positions[problem.essence_row]])
+    columns = torch.cat([problem.predict_column, fact[problem.essence_row]])
 
     def add(_: Any, args: Any, output: Any) -> Any:
         hidden = hidden_of(output).clone()
-        everyone = torch.arange(len(positions), device=hidden.device)
+        everyone = torch.arange(len(fact), device=hidden.device)
         offset = delta.to(hidden)[problem.owner.to(hidden.device)]
-        index = (everyone, positions.to(hidden.device))
+        index = (everyone, fact.to(hidden.device))
         return with_hidden(output, hidden.index_put(index, offset, accumulate=True))
 
     def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][rows, columns][None], *args[1:])
 
     module, head = site.module(view), view.model.get_output_embeddings()
-    with (
-        _resumed(view, site.layer, below),
-        hooked(
-            lambda: module.register_forward_hook(add),
-            lambda: head.register_forward_pre_hook(gather),
-        ),
+    with hooked(
+        lambda: module.register_forward_hook(add),
+        lambda: head.register_forward_pre_hook(gather),
     ):
-        logits = view.model(**problem.batch.inputs(), use_cache=False).logits[0]
+        logits = run(view, problem.tail).logits[0]
     log_probs = logits.float().log_softmax(dim=1)
     count = len(problem.predict_row)
     picked = log_probs[torch.arange(count, device=logits.device), problem.predict_token]
     return picked, log_probs[count:]
-
-
-@contextmanager
-def _resumed(view: EditableModel, layer: int, below: _Below) -> Iterator[None]:
-    """Let the model run from block ``layer`` on: earlier blocks pass their result through."""
-    skipped = [view.block(i) for i in range(layer)]
-    saved = [block.__dict__.get("forward") for block in skipped]
-
-    def skip(*args: Any, **kwargs: Any) -> Any:
-        return with_hidden(below.like, below.hidden)
-
-    def replace(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (below.hidden, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": below.hidden}
-
-    entry = view.block(layer)
-    try:
-        for block in skipped:
-            block.forward = skip  # type: ignore[method-assign]
-        with hooked(lambda: entry.register_forward_pre_hook(replace, with_kwargs=True)):
-            yield
-    finally:
-        for block, forward in zip(skipped, saved, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward  # type: ignore[method-assign]

@@ -30,3 +30,27 @@ def read_corpus(path: Path, field_name: str = "text") -> Iterator[str]:
                 raise ConfigError(
                     f"{path}:{number}: not JSON with a {field_name!r} field"
                 ) from None
+
+
+def stream_hub(name: str, config: str | None, field_name: str = "text") -> Iterator[str]:
+    """Texts of a Hugging Face data set's train split, streamed.
+
+    Raises:
+        ConfigError: the ``datasets`` package is missing, or the data set cannot be reached.
+    """
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise ConfigError(
+            f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
+            "or give model.moments.corpus=<text file>"
+        ) from None
+    try:
+        rows = load_dataset(name, config, split="train", streaming=True)
+        for row in rows:
+            yield row[field_name]
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {name}: {str(error).splitlines()[0]}; "
+            "give model.moments.corpus=<text file> instead"
+        ) from None

@@ -24,9 +24,12 @@ class Mode(str, Enum):
     ``auto``: ``solve`` where the base is a least squares, else ``post``.
     """
 
-    AUTO = "auto"
-    SOLVE = "solve"
-    POST = "post"
+    auto = "auto"
+    solve = "solve"
+    post = "post"
+    AUTO = auto
+    SOLVE = solve
+    POST = post
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,11 @@ class Projected(BaseMethod):
 
     base: BaseMethod
     projectors: Mapping[int, Projector]
-    mode: Mode = Mode.AUTO
+    mode: Mode = Mode.auto
     ridge: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.mode is Mode.SOLVE and not self.base.least_squares:
+        if self.mode is Mode.solve and not self.base.least_squares:
             raise ConfigError(
                 f"{type(self.base).__name__} is no least squares, so there is nothing for "
                 "projector.mode=solve to replace: use projector.mode=post (or auto)"
@@ -57,7 +60,7 @@ class Projected(BaseMethod):
     @property
     def solves(self) -> bool:
         """Whether AlphaEdit's closed form is used."""
-        return self.base.least_squares and self.mode is not Mode.POST
+        return self.base.least_squares and self.mode is not Mode.post
 
     @property
     def target(self) -> Part:  # type: ignore[override]

@@ -1,0 +1,186 @@
+"""The ``alphaedit`` command: a command's name, followed by Hydra overrides.
+
+Nothing heavy is imported before a command needs it, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, unknown_name
+from alphaedit_plugin.groups import groups, options
+from alphaedit_plugin.version import VERSION
+
+if TYPE_CHECKING:
+    from alphaedit_plugin.config import EditorConfig
+
+HELP_FLAGS = ("-h", "--help")
+FAILED, INTERRUPTED = 2, 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed.
+        summary: what it does, in one line.
+        detail: what else its help says.
+        examples: complete command lines.
+        run: does it.
+    """
+
+    name: str
+    summary: str
+    detail: str
+    examples: tuple[str, ...]
+    run: Callable[[EditorConfig, Console], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the words behind ``alphaedit``; ``None`` takes the process's own.
+
+    Returns:
+        The exit status: 0, 2 after an error that is reported in one line, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    verbose = [word for word in words if word in ("-v", "--verbose")]
+    console, errors = Console(), Console(stderr=True)
+    _start_logging(errors, logging.INFO if verbose else logging.WARNING)
+    try:
+        _dispatch([word for word in words if word not in verbose], console)
+    except AlphaEditError as error:
+        _say(errors, f"alphaedit: error: {' '.join(str(error).split())}")
+        return FAILED
+    except KeyboardInterrupt:
+        _say(errors, "alphaedit: interrupted")
+        return INTERRUPTED
+    return 0
+
+
+def _dispatch(words: list[str], console: Console) -> None:
+    commands = {command.name: command for command in _commands()}
+    if "--version" in words:
+        _say(console, f"alphaedit {VERSION}")
+        return
+    if not words or words[0] in HELP_FLAGS:
+        _general_help(console, list(commands.values()))
+        return
+    name, *overrides = words
+    if name not in commands:
+        hint = f"; put a command first: alphaedit edit {name}" if "=" in name else ""
+        raise ConfigError(unknown_name("command", name, commands) + hint)
+    if any(flag in overrides for flag in HELP_FLAGS):
+        _command_help(console, commands[name])
+        return
+    from alphaedit_plugin.config import load_config
+
+    commands[name].run(load_config(overrides), console)
+
+
+def _commands() -> tuple[Command, ...]:
+    return (
+        Command(
+            "edit",
+            "edit a model and show what it answers before and after",
+            "Edits the request given by request.prompt, request.subject and request.target_new, "
+            "or, without, the requests of data=…, in batches of batch_size.",
+            (
+                "alphaedit edit data.limit=20",
+                "alphaedit edit base=rect model=gpt2-xl null_space=true model.layers=[13,14] "
+                "request.prompt='The mother tongue of {} is' "
+                "request.subject='Danielle Darrieux' request.target_new=English "
+                "save=edited/",
+            ),
+            _edit,
+        ),
+        Command(
+            "compare",
+            "run every base method plain and projected, and report the gain",
+            "Applies compare.edits sequential edits per cell and writes report.md, metrics.json "
+            "and a plot to compare.out.",
+            ("alphaedit compare", "alphaedit compare compare.bases=[memit,rect] compare.edits=100"),
+            _compare,
+        ),
+        Command(
+            "config",
+            "print the composed configuration as YAML",
+            "Every setting, with interpolations resolved; nothing is loaded or run.",
+            ("alphaedit config base=rome model=gpt2-xl",),
+            _config,
+        ),
+    )
+
+
+def _edit(config: EditorConfig, console: Console) -> None:
+    _need_native(config)
+    from alphaedit_plugin.edit_run import run_edit
+
+    run_edit(config, console)
+
+
+def _compare(config: EditorConfig, console: Console) -> None:
+    _need_native(config)
+    from alphaedit_plugin.compare import run_comparison
+
+    run_comparison(config, console)
+
+
+def _config(config: EditorConfig, console: Console) -> None:
+    from omegaconf import OmegaConf
+
+    _say(console, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True).rstrip())
+
+
+def _need_native(config: EditorConfig) -> None:
+    if config.host.value != "native":
+        raise ConfigError(f"host={config.host.value} is not available yet: use host=native")
+
+
+def _general_help(console: Console, commands: Sequence[Command]) -> None:
+    _say(console, "Edit a language model with any base method, with and without the null space.\n")
+    _say(console, "usage: alphaedit COMMAND [key=value …]\n")
+    table = Table.grid(padding=(0, 2, 0, 2))
+    for command in commands:
+        table.add_row(command.name, command.summary)
+    console.print(table)
+    _say(console, "\nalphaedit COMMAND --help says more; -v logs more; --version.\n")
+    _group_help(console)
+
+
+def _command_help(console: Console, command: Command) -> None:
+    _say(console, f"usage: alphaedit {command.name} [key=value …]\n\n{command.detail}\n")
+    _say(console, "examples:\n" + "\n".join(f"  {line}" for line in command.examples) + "\n")
+    _group_help(console)
+
+
+def _group_help(console: Console) -> None:
+    _say(console, "choose with:")
+    table = Table.grid(padding=(0, 2, 0, 2))
+    for group in groups():
+        table.add_row(f"{group}=", escape(" | ".join(options(group))))
+    table.add_row("null_space=", "true | false")
+    console.print(table)
+    _say(console, "any other setting: see alphaedit config, e.g. model.layers=[13,14]")
+
+
+def _say(console: Console, text: str) -> None:
+    """Print ``text`` as it is: no markup, no colours, no line breaks of rich's own."""
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def _start_logging(errors: Console, level: int) -> None:
+    handler = RichHandler(level, errors, show_time=False, show_path=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])

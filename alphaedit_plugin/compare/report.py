@@ -1,0 +1,146 @@
+"""A comparison as a table, a Markdown page and a JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.table import Table
+
+from alphaedit_plugin.compare.cells import Cell
+from alphaedit_plugin.compare.metrics import Evaluation
+from alphaedit_plugin.version import VERSION
+
+COLUMNS = ("efficacy", "generalisation", "specificity", "retention", "score")
+PICTURE = "comparison.png"
+
+
+def figures(evaluation: Evaluation) -> dict[str, float | None]:
+    """The values of `COLUMNS`; ``None`` for what the data does not have."""
+    general, specific = evaluation.generalisation, evaluation.specificity
+    return {
+        "efficacy": evaluation.efficacy.success,
+        "generalisation": general.success if general else None,
+        "specificity": specific.success if specific else None,
+        "retention": evaluation.retained,
+        "score": evaluation.score,
+    }
+
+
+def rows(cells: Sequence[Cell]) -> list[list[str]]:
+    """The table's rows: each base plain, projected, and the gain of the second over the first."""
+    lines = []
+    for cell in cells:
+        plain = next((c for c in cells if c.base == cell.base and not c.null_space), None)
+        values = figures(cell.final)
+        gain = ""
+        if cell.null_space and plain is not None:
+            gain = f"{cell.final.score - plain.final.score:+.3f}"
+        norm = max(layer.relative_norm for layer in cell.layers.values())
+        leak = max(layer.leakage for layer in cell.layers.values())
+        lines.append(
+            [cell.base.upper(), "null space" if cell.null_space else "plain"]
+            + [_number(values[column]) for column in COLUMNS]
+            + [gain, f"{norm:.3f}", f"{leak:.1e}", f"{cell.seconds:.1f}"]
+        )
+    return lines
+
+
+HEADINGS = ("base", "", *COLUMNS, "gain", "‖Δ‖/‖W‖", "‖ΔU‖/‖Δ‖", "seconds")
+
+
+def rich_table(cells: Sequence[Cell], before: Evaluation) -> Table:
+    """For a terminal."""
+    edits = cells[0].points[-1].edits
+    table = Table(title=f"After {edits} sequential edits", title_justify="left")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+    values = figures(before)
+    table.add_row("unedited", "", *(_number(values[c]) for c in COLUMNS), *[""] * 4, style="dim")
+    for line, cell in zip(rows(cells), cells, strict=True):
+        table.add_row(*line, style="bold" if cell.null_space else "", end_section=cell.null_space)
+    return table
+
+
+def markdown(cells: Sequence[Cell], before: Evaluation, command: str) -> str:
+    """The report page."""
+    values = figures(before)
+    table = [list(HEADINGS), ["---"] * 2 + ["--:"] * (len(HEADINGS) - 2)]
+    table.append(["unedited", "", *(_number(values[c]) for c in COLUMNS), *[""] * 4])
+    lines = ["| " + " | ".join(row) + " |" for row in table + rows(cells)]
+    return "\n".join(
+        [
+            f"# Plain and null-space editing after {cells[0].points[-1].edits} sequential edits",
+            "",
+            f"`{command}` (alphaedit-plugin {VERSION})",
+            "",
+            *lines,
+            "",
+            f"![scores, and metrics over the number of edits]({PICTURE})",
+            "",
+            *_notes(cells),
+            "",
+            "## Settings",
+            "",
+            *(
+                f"- {cell.base.upper()}{' + null space' if cell.null_space else ''}: "
+                + ", ".join(f"{key} {value}" for key, value in cell.settings.items())
+                for cell in cells
+            ),
+            "",
+        ]
+    )
+
+
+def _notes(cells: Sequence[Cell]) -> list[str]:
+    """What the columns mean, what was gained, and where nothing was."""
+    notes = [
+        "Efficacy, generalisation and specificity: share of prompts (edited, rephrased, "
+        "neighbouring) where the wanted answer is the likelier one. Retention: share of untouched "
+        "facts still answered right. Score: their harmonic mean. ‖ΔU‖/‖Δ‖: the share of the "
+        "accumulated delta that old keys see; rounding level when projected.",
+        "",
+    ]
+    for cell in cells:
+        plain = next((c for c in cells if c.base == cell.base and not c.null_space), None)
+        if not cell.null_space or plain is None:
+            continue
+        ours, theirs = figures(cell.final), figures(plain.final)
+        changes = ", ".join(
+            f"{column} {ours[column] - theirs[column]:+.3f}"  # type: ignore[operator]
+            for column in COLUMNS[:-1]
+            if ours[column] is not None
+        )
+        gained = cell.final.score > plain.final.score
+        notes.append(
+            f"- {cell.base.upper()}: the null space {'gains' if gained else 'does not gain'} "
+            f"({plain.final.score:.3f} → {cell.final.score:.3f}): {changes}."
+        )
+    return notes
+
+
+def as_json(cells: Sequence[Cell], before: Evaluation, command: str) -> str:
+    """Everything that was measured."""
+    document = {
+        "version": VERSION,
+        "command": command,
+        "before": asdict(before) | {"score": before.score},
+        "cells": [asdict(cell) | {"final": figures(cell.final)} for cell in cells],
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_report(cells: Sequence[Cell], before: Evaluation, command: str, folder: Path) -> None:
+    """Write ``report.md``, ``metrics.json`` and the picture into ``folder``."""
+    from alphaedit_plugin.compare.plots import plot_comparison  # matplotlib is slow to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_comparison(cells, folder / PICTURE)
+    (folder / "metrics.json").write_text(as_json(cells, before, command), encoding="utf-8")
+    (folder / "report.md").write_text(markdown(cells, before, command), encoding="utf-8")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,201 @@
+"""What ``alphaedit edit`` does: edit, then show what the model answers before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tqdm.auto import tqdm
+
+from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.data import load_data
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.editor import NullSpaceEditor
+from alphaedit_plugin.engine import check_requests
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.methods import Projected
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.prompts import target_ids
+from alphaedit_plugin.quality import Metrics, add_locality, edit_quality
+from alphaedit_plugin.request import Request
+from alphaedit_plugin.scoring import continue_greedily
+
+SHOWN = 10  # rows of the table
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the model does with every request at one point of a run.
+
+    Attributes:
+        answers: its greedy answers to the prompts.
+        metrics: as `quality.edit_quality` gives them.
+    """
+
+    answers: list[str]
+    metrics: list[Metrics]
+
+
+def run_edit(config: EditorConfig, console: Console) -> None:
+    """Edit what ``config`` names, one batch after another, and report the final model.
+
+    Raises:
+        AlphaEditError: something named in ``config`` is missing or does not fit, or an edit
+            failed; see `NullSpaceEditor`.
+    """
+    requests = requests_of(config)
+    folder = _free_folder(config.save)
+    with console.status("loading the model, second moments and projector"):
+        editor = NullSpaceEditor.from_config(config)
+    check_requests(editor.view, editor.recipe, requests)
+    before = take(editor.view, requests)
+    starts = range(0, len(requests), config.batch_size)
+    for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
+        editor.apply(requests[start : start + config.batch_size])
+    editor.finalize()
+    after = take(editor.view, requests)
+    for old, new in zip(before.metrics, after.metrics, strict=True):
+        add_locality(old, new)
+    console.print(request_table(requests, before, after))
+    console.print(summary(after.metrics), highlight=False)
+    console.print(layer_table(editor))
+    if folder is not None:
+        editor.view.model.save_pretrained(folder)
+        editor.view.tokenizer.save_pretrained(folder)
+        console.print(f"saved to {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def requests_of(config: EditorConfig) -> tuple[Request, ...]:
+    """The one request of ``config.request``, or those of ``config.data``.
+
+    Raises:
+        ConfigError: the request is given in part, or the data hold none.
+        RequestError: the request cannot be edited as given.
+    """
+    given = config.request
+    parts = {"prompt": given.prompt, "subject": given.subject, "target_new": given.target_new}
+    missing = [name for name, text in parts.items() if text is None]
+    if missing and len(missing) < len(parts):
+        raise ConfigError(
+            f"request.{missing[0]} is not set: a request has request.prompt, request.subject "
+            "and request.target_new"
+        )
+    if given.prompt is not None and given.target_new is not None:
+        return (Request.parse(given.prompt, given.subject, given.target_new),)
+    requests = load_data(config).requests
+    if not requests:
+        raise ConfigError(f"data={config.data.name} holds no request")
+    return requests
+
+
+def take(view: EditableModel, requests: Sequence[Request]) -> Snapshot:
+    """Ask the model as it is now."""
+    prompts = [request.filled for request in requests]
+    lengths = [_answer_length(view, request) for request in requests]
+    answers = continue_greedily(view, prompts, lengths)
+    return Snapshot(answers, edit_quality(view, requests))
+
+
+def _answer_length(view: EditableModel, request: Request) -> int:
+    """Tokens of the longer of the new and the old answer."""
+    answers = [request.target_new, *([request.ground_truth] if request.ground_truth else [])]
+    return max(len(target_ids(view.tokenizer, request.filled, answer)) for answer in answers)
+
+
+def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot) -> Table:
+    """The first requests: what was answered and what is, against what was wanted."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("prompt", overflow="fold")
+    table.add_column("before → after", overflow="fold")
+    table.add_column("wanted", overflow="fold")
+    for name in ("rewrite", "rephrase", "locality"):
+        table.add_column(name, justify="right")
+    for index, request in enumerate(requests[:SHOWN]):
+        new, metrics = after.answers[index], after.metrics[index]
+        right = metrics["rewrite_acc"] == [1.0]
+        table.add_row(
+            Text(request.filled),
+            Text.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
+            Text(request.target_new.strip()),
+            *(_percent(values) for values in accuracies(metrics).values()),
+        )
+    if len(requests) > SHOWN:
+        table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")
+    return table
+
+
+def summary(metrics: Sequence[Metrics]) -> str:
+    """One line with the means over all requests that have the metric."""
+    found = [accuracies(one) for one in metrics]
+    parts = []
+    for name in ("rewrite", "rephrase", "locality"):
+        means = [_mean(one[name]) for one in found if one[name]]
+        if means:
+            parts.append(f"{name} {_mean(means):.1%}")
+    count = f"{len(metrics)} edit{'s' if len(metrics) > 1 else ''}"
+    return f"after {count}: {', '.join(parts)}"
+
+
+def accuracies(metrics: Metrics) -> dict[str, list[float]]:
+    """One request's token accuracies: of the edit, its rephrasings, and all locality probes."""
+    probes = [values for key, values in metrics["locality"].items() if key.endswith("_acc")]
+    return {
+        "rewrite": metrics["rewrite_acc"],
+        "rephrase": metrics.get("rephrase_acc", []),
+        "locality": [value for values in probes for value in values],
+    }
+
+
+def layer_table(editor: NullSpaceEditor) -> Table:
+    """Per layer the norm of what was added and, where projected, the share old keys see."""
+    method = editor.recipe.method
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer")
+    table.add_column("‖Δ‖", justify="right")
+    table.add_column("‖Δ‖/‖W‖", justify="right")
+    if isinstance(method, Projected):
+        table.add_column("null space", justify="right")
+        table.add_column("‖ΔU‖/‖Δ‖", justify="right")
+    for layer in editor.recipe.layers:
+        delta = Delta(editor.session.accumulated(layer))
+        share = delta.norm / editor.session.pristine(layer).float().norm().item()
+        row = [str(layer), f"{delta.norm:.3g}", f"{share:.3g}"]
+        if isinstance(method, Projected):
+            projector = method.projectors[layer]
+            row += [
+                f"{projector.null_dimension} of {projector.d_in}",
+                f"{projector.leakage(delta):.1e}",
+            ]
+        table.add_row(*row)
+    return table
+
+
+def _free_folder(save: str | None) -> Path | None:
+    """The folder to save to, made now, so that a long run does not end in an error.
+
+    Raises:
+        ConfigError: it holds files already, or cannot be made.
+    """
+    if save is None:
+        return None
+    folder = Path(save).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"save={save} cannot be written: {error.strerror}") from None
+    if taken:
+        raise ConfigError(f"save={save} is not empty: give a new folder")
+    return folder
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{_mean(values):.0%}" if values else "–"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,226 @@
+"""`NullSpaceEditor`: edits a model the way EasyEdit's ``BaseEditor`` does, with or without it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from alphaedit_plugin import engine
+from alphaedit_plugin.config import EditorConfig, load_config, options
+from alphaedit_plugin.engine import Recipe
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.loading import load_model, load_recipe
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.quality import Metrics, add_locality, edit_quality, requested_rewrite
+from alphaedit_plugin.request import Request, prepare_requests
+from alphaedit_plugin.session import EditSession, Entry
+
+logger = logging.getLogger(__name__)
+
+Triple = tuple[list[Metrics], Any, dict[str, Tensor]]
+
+
+class NullSpaceEditor:
+    """Edits one model with one recipe; everything it accumulates is in ``session``.
+
+    Args:
+        view: the model to edit, in place.
+        recipe: how.
+        batch_size: requests per batch in `batch_edit`.
+
+    Attributes:
+        session: pristine weights, key history and journal of this editor's run.
+    """
+
+    def __init__(self, view: EditableModel, recipe: Recipe, batch_size: int = 1) -> None:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}: it must be at least 1")
+        self.view = view
+        self.recipe = recipe
+        self.batch_size = batch_size
+        self.session = EditSession(view, recipe.layers)
+
+    @classmethod
+    def from_config(cls, config: EditorConfig) -> NullSpaceEditor:
+        """Load what ``config`` names: model, second moments, projector, context templates.
+
+        Raises:
+            AlphaEditError: something named there is missing or does not fit.
+        """
+        view = load_model(config.model)
+        return cls(view, load_recipe(view, config), config.batch_size)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, *, null_space: bool = True, overrides: Sequence[str] = ()
+    ) -> NullSpaceEditor:
+        """Load a model by name and edit it with the settings that go with it.
+
+        Args:
+            model: the name of a shipped configuration (``"pocket"``, ``"gpt2-xl"``, …), or a
+                folder or hub name of any causal LM of a known family; ``overrides`` then have to
+                say which layers: ``["model.layers=[3,4]"]``.
+            null_space: project, or edit plainly.
+            overrides: as on the command line: ``["base=rect", "projector=energy"]``.
+
+        Raises:
+            AlphaEditError: something named there is missing or does not fit.
+        """
+        name = str(model)
+        known = name in options("model")
+        chosen = [f"model={name}"] if known else ["model=custom", f"model.path='{name}'"]
+        flag = f"null_space={str(null_space).lower()}"
+        return cls.from_config(load_config([*chosen, flag, *overrides]))
+
+    @property
+    def model(self) -> Any:
+        """The model, as edited so far."""
+        return self.view.model
+
+    def edit(
+        self,
+        prompts: str | Sequence[str],
+        target_new: str | Sequence[str],
+        ground_truth: str | Sequence[str | None] | None = None,
+        target_neg: str | Sequence[str | None] | None = None,
+        rephrase_prompts: str | Sequence[str | None] | None = None,
+        locality_inputs: Mapping[str, Any] | None = None,
+        portability_inputs: Mapping[str, Any] | None = None,
+        sequential_edit: bool = False,
+        verbose: bool = True,
+        *,
+        subject: str | Sequence[str] | None = None,
+    ) -> Triple:
+        """Edit one request after another, as EasyEdit's ``BaseEditor.edit``.
+
+        Args:
+            prompts: with the subject in them, or a slot ``{}`` in its place.
+            target_new: the new answers.
+            ground_truth: the old answers, if known.
+            target_neg: in the host's place and as unread by these methods as there.
+            rephrase_prompts: other ways to ask, for ``rephrase_acc``.
+            locality_inputs: ``{name: {"prompt": …, "ground_truth": …}}``, what must not change.
+            portability_inputs: the same form, what must follow.
+            sequential_edit: keep each edit; without, each is evaluated and taken back.
+            verbose: log each request's metrics.
+            subject: the subjects.
+
+        Returns:
+            Metrics per request with ``pre`` and ``post`` in the host's layout, the model, and
+            the weights as they were before the last edit, by name.
+
+        Raises:
+            RequestError: a request that cannot be edited; no weight has changed then.
+            NumericalError: see `engine.apply_batch`.
+        """
+        requests = prepare_requests(
+            prompts, target_new, subject, ground_truth, rephrase_prompts,
+            locality_inputs, portability_inputs,
+        )  # fmt: skip
+        return self.edit_requests(requests, sequential_edit, verbose)
+
+    def batch_edit(
+        self,
+        prompts: Sequence[str],
+        target_new: Sequence[str],
+        ground_truth: Sequence[str | None] | None = None,
+        target_neg: Sequence[str | None] | None = None,
+        rephrase_prompts: Sequence[str | None] | None = None,
+        locality_inputs: Mapping[str, Any] | None = None,
+        portability_inputs: Mapping[str, Any] | None = None,
+        sequential_edit: bool = False,
+        verbose: bool = True,
+        *,
+        subject: Sequence[str] | None = None,
+    ) -> Triple:
+        """As `edit`, in batches of ``batch_size``; each batch is one least-squares problem.
+
+        As in the host, ``pre`` is measured right before each batch: in a sequential run that is
+        the model the earlier batches left.
+        """
+        requests = prepare_requests(
+            prompts, target_new, subject, ground_truth, rephrase_prompts,
+            locality_inputs, portability_inputs,
+        )  # fmt: skip
+        engine.check_requests(self.view, self.recipe, requests)
+        return self._edit_batches(requests, sequential_edit, verbose, self.batch_size)
+
+    def edit_requests(
+        self,
+        requests: Sequence[Request],
+        sequential_edit: bool = False,
+        verbose: bool = True,
+        batch_size: int = 1,
+    ) -> Triple:
+        """Edit prepared requests; see `edit`. All ``pre`` are measured before the first edit."""
+        engine.check_requests(self.view, self.recipe, requests)
+        before = edit_quality(self.view, requests)
+        return self._edit_batches(requests, sequential_edit, verbose, batch_size, before)
+
+    def _edit_batches(
+        self,
+        requests: Sequence[Request],
+        sequential_edit: bool,
+        verbose: bool,
+        batch_size: int,
+        before: Sequence[Metrics] | None = None,
+    ) -> Triple:
+        metrics: list[Metrics] = []
+        weights: dict[str, Tensor] = {}
+        starts = range(0, len(requests), batch_size)
+        for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
+            batch = requests[start : start + batch_size]
+            old = edit_quality(self.view, batch) if before is None else before[start:]
+            weights = self._weights()
+            after, seconds = self._edit_batch(batch, keep=sequential_edit)
+            for request, pre, post in zip(batch, old, after, strict=False):
+                add_locality(pre, post)
+                metrics.append(
+                    {
+                        "case_id": len(metrics),
+                        "requested_rewrite": requested_rewrite(request),
+                        "pre": pre,
+                        "post": post,
+                        "time": seconds,
+                    }
+                )
+                if verbose:
+                    logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
+        return metrics, self.view.model, weights
+
+    def _edit_batch(self, batch: Sequence[Request], keep: bool) -> tuple[list[Metrics], float]:
+        """Edit, evaluate, and take back what is not to be kept, even where something fails."""
+        began, length = time.perf_counter(), len(self.session.journal)
+        try:
+            self.apply(batch)
+            if not keep:
+                self.finalize()
+            seconds = time.perf_counter() - began
+            return edit_quality(self.view, batch), seconds
+        finally:
+            if not keep:
+                self.session.undo(len(self.session.journal) - length)
+
+    def apply(self, requests: Sequence[Request]) -> Entry:
+        """Edit one batch and keep it, without evaluating anything."""
+        return engine.apply_batch(self.view, self.session, self.recipe, requests)
+
+    def finalize(self) -> Entry | None:
+        """End the run: PRUNE restrains what has accumulated; the others have nothing to do.
+
+        A sequential run is ended by its user, as only they know which edit is the last; a
+        non-sequential `edit` ends each request's own run itself.
+        """
+        return engine.finalize(self.session, self.recipe)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {
+            self.view.weight_name(layer): self.view.parameter(layer).detach().clone()
+            for layer in self.recipe.layers
+        }

@@ -1,0 +1,146 @@
+"""From a configuration to the things it names: model, second moments, projectors, contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
+from alphaedit_plugin.contexts import generate_contexts
+from alphaedit_plugin.data.corpus import read_corpus, stream_hub
+from alphaedit_plugin.engine import Recipe
+from alphaedit_plugin.errors import ConfigError, ModelError
+from alphaedit_plugin.methods import BaseMethod, Projected
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.pocket import load_pocket, load_world
+from alphaedit_plugin.pocket.world import corpus_sentences
+from alphaedit_plugin.projector import Projector, fit_projectors, load_projectors
+from alphaedit_plugin.prompts import ContextTemplates
+from alphaedit_plugin.statistics import (
+    HostMoments,
+    SecondMoment,
+    collect_second_moments,
+    read_host_moment,
+)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(config: ModelConfig) -> EditableModel:
+    """Load the model and tokenizer, in the configured dtype and place.
+
+    Raises:
+        ConfigError: an unknown dtype, or a device that is not there.
+        ModelError: the model cannot be loaded, or is of an unknown family.
+    """
+    if config.dtype not in DTYPES:
+        raise ConfigError(f"model.dtype is {config.dtype!r}: use one of {', '.join(DTYPES)}")
+    device = _device(config.device)
+    if config.path is None:
+        model, tokenizer = load_pocket(DTYPES[config.dtype])
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(config.path)
+            model = AutoModelForCausalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype])
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot load model {config.path!r}: {str(error).strip().splitlines()[0]}"
+            ) from None
+    view = EditableModel.wrap(model.to(device).eval(), tokenizer)
+    view.check_layers(config.layers)
+    return view
+
+
+def _device(name: str) -> torch.device:
+    """The device called ``name``, tried before a large model is read for it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"model.device={name} cannot be used: {str(error).splitlines()[0]}"
+        ) from None
+
+
+def load_moments(view: EditableModel, config: ModelConfig) -> dict[int, SecondMoment]:
+    """Second moments of the configured layers, read or collected.
+
+    Raises:
+        ConfigError: there is no source of them.
+    """
+    moments = config.moments
+    if moments.stats_dir is not None:
+        files = HostMoments(
+            Path(moments.stats_dir).expanduser(),
+            config.path or "pocket",
+            moments.stats_dataset,
+            moments.stats_precision,
+            moments.stats_samples,
+        )
+        modules = {layer: view.layout.down_proj.format(layer) for layer in config.layers}
+        return {layer: read_host_moment(files.path(module)) for layer, module in modules.items()}
+    return collect_second_moments(view, _corpus(config), config.layers, moments.tokens)
+
+
+def load_method(
+    view: EditableModel, config: EditorConfig, moments: dict[int, SecondMoment]
+) -> BaseMethod:
+    """The configured base method, projected where ``config.null_space`` says so."""
+    method = build_method(config.base)
+    if not config.null_space:
+        return method
+    projectors = load_or_fit(view, config, moments)
+    return Projected(method, projectors, config.projector.mode, config.projector.l2)
+
+
+def load_or_fit(
+    view: EditableModel, config: EditorConfig, moments: dict[int, SecondMoment]
+) -> dict[int, Projector]:
+    """Projectors from ``projector.path``, or fitted to ``moments``."""
+    if config.projector.path is not None:
+        return load_projectors(view, config.model.layers, Path(config.projector.path).expanduser())
+    return fit_projectors(moments, config.projector.cut)
+
+
+def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates:
+    """The configured context templates, or ones sampled from the model."""
+    contexts = config.model.contexts
+    templates = contexts.templates
+    if templates is None:
+        pairs = [(int(length), int(count)) for length, count in contexts.lengths]
+        templates = generate_contexts(view, pairs, config.seed)
+    return ContextTemplates.of(templates, contexts.bare_apart)
+
+
+def load_recipe(view: EditableModel, config: EditorConfig) -> Recipe:
+    """Everything an edit of ``view`` needs, ready."""
+    plain = build_method(config.base)
+    fitted = config.null_space and config.projector.path is None
+    moments = load_moments(view, config.model) if fitted or plain.needs_moment else {}
+    return Recipe(
+        method=load_method(view, config, moments),
+        layers=tuple(config.model.layers),
+        contexts=load_contexts(view, config),
+        moments=moments,
+        fact_token=config.model.fact_token,
+        targets=config.model.target,
+    )
+
+
+def _corpus(config: ModelConfig) -> Iterator[str]:
+    moments = config.moments
+    if moments.corpus is not None:
+        return read_corpus(Path(moments.corpus).expanduser())
+    if config.path is None:
+        return iter(corpus_sentences(load_world()))
+    if moments.hub is not None:
+        return stream_hub(moments.hub, moments.hub_config)
+    raise ConfigError(
+        "no source of second moments: set model.moments.corpus to a text file, or "
+        "model.moments.stats_dir to EasyEdit's folder"
+    )

@@ -1,0 +1,37 @@
+"""The pocket model: a tiny causal language model that knows a generated world of facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from alphaedit_plugin.pocket.world import World, read_world
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+def load_pocket(
+    dtype: torch.dtype = torch.float32,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load the pocket model and its tokenizer from the package.
+
+    Args:
+        dtype: of the weights (stored in float16).
+
+    Returns:
+        The model in evaluation mode on the CPU, and its fast tokenizer.
+    """
+    model = AutoModelForCausalLM.from_pretrained(ASSETS).to(dtype).eval()
+    return model, AutoTokenizer.from_pretrained(ASSETS)
+
+
+def load_world() -> World:
+    """Load the world the pocket model was trained on."""
+    return read_world(ASSETS / "world.json")

@@ -1,0 +1,128 @@
+"""Running a model again from a block and a token on, with everything before them kept.
+
+A target search changes one vector: the fact token's, in one block. Nothing below that block and,
+by causality, nothing before that token depends on it. So the tokens before it run once and leave
+their attention keys and values in the model's own cache, the blocks below run once, and what is
+left, the `Tail`, runs at every step.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.models import EditableModel, StopForward, hooked
+from alphaedit_plugin.prompts import Sentence, collate
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What runs again: ``n`` sentences, from their fact token on where the model allows it.
+
+    Attributes:
+        layer: the first block that runs.
+        column: ``(n,)`` where in the tail each sentence's fact token is.
+        inputs: ids, mask and positions ``(n, length)`` for the model's forward pass.
+        past: the model's cache after the tokens before; ``None`` where there are none.
+        below: the output of the last block that is skipped; ``None`` where none is.
+    """
+
+    layer: int
+    column: Tensor
+    inputs: dict[str, Tensor]
+    past: Any
+    below: Any
+
+
+def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
+    """Run all that no edit at ``layer`` and the fact tokens can change, without gradients."""
+    start = [s.position if _takes_positions(view) else 0 for s in sentences]
+    after = [
+        Sentence(s.ids[cut:], s.position - cut) for s, cut in zip(sentences, start, strict=True)
+    ]
+    batch = collate(view, after)
+    starts = torch.tensor(start, device=view.device)
+    if max(start) == 0:
+        inputs = batch.inputs()
+        return Tail(layer, batch.positions, inputs, None, _run_below(view, layer, inputs, None))
+    # A sentence that starts with its fact token has nothing before; a filler stands in, masked.
+    cuts = [max(cut, 1) for cut in start]
+    before = collate(
+        view, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)]
+    )
+    with torch.no_grad():
+        past = view.model(**before.inputs(), use_cache=True).past_key_values
+    kept = before.attention_mask * (starts[:, None] > 0)
+    offsets = torch.arange(batch.input_ids.shape[1], device=view.device)
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
+        "position_ids": starts[:, None] + offsets[None],
+    }
+    below = _run_below(view, layer, inputs, past)
+    return Tail(layer, torch.zeros_like(starts), inputs, past, below)
+
+
+def run(view: EditableModel, tail: Tail) -> Any:
+    """The model's output for the tail's columns.
+
+    Hooks on blocks from ``tail.layer - 1`` on take part: the last skipped block still has an
+    output, which a hook may change.
+    """
+    with _skipping(view, tail):
+        return view.model(**tail.inputs, **_cache_arguments(tail.past))
+
+
+def _run_below(view: EditableModel, layer: int, inputs: dict[str, Tensor], past: Any) -> Any:
+    """The output of block ``layer - 1``; ``None`` for layer 0."""
+    outputs: list[Any] = []
+
+    def stop(_: Any, args: Any, output: Any) -> None:
+        outputs.append(output)
+        raise StopForward
+
+    if layer == 0:
+        return None
+    last = view.block(layer - 1)
+    with torch.no_grad(), hooked(lambda: last.register_forward_hook(stop)), suppress(StopForward):
+        view.model(**inputs, **_cache_arguments(past))
+    return outputs[0]
+
+
+@contextmanager
+def _skipping(view: EditableModel, tail: Tail) -> Iterator[None]:
+    """Let the blocks below give what the last of them gave before, without running."""
+    skipped = [view.block(i) for i in range(tail.layer)]
+    saved = [block.__dict__.get("forward") for block in skipped]
+    try:
+        for block in skipped:
+            block.forward = lambda *args, **kwargs: tail.below
+        yield
+    finally:
+        for block, forward in zip(skipped, saved, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _takes_positions(view: EditableModel) -> bool:
+    """Without explicit positions, padding between the two parts would shift the second one."""
+    return "position_ids" in inspect.signature(view.model.forward).parameters
+
+
+def _cache_arguments(past: Any) -> dict[str, Any]:
+    """A forward pass appends to its cache: hand it a shallow twin, so that ``past`` stays."""
+    if past is None:
+        return {"use_cache": False}
+    twin = copy.copy(past)
+    for name, value in vars(past).items():
+        if isinstance(value, list):
+            setattr(twin, name, [copy.copy(item) for item in value])
+    return {"past_key_values": twin, "use_cache": True}

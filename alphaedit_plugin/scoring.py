@@ -1,0 +1,179 @@
+"""What a model answers: teacher-forced predictions, log-probabilities, greedy text; batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.models import EditableModel, hooked, inference
+from alphaedit_plugin.prompts import (
+    Batch,
+    Sentence,
+    by_token_budget,
+    collate,
+    target_ids,
+    tokenise,
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the model continues a prompt, held against an answer it might give.
+
+    Attributes:
+        labels: token ids of the answer.
+        predicted: the most likely token at each of the answer's positions, the tokens before
+            it given.
+        log_prob: natural log-probability of the whole answer.
+    """
+
+    labels: tuple[int, ...]
+    predicted: tuple[int, ...]
+    log_prob: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the answer's tokens that are predicted (EasyEdit's ``rewrite_acc``)."""
+        right = [a == b for a, b in zip(self.labels, self.predicted, strict=True)]
+        return sum(right) / len(right)
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Log-probability per token, by which answers of different length are compared."""
+        return self.log_prob / len(self.labels)
+
+
+def score(
+    view: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 16384
+) -> list[Answer]:
+    """Score an answer behind each prompt.
+
+    Args:
+        view: the model as it is now.
+        pairs: (prompt, answer); one space is put between the two where there is none.
+        budget: padded tokens per forward pass.
+
+    Returns:
+        One `Answer` per pair, in order.
+
+    Raises:
+        RequestError: a prompt or answer has no token, or they exceed the model's context.
+    """
+    # One-token answers behind one prompt are read off the same forward pass.
+    asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
+    for number, (prompt, answer) in enumerate(pairs):
+        labels = target_ids(view.tokenizer, prompt, answer)
+        before = _prompt_ids(view, prompt, len(labels) - 1)
+        sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
+        asked.setdefault(sentence, []).append((number, labels))
+    sentences, answers = list(asked), dict[int, Answer]()
+    with torch.no_grad(), inference(view):
+        for indices in by_token_budget([len(s.ids) for s in sentences], budget):
+            batch = [sentences[i] for i in indices]
+            questions = [
+                (row, number, labels)
+                for row, sentence in enumerate(batch)
+                for number, labels in asked[sentence]
+            ]
+            scored = _score_batch(view, batch, [(row, labels) for row, _, labels in questions])
+            answers |= {n: found for (_, n, _), found in zip(questions, scored, strict=True)}
+    return [answers[number] for number in range(len(pairs))]
+
+
+def continue_greedily(
+    view: EditableModel, prompts: Sequence[str], lengths: Sequence[int], budget: int = 16384
+) -> list[str]:
+    """What the model says after each prompt when it always takes the likeliest token.
+
+    Args:
+        view: the model as it is now.
+        prompts: what to continue.
+        lengths: how many tokens to add to each; fewer where the model ends its text.
+        budget: padded tokens per forward pass.
+
+    Returns:
+        The continuations, without the prompts and the space around them.
+
+    Raises:
+        RequestError: a prompt has no token, or exceeds the model's context with its continuation.
+    """
+    rows = [
+        _prompt_ids(view, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+    starts = [len(row) for row in rows]
+    sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
+    with torch.no_grad(), inference(view):
+        for indices in by_token_budget(sizes, budget):
+            for _ in range(max(lengths[i] for i in indices)):
+                growing = [i for i in indices if len(rows[i]) < sizes[i]]
+                batch = collate(view, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
+                everyone = torch.arange(len(growing), device=view.device)
+                chosen = _logits_at(view, batch, everyone, batch.positions).argmax(1).tolist()
+                for index, token in zip(growing, chosen, strict=True):
+                    rows[index].append(token)
+    return [_decode(view.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    """The text of ``ids`` up to the end of the text, if that is among them."""
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def _prompt_ids(view: EditableModel, prompt: str, room: int) -> list[int]:
+    """Token ids of ``prompt``, where there is at least one and ``room`` more fit behind them."""
+    ids = tokenise(view.tokenizer, prompt)
+    if not ids:
+        raise RequestError(f"prompt {prompt!r} has no token in this tokenizer")
+    limit = getattr(view.model.config, "max_position_embeddings", None)
+    if limit is not None and len(ids) + room > limit:
+        raise RequestError(
+            f"prompt {prompt[:60]!r}… and its answer take {len(ids) + room} tokens, but the "
+            f"model's context is {limit}"
+        )
+    return ids
+
+
+def _logits_at(view: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
+    """``(m, vocabulary)`` float32 at the given places of the batch."""
+
+    def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        # The head is the widest matrix of a small model: run it where an answer is read only.
+        return (args[0][rows, columns][None], *args[1:])
+
+    head = view.model.get_output_embeddings()
+    with hooked(lambda: head.register_forward_pre_hook(gather)):
+        return view.model(**batch.inputs(), use_cache=False).logits[0].float()
+
+
+def _score_batch(
+    view: EditableModel, sentences: Sequence[Sentence], questions: Sequence[tuple[int, list[int]]]
+) -> list[Answer]:
+    """Answer each question: (which sentence, the labels behind its position)."""
+    places = [
+        (row, sentences[row].position + k) for row, labels in questions for k in range(len(labels))
+    ]
+    batch = collate(view, sentences)
+    row_index, column_index = torch.tensor(places, device=view.device).T
+    flat = torch.tensor([token for _, labels in questions for token in labels], device=view.device)
+    logits = _logits_at(view, batch, row_index, column_index)
+    log_probs = logits.log_softmax(1).gather(1, flat[:, None]).squeeze(1).double().cpu()
+    predicted = logits.argmax(1).cpu().tolist()
+    sizes = [len(labels) for _, labels in questions]
+    return [
+        Answer(tuple(labels), tuple(best), part.sum().item())
+        for (_, labels), part, best in zip(
+            questions, log_probs.split(sizes), _split(predicted, sizes), strict=True
+        )
+    ]
+
+
+def _split(values: list[int], sizes: Sequence[int]) -> list[list[int]]:
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]
