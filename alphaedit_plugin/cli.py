@@ -9,7 +9,6 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -19,9 +18,6 @@ from rich.table import Table
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, unknown_name
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.version import VERSION
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import EditorConfig
 
 HELP_FLAGS = ("-h", "--help")
 FAILED, INTERRUPTED = 2, 130
@@ -36,14 +32,14 @@ class Command:
         summary: what it does, in one line.
         detail: what else its help says.
         examples: complete command lines.
-        run: does it.
+        run: does it, given the overrides.
     """
 
     name: str
     summary: str
     detail: str
     examples: tuple[str, ...]
-    run: Callable[[EditorConfig, Console], None]
+    run: Callable[[Sequence[str], Console], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,9 +81,7 @@ def _dispatch(words: list[str], console: Console) -> None:
     if any(flag in overrides for flag in HELP_FLAGS):
         _command_help(console, commands[name])
         return
-    from alphaedit_plugin.config import load_config
-
-    commands[name].run(load_config(overrides), console)
+    commands[name].run(overrides, console)
 
 
 def _commands() -> tuple[Command, ...]:
@@ -124,29 +118,37 @@ def _commands() -> tuple[Command, ...]:
     )
 
 
-def _edit(config: EditorConfig, console: Console) -> None:
-    _need_native(config)
+def _edit(overrides: Sequence[str], console: Console) -> None:
+    from alphaedit_plugin.config import load_config
+
+    config = load_config(overrides)  # explains a typing error before the heavier imports
     from alphaedit_plugin.edit_run import run_edit
 
+    _hide_foreign_bars()
     run_edit(config, console)
 
 
-def _compare(config: EditorConfig, console: Console) -> None:
-    _need_native(config)
+def _compare(overrides: Sequence[str], console: Console) -> None:
     from alphaedit_plugin.compare import run_comparison
 
-    run_comparison(config, console)
+    _hide_foreign_bars()
+    run_comparison(overrides, console)
 
 
-def _config(config: EditorConfig, console: Console) -> None:
+def _config(overrides: Sequence[str], console: Console) -> None:
     from omegaconf import OmegaConf
 
-    _say(console, OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True).rstrip())
+    from alphaedit_plugin.config import load_config
+
+    config = OmegaConf.structured(load_config(overrides))
+    _say(console, OmegaConf.to_yaml(config, resolve=True).rstrip())
 
 
-def _need_native(config: EditorConfig) -> None:
-    if config.host.value != "native":
-        raise ConfigError(f"host={config.host.value} is not available yet: use host=native")
+def _hide_foreign_bars() -> None:
+    """Our own progress bars say what takes long; loading a model's shards is not among it."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _general_help(console: Console, commands: Sequence[Command]) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from alphaedit_plugin.errors import ConfigError, unknown_name
 from alphaedit_plugin.groups import CONFIG_MODULE, options
-from alphaedit_plugin.methods import METHODS, BaseMethod, Mode
+from alphaedit_plugin.methods import METHODS, BaseMethod, Mode, Projected
 from alphaedit_plugin.projector import Cut
 from alphaedit_plugin.prompts import FactToken
 from alphaedit_plugin.targets import TargetSettings
@@ -46,8 +48,6 @@ class Host(str, Enum):
 
     native = "native"
     easyedit = "easyedit"
-    NATIVE = native
-    EASYEDIT = easyedit
 
 
 @dataclass
@@ -102,6 +102,19 @@ class Preset:
 
 
 @dataclass
+class TunedConfig:
+    """Overrides that apply to one side only, so that both are at their best on a model.
+
+    Attributes:
+        plain: where ``null_space`` is false.
+        null_space: where it is true.
+    """
+
+    plain: list[str] = field(default_factory=list)
+    null_space: list[str] = field(default_factory=list)
+
+
+@dataclass
 class ModelConfig:
     """A model and the settings that go with it.
 
@@ -112,12 +125,14 @@ class ModelConfig:
         device: ``auto`` takes a GPU where there is one.
         fact_token: which token holds the fact.
         moment_weight: ``λ`` of MEMIT and its kin.
+        use_moment: whether ROME takes ``u`` along ``C⁻¹k``, or along ``k``.
         target: the search for target values.
         contexts: the context templates.
         moments: where second moments come from.
         cut: the projector's default cut for this model.
         l2: AlphaEdit's ridge for this model.
         presets: what ``layers`` and others take by default, by the base's span.
+        tuned: overrides for plain and for projected editing; one's own come after them.
     """
 
     path: str | None = MISSING
@@ -126,12 +141,14 @@ class ModelConfig:
     device: str = "auto"
     fact_token: FactToken = FactToken.subject_last
     moment_weight: float = 15_000.0
+    use_moment: bool = True
     target: TargetSettings = field(default_factory=TargetSettings)
     contexts: ContextsConfig = field(default_factory=ContextsConfig)
     moments: MomentsConfig = field(default_factory=MomentsConfig)
     cut: Cut = field(default_factory=Cut)
     l2: float = 10.0
     presets: dict[str, Preset] = field(default_factory=dict)
+    tuned: TunedConfig = field(default_factory=TunedConfig)
 
 
 @dataclass
@@ -234,14 +251,30 @@ def load_config(overrides: Sequence[str] = (), config_name: str = "config") -> E
     Raises:
         ConfigError: an unknown key, option or value; one line, with the nearest names.
     """
-    register_configs()
     quoted = [_quote_request(override) for override in overrides]
+    config = _compose(quoted, config_name)
+    tuned = config.model.tuned.null_space if config.null_space else config.model.tuned.plain
+    return _compose([*tuned, *quoted], config_name) if tuned else config
+
+
+def _compose(overrides: Sequence[str], config_name: str) -> EditorConfig:
+    register_configs()
     try:
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            composed = compose(config_name, overrides=quoted)
+        with _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            return as_config(compose(config_name, overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error)) from None
-    return as_config(composed)
+
+
+@contextmanager
+def _outside_hydra() -> Iterator[None]:
+    """Let us compose inside an application that runs under Hydra itself, and leave no trace."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def as_config(composed: DictConfig) -> EditorConfig:
@@ -264,7 +297,11 @@ def as_config(composed: DictConfig) -> EditorConfig:
 
 def _check(config: EditorConfig) -> None:
     """Refuse what is of the right type but makes no sense, before anything heavy is loaded."""
-    build_method(config.base)
+    if config.host is not Host.native:
+        raise ConfigError(f"host={config.host.value} is not available yet: use host=native")
+    method = build_method(config.base)
+    if config.null_space:
+        Projected(method, {}, config.projector.mode, config.projector.l2)
     for name in config.compare.bases:
         METHODS.get(name)
     counts = {

@@ -31,14 +31,16 @@ def generate_contexts(
     with torch.random.fork_rng(devices=_cuda_devices(view)), torch.no_grad(), inference(view):
         torch.manual_seed(seed)
         for length, count in lengths:
-            per_start = -(-count // len(STARTS))
-            for start in STARTS[: -(-count // per_start)]:
+            for number, start in enumerate(STARTS):
+                share = len(range(number, count, len(STARTS)))  # how many texts begin like this
+                if share == 0:
+                    break
                 ids = view.tokenizer(start, return_tensors="pt")["input_ids"].to(view.device)
                 config = GenerationConfig(
                     do_sample=True,
                     top_k=5,
                     max_new_tokens=max(1, length - ids.shape[1]),
-                    num_return_sequences=per_start,
+                    num_return_sequences=share,
                     pad_token_id=pad_id(view.tokenizer),
                     eos_token_id=view.tokenizer.eos_token_id,
                 )

@@ -49,8 +49,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     """
     requests = requests_of(config)
     folder = _free_folder(config.save)
-    with console.status("loading the model, second moments and projector"):
-        editor = NullSpaceEditor.from_config(config)
+    editor = NullSpaceEditor.from_config(config)
     check_requests(editor.view, editor.recipe, requests)
     before = take(editor.view, requests)
     starts = range(0, len(requests), config.batch_size)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.contexts import generate_contexts
@@ -14,10 +16,10 @@ from alphaedit_plugin.data.corpus import read_corpus, stream_hub
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError, ModelError
 from alphaedit_plugin.methods import BaseMethod, Projected
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.pocket import load_pocket, load_world
 from alphaedit_plugin.pocket.world import corpus_sentences
-from alphaedit_plugin.projector import Projector, fit_projectors, load_projectors
+from alphaedit_plugin.projector import fit_projectors, load_projectors
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.statistics import (
     HostMoments,
@@ -43,9 +45,11 @@ def load_model(config: ModelConfig) -> EditableModel:
         model, tokenizer = load_pocket(DTYPES[config.dtype])
     else:
         try:
+            # Gigabytes of an unknown family need not be read first.
+            LAYOUTS.get(AutoConfig.from_pretrained(config.path).model_type, error=ModelError)
             tokenizer = AutoTokenizer.from_pretrained(config.path)
             model = AutoModelForCausalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype])
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelError(
                 f"cannot load model {config.path!r}: {str(error).strip().splitlines()[0]}"
             ) from None
@@ -88,23 +92,30 @@ def load_moments(view: EditableModel, config: ModelConfig) -> dict[int, SecondMo
 
 
 def load_method(
-    view: EditableModel, config: EditorConfig, moments: dict[int, SecondMoment]
-) -> BaseMethod:
-    """The configured base method, projected where ``config.null_space`` says so."""
+    view: EditableModel, config: EditorConfig
+) -> tuple[BaseMethod, dict[int, SecondMoment]]:
+    """The configured base method, projected where ``config.null_space`` says so.
+
+    Returns:
+        The method, and the second moments it needed or still needs: computing them can take
+        hours, so none is where the projectors are given and the method reads none.
+
+    Raises:
+        ProjectorError: see `load_projectors`.
+        ConfigError: there is no source of second moments, or the mode does not suit the base.
+    """
     method = build_method(config.base)
-    if not config.null_space:
-        return method
-    projectors = load_or_fit(view, config, moments)
-    return Projected(method, projectors, config.projector.mode, config.projector.l2)
-
-
-def load_or_fit(
-    view: EditableModel, config: EditorConfig, moments: dict[int, SecondMoment]
-) -> dict[int, Projector]:
-    """Projectors from ``projector.path``, or fitted to ``moments``."""
-    if config.projector.path is not None:
-        return load_projectors(view, config.model.layers, Path(config.projector.path).expanduser())
-    return fit_projectors(moments, config.projector.cut)
+    path = config.projector.path
+    if config.null_space:
+        given = {}
+        if path is not None:
+            given = load_projectors(view, config.model.layers, Path(path).expanduser())
+        method = Projected(method, given, config.projector.mode, config.projector.l2)
+    fits = config.null_space and path is None
+    moments = load_moments(view, config.model) if fits or method.needs_moment else {}
+    if fits and isinstance(method, Projected):
+        method = replace(method, projectors=fit_projectors(moments, config.projector.cut))
+    return method, moments
 
 
 def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates:
@@ -119,11 +130,9 @@ def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates
 
 def load_recipe(view: EditableModel, config: EditorConfig) -> Recipe:
     """Everything an edit of ``view`` needs, ready."""
-    plain = build_method(config.base)
-    fitted = config.null_space and config.projector.path is None
-    moments = load_moments(view, config.model) if fitted or plain.needs_moment else {}
+    method, moments = load_method(view, config)
     return Recipe(
-        method=load_method(view, config, moments),
+        method=method,
         layers=tuple(config.model.layers),
         contexts=load_contexts(view, config),
         moments=moments,

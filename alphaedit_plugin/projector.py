@@ -29,9 +29,6 @@ class CutRule(str, Enum):
     absolute = "absolute"
     energy = "energy"
     rank = "rank"
-    ABSOLUTE = absolute
-    ENERGY = energy
-    RANK = rank
 
 
 @dataclass

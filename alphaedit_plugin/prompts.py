@@ -26,10 +26,6 @@ class FactToken(str, Enum):
     subject_first = "subject_first"
     subject_first_after_last = "subject_first_after_last"
     last = "last"
-    SUBJECT_LAST = subject_last
-    SUBJECT_FIRST = subject_first
-    SUBJECT_FIRST_AFTER_LAST = subject_first_after_last
-    LAST = last
 
 
 @dataclass(frozen=True)

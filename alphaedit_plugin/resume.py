@@ -60,11 +60,12 @@ def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tai
     with torch.no_grad():
         past = view.model(**before.inputs(), use_cache=True).past_key_values
     kept = before.attention_mask * (starts[:, None] > 0)
-    offsets = torch.arange(batch.input_ids.shape[1], device=view.device)
+    # Padding repeats the last real position, as one further on may be outside the model's range.
+    offsets = batch.attention_mask.cumsum(1) - 1
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
-        "position_ids": starts[:, None] + offsets[None],
+        "position_ids": starts[:, None] + offsets,
     }
     below = _run_below(view, layer, inputs, past)
     return Tail(layer, torch.zeros_like(starts), inputs, past, below)

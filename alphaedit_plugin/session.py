@@ -58,6 +58,7 @@ class EditSession:
         self._pristine = {layer: view.weight(layer).clone() for layer in layers}
         self._total: dict[int, Tensor] = {}
         self._open: list[Write] | None = None
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def pristine(self, layer: int) -> Tensor:
         """``W0 (d_out, d_in)`` in its own dtype."""
@@ -89,27 +90,35 @@ class EditSession:
         try:
             yield
         finally:
-            uncommitted, self._open = self._open, None
-            if uncommitted:
-                self._replay()
+            if self._open:
+                self._take_back()
+            self._open, self._before = None, {}
 
     def write(self, layer: int, delta: Delta) -> None:
         """Add ``delta`` to the weight of ``layer``, inside an open batch.
 
         Raises:
-            NumericalError: the delta is not finite; nothing is written.
+            NumericalError: the delta is not finite, or the weight with it.
         """
         if self._open is None:
             raise AlphaEditError("session.write needs an open session.batch()")
-        if not delta.is_finite:
+        kept = delta.to(torch.float32)
+        if not kept.is_finite:
             raise NumericalError(
                 f"the delta for layer {layer} is not finite: nothing of this batch was kept; "
                 "look at the second moment, the learning rate and the weights' dtype"
             )
-        kept = delta.to(torch.float32)
+        if layer not in self._before:
+            self._before[layer] = (self.view.weight(layer).clone(), self.accumulated(layer).clone())
         self._open.append(Write(layer, kept))
         self._add(layer, kept)
         self._store(layer)
+        weight = self.view.weight(layer)
+        if not torch.isfinite(weight).all():
+            raise NumericalError(
+                f"the edited weight of layer {layer} overflows {weight.dtype}: nothing of this "
+                "batch was kept; edit in bfloat16 or float32"
+            )
 
     def commit(
         self, requests: Sequence[Request] = (), past_keys: Mapping[int, Tensor] | None = None
@@ -119,7 +128,7 @@ class EditSession:
             raise AlphaEditError("session.commit needs an open session.batch()")
         entry = Entry(tuple(requests), tuple(self._open), past_keys or {})
         self.journal.append(entry)
-        self._open = []
+        self._open, self._before = [], {}
         return entry
 
     def undo(self, count: int = 1) -> None:
@@ -138,6 +147,12 @@ class EditSession:
     def reset(self) -> None:
         """Take back everything: the weights are bit for bit the pristine ones."""
         self.undo(len(self.journal))
+
+    def _take_back(self) -> None:
+        """Put back what the open batch found: copies, so that no rounding can differ."""
+        for layer, (weight, total) in self._before.items():
+            self.view.weight(layer).copy_(weight)
+            self._total[layer] = total
 
     def _replay(self) -> None:
         """Make totals and weights what the journal says."""

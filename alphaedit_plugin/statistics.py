@@ -203,13 +203,16 @@ def read_host_moment(path: Path) -> SecondMoment:
     """
     try:
         with np.load(path, allow_pickle=False) as data:
-            total, count = data["mom2.mom2"], data["mom2.count"]
+            total, count = data["mom2.mom2"], int(data["mom2.count"])
     except FileNotFoundError:
         raise ConfigError(
             f"no second moment at {path}: run EasyEdit once, or give a corpus"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
+        AttributeError, TypeError,  # a single array, or a count that is no number
+    ) as error:  # fmt: skip
         raise ConfigError(f"{path} is not a second moment of EasyEdit's: {error}") from None
     if total.ndim != 2 or total.shape[0] != total.shape[1]:
         raise ConfigError(f"{path}: mom2.mom2 has shape {total.shape}, not a square")
-    return SecondMoment(torch.from_numpy(total).double(), int(count))
+    return SecondMoment(torch.from_numpy(total).double(), count)

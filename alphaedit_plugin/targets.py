@@ -128,7 +128,7 @@ def optimise_targets(
     rows = [_sentences(view, request, contexts, fact_token) for request in requests]
     sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
     columns: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(requests)
-    with inference(view):
+    with inference(view), torch.enable_grad():  # the caller may have gradients off
         for indices in by_token_budget(sizes, settings.budget):
             problem = _assemble(view, [rows[i] for i in indices], site)
             z, loss, probability = _search(view, problem, site, settings)

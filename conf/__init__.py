@@ -1,0 +1,1 @@
+"""The Hydra groups, installed as ``alphaedit_plugin.conf``."""

@@ -19,7 +19,7 @@ MARKERS = "osD^vP"
 
 def plot_comparison(cells: Sequence[Cell], path: Path) -> None:
     """Draw scores per base, and efficacy and retention over the number of edits."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     bars, efficacy, retention = figure.subplots(1, 3)
     _draw_scores(bars, cells)

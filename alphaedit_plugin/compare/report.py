@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from alphaedit_plugin.compare.cells import Cell
@@ -49,18 +50,27 @@ def rows(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 HEADINGS = ("base", "", *COLUMNS, "gain", "‖Δ‖/‖W‖", "‖ΔU‖/‖Δ‖", "seconds")
+SHORT = {"efficacy": "effic.", "generalisation": "gener.", "specificity": "specif.",
+         "retention": "retent."}  # fmt: skip
 
 
 def rich_table(cells: Sequence[Cell], before: Evaluation) -> Table:
-    """For a terminal."""
-    edits = cells[0].points[-1].edits
-    table = Table(title=f"After {edits} sequential edits", title_justify="left")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number < 2 else "right", no_wrap=True)
+    """For a terminal of 80 columns: without norms and times, which the page has."""
+    shown = [*range(2, len(COLUMNS) + 3), HEADINGS.index("‖ΔU‖/‖Δ‖")]
+    table = Table(
+        title=f"After {cells[0].points[-1].edits} sequential edits", title_justify="left",
+        box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("base", no_wrap=True)
+    for number in shown:
+        heading = SHORT.get(HEADINGS[number], HEADINGS[number])
+        table.add_column(heading, justify="right", no_wrap=True)
     values = figures(before)
-    table.add_row("unedited", "", *(_number(values[c]) for c in COLUMNS), *[""] * 4, style="dim")
+    table.add_row("unedited", *(_number(values[c]) for c in COLUMNS), style="dim", end_section=True)
     for line, cell in zip(rows(cells), cells, strict=True):
-        table.add_row(*line, style="bold" if cell.null_space else "", end_section=cell.null_space)
+        name = "  + null space" if cell.null_space else line[0]
+        style = "bold" if cell.null_space else ""
+        table.add_row(name, *(line[n] for n in shown), style=style, end_section=cell.null_space)
     return table
 
 

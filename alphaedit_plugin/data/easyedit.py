@@ -22,6 +22,8 @@ def load_easyedit(path: Path) -> EditData:
         records = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no data at {path}: set data.path to EasyEdit's JSON file") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(records, list):
@@ -30,23 +32,33 @@ def load_easyedit(path: Path) -> EditData:
     for number, record in enumerate(records):
         try:
             requests.append(_request(record))
-        except (KeyError, TypeError, RequestError) as error:
+        except KeyError as error:
+            raise ConfigError(f"{path}, record {number}: no {error} in it") from None
+        except RequestError as error:
             raise ConfigError(f"{path}, record {number}: {error}") from None
     return EditData(tuple(requests))
 
 
-def _request(record: dict[str, Any]) -> Request:
+def _request(record: Any) -> Request:
+    if not isinstance(record, dict):
+        raise RequestError(f"{record!r} is not a record")
     locality = {}
     if record.get("locality_prompt"):
         locality[NEIGHBOURHOOD] = Probe.parse(
             NEIGHBOURHOOD, record["locality_prompt"], record["locality_ground_truth"]
         )
-    rephrase = record.get("rephrase_prompt") or ()
     return Request.parse(
         record["prompt"],
         record["subject"],
         record["target_new"],
         ground_truth=record.get("ground_truth"),
-        rephrase=(rephrase,) if isinstance(rephrase, str) else tuple(rephrase),
+        rephrase=_texts("rephrase_prompt", record.get("rephrase_prompt") or []),
         locality=locality,
     )
+
+
+def _texts(name: str, given: Any) -> tuple[str, ...]:
+    texts = tuple(given) if isinstance(given, list) else (given,)
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise RequestError(f"{name} is {given!r}: needs text, or a list of texts")
+    return texts

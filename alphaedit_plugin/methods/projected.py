@@ -27,9 +27,6 @@ class Mode(str, Enum):
     auto = "auto"
     solve = "solve"
     post = "post"
-    AUTO = auto
-    SOLVE = solve
-    POST = post
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Recipe:
     intermediate: int = 2048
     layers: int = 2
     heads: int = 4
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 112
     row_sentences: int = 3
     learning_rate: float = 3e-3

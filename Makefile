@@ -1,0 +1,48 @@
+# make demo   compare all methods, plain and projected, on the pocket model
+# make test   run the tests; PYTEST_ARGS is passed on: make test PYTEST_ARGS="-n 2 -k solve"
+# make lint   formatting, lints and types
+#
+# Each makes its own environment first. Elsewhere than at home, choose torch and Python:
+#   make test TORCH="torch==2.13.0 --index-url <index of CPU builds>" PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= $(shell grep '^torch' constraints.txt)
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SETUP := setup.cfg pyproject.toml
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.package
+	$(BIN)/alphaedit compare
+
+test: $(VENV)/.package-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.package-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and pinned: any other version may bring gigabytes with it.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(PIP) install $(TORCH)
+	touch $@
+
+$(VENV)/.package: $(VENV)/.torch $(SETUP)
+	$(PIP) install --editable .
+	touch $@
+
+$(VENV)/.package-test: $(VENV)/.torch $(SETUP)
+	$(PIP) install --editable '.[test]'
+	touch $@ $(VENV)/.package
