@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.errors import ConfigError, ModelError, RequestError
 from alphaedit_plugin.keys import Part, Site, average, read
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate, target_ids
+from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.targets import TargetSettings, optimise_targets
+from alphaedit_plugin.targets import TargetSettings, optimise_targets, target_sentences
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,35 @@ def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Reque
     limit = getattr(view.model.config, "max_position_embeddings", None)
     for number, request in enumerate(requests):
         try:
-            sentences = _sentences(view, recipe, [request])
-            target = target_ids(view.tokenizer, request.filled, request.target_new)
+            rows = target_sentences(view, request, recipe.contexts, recipe.fact_token)
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
-        longest = max(len(sentence.ids) for sentence in sentences) + len(target)
+        longest = max(len(sentence.ids) for sentence, _ in rows)
         if limit is not None and longest > limit:
             raise RequestError(
                 f"request {number}: {request.filled[:60]!r}… takes {longest} tokens with its "
                 f"context and target, but the model's context is {limit}"
             )
+
+
+def check_recipe(session: EditSession, recipe: Recipe) -> None:
+    """Refuse a recipe that does not fit the session, before anything is computed or changed.
+
+    Raises:
+        ModelError: a layer that the session does not keep.
+        ConfigError: a layer without the second moment that the method reads.
+        ProjectorError: a layer without a projector.
+    """
+    foreign = [layer for layer in recipe.layers if layer not in session.layers]
+    if foreign:
+        raise ModelError(
+            f"layer {foreign[0]} is not among the session's layers {list(session.layers)}: "
+            "start a session with all layers that are to be edited"
+        )
+    without = [layer for layer in recipe.layers if layer not in recipe.moments]
+    if recipe.method.needs_moment and without:
+        raise ConfigError(f"layer {without[0]} has no second moment: give a corpus or stats_dir")
+    recipe.method.check_layers(recipe.layers)
 
 
 def apply_batch(
@@ -87,9 +106,10 @@ def apply_batch(
         The session's new journal entry.
 
     Raises:
-        RequestError: see `check_requests`.
+        RequestError: see `check_requests`; and `check_recipe`.
         NumericalError: a target search or a delta left the finite numbers.
     """
+    check_recipe(session, recipe)
     check_requests(view, recipe, requests)
     with session.batch():
         for stage in stages(recipe, requests):

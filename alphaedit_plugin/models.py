@@ -163,6 +163,21 @@ def hooked(*registrations: Callable[[], Any]) -> Iterator[None]:
 
 
 @contextmanager
+def head_only_at(view: EditableModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Run the language-model head, a model's widest matrix, at the given places only.
+
+    The model's logits then are ``(1, m, vocabulary)``, one row for each of the ``m`` places.
+    """
+
+    def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][rows, columns][None], *args[1:])
+
+    head = view.model.get_output_embeddings()
+    with hooked(lambda: head.register_forward_pre_hook(gather)):
+        yield
+
+
+@contextmanager
 def inference(view: EditableModel) -> Iterator[None]:
     """Evaluation mode, and no parameter asks for a gradient; put back as found on exit."""
     flags = [(p, p.requires_grad) for p in view.model.parameters()]

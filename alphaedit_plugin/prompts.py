@@ -105,25 +105,52 @@ class ContextTemplates:
 
 
 def tokenise(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of ``text``, with the special tokens the tokenizer puts around it."""
-    return list(tokenizer(text)["input_ids"])
+    """Token ids of ``text``, with the special tokens the tokenizer puts before it."""
+    return _without_end(tokenizer, list(tokenizer(text)["input_ids"]))
+
+
+def _without_end(tokenizer: Any, ids: list[int]) -> list[int]:
+    """``ids`` without an end-of-sequence token behind them: the answer is to follow there."""
+    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def continuations(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Tokens of each prompt, and of the target as it follows that prompt, one space between.
+
+    Args:
+        tokenizer: called once, for all texts together.
+        pairs: (prompt, target).
+
+    Raises:
+        RequestError: a target has no token.
+    """
+    spaced = [
+        target if target[:1].isspace() or prompt[-1:].isspace() else " " + target
+        for prompt, target in pairs
+    ]
+    whole = [prompt + target for (prompt, _), target in zip(pairs, spaced, strict=True)]
+    texts = list(dict.fromkeys([*(prompt for prompt, _ in pairs), *whole]))
+    encoded = tokenizer(texts)["input_ids"] if texts else []
+    known = {
+        text: _without_end(tokenizer, list(ids)) for text, ids in zip(texts, encoded, strict=True)
+    }
+    found = []
+    for (prompt, _), target, text in zip(pairs, spaced, whole, strict=True):
+        before, together = known[prompt], known[text]
+        ids = together[len(before) :]
+        if together[: len(before)] != before:
+            ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
+        if not ids:
+            raise RequestError(f"target {target!r} has no token in this tokenizer")
+        found.append((before, ids))
+    return found
 
 
 def target_ids(tokenizer: Any, prompt: str, target: str) -> list[int]:
-    """The tokens of ``target`` as they follow ``prompt``, one space between the two.
-
-    Raises:
-        RequestError: the target has no token.
-    """
-    spaced = target if target[:1].isspace() or prompt[-1:].isspace() else " " + target
-    before, together = tokenise(tokenizer, prompt), tokenise(tokenizer, prompt + spaced)
-    if together[: len(before)] == before:
-        ids = together[len(before) :]
-    else:
-        ids = list(tokenizer(spaced, add_special_tokens=False)["input_ids"])
-    if not ids:
-        raise RequestError(f"target {target!r} has no token in this tokenizer")
-    return ids
+    """The tokens of one target; see `continuations`."""
+    return continuations(tokenizer, [(prompt, target)])[0][1]
 
 
 def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -> Sentence:
@@ -161,7 +188,8 @@ def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -
 def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> tuple[list[int], int, int]:
     """Ids of ``text``, and the first and last token of its characters ``start:end``."""
     encoded = tokenizer(text, return_offsets_mapping=True)
-    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    ids = _without_end(tokenizer, list(encoded["input_ids"]))
+    offsets = encoded["offset_mapping"][: len(ids)]
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
     if not inside:
         raise RequestError(f"the tokenizer dropped subject {text[start:end]!r} from {text!r}")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.errors import RequestError
-from alphaedit_plugin.models import EditableModel, hooked, inference
+from alphaedit_plugin.models import EditableModel, head_only_at, inference
 from alphaedit_plugin.prompts import (
     Batch,
     Sentence,
     by_token_budget,
     collate,
-    target_ids,
+    continuations,
     tokenise,
 )
 
@@ -66,9 +66,9 @@ def score(
     """
     # One-token answers behind one prompt are read off the same forward pass.
     asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
-    for number, (prompt, answer) in enumerate(pairs):
-        labels = target_ids(view.tokenizer, prompt, answer)
-        before = _prompt_ids(view, prompt, len(labels) - 1)
+    tokens = continuations(view.tokenizer, pairs)
+    for number, ((prompt, _), (before, labels)) in enumerate(zip(pairs, tokens, strict=True)):
+        _check_room(view, prompt, before, len(labels) - 1)
         sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
         asked.setdefault(sentence, []).append((number, labels))
     sentences, answers = list(asked), dict[int, Answer]()
@@ -102,9 +102,9 @@ def continue_greedily(
     Raises:
         RequestError: a prompt has no token, or exceeds the model's context with its continuation.
     """
-    rows = [
-        _prompt_ids(view, prompt, length) for prompt, length in zip(prompts, lengths, strict=True)
-    ]
+    rows = [tokenise(view.tokenizer, prompt) for prompt in prompts]
+    for prompt, row, length in zip(prompts, rows, lengths, strict=True):
+        _check_room(view, prompt, row, length)
     starts = [len(row) for row in rows]
     sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
     with torch.no_grad(), inference(view):
@@ -126,9 +126,8 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def _prompt_ids(view: EditableModel, prompt: str, room: int) -> list[int]:
-    """Token ids of ``prompt``, where there is at least one and ``room`` more fit behind them."""
-    ids = tokenise(view.tokenizer, prompt)
+def _check_room(view: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
+    """Refuse a prompt without a token, or one behind which ``room`` more do not fit."""
     if not ids:
         raise RequestError(f"prompt {prompt!r} has no token in this tokenizer")
     limit = getattr(view.model.config, "max_position_embeddings", None)
@@ -137,18 +136,11 @@ def _prompt_ids(view: EditableModel, prompt: str, room: int) -> list[int]:
             f"prompt {prompt[:60]!r}… and its answer take {len(ids) + room} tokens, but the "
             f"model's context is {limit}"
         )
-    return ids
 
 
 def _logits_at(view: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
     """``(m, vocabulary)`` float32 at the given places of the batch."""
-
-    def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        # The head is the widest matrix of a small model: run it where an answer is read only.
-        return (args[0][rows, columns][None], *args[1:])
-
-    head = view.model.get_output_embeddings()
-    with hooked(lambda: head.register_forward_pre_hook(gather)):
+    with head_only_at(view, rows, columns):
         return view.model(**batch.inputs(), use_cache=False).logits[0].float()
 
 

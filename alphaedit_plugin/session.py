@@ -65,9 +65,10 @@ class EditSession:
         return self._pristine[layer]
 
     def accumulated(self, layer: int) -> Tensor:
-        """``Σ Δ (d_out, d_in)`` float32, the writes of an unfinished batch included."""
+        """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
         if layer not in self._total:
-            self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=torch.float32)
+            precision = torch.promote_types(torch.float32, self._pristine[layer].dtype)
+            self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=precision)
         return self._total[layer]
 
     def past_keys(self, layer: int) -> Tensor:
@@ -135,8 +136,10 @@ class EditSession:
         """Take back the last ``count`` entries; the weights are then bit for bit as before them.
 
         Raises:
-            AlphaEditError: the journal is shorter than that.
+            AlphaEditError: the journal is shorter than that, or a batch is being written.
         """
+        if self._open is not None:
+            raise AlphaEditError("a batch is being written: end it before taking back others")
         if not 0 <= count <= len(self.journal):
             raise AlphaEditError(
                 f"cannot undo {count} entries: the journal has {len(self.journal)}"
@@ -165,7 +168,7 @@ class EditSession:
 
     def _add(self, layer: int, delta: Delta) -> None:
         total = self.accumulated(layer)
-        placed = delta.to(total.device)
+        placed = delta.to(total.device, total.dtype)
         if placed.right is None:
             total.add_(placed.left)
         else:
@@ -175,6 +178,6 @@ class EditSession:
         """Render ``W0 + Σ Δ`` into the model."""
         weight, pristine = self.view.weight(layer), self._pristine[layer]
         if layer in self._total:
-            weight.copy_(pristine.float() + self._total[layer])
+            weight.copy_(pristine + self._total[layer])
         else:
             weight.copy_(pristine)

@@ -105,7 +105,7 @@ def collect_second_moments(
         view: the model.
         texts: strings, or sequences of token ids; texts longer than the model's context are cut.
         layers: whose keys to collect.
-        tokens: stop after this many keys per layer; ``None`` for the whole corpus.
+        tokens: exactly this many keys per layer, or all where there are fewer; ``None`` for all.
         budget: padded tokens per micro-batch.
 
     Returns:
@@ -117,24 +117,29 @@ def collect_second_moments(
     sums = {layer: _Accumulator() for layer in layers}
     bar = tqdm(total=tokens, unit="token", desc="second moments", leave=False)
     with torch.no_grad(), inference(view), bar:
-        for sentences in _chunks(_encode(view, texts), 512):
+        for sentences in _chunks(_encode(view, texts, tokens), 512):
             for indices in by_token_budget([len(s.ids) for s in sentences], budget):
                 _add_keys(view, sums, [sentences[i] for i in indices])
-                seen = sums[layers[0]].count
-                bar.update(seen - bar.n)
-                if tokens is not None and seen >= tokens:
-                    return {layer: found.result() for layer, found in sums.items()}
+                bar.update(sums[layers[0]].count - bar.n)
     if any(found.count == 0 for found in sums.values()):
         raise ConfigError("the corpus holds no token: give one with text in it")
     return {layer: found.result() for layer, found in sums.items()}
 
 
-def _encode(view: EditableModel, texts: Iterable[str | Sequence[int]]) -> Iterator[Sentence]:
+def _encode(
+    view: EditableModel, texts: Iterable[str | Sequence[int]], tokens: int | None
+) -> Iterator[Sentence]:
+    """Tokenised texts, cut to the model's context, until ``tokens`` are reached."""
     limit = getattr(view.model.config, "max_position_embeddings", None) or 2048
+    left = float("inf") if tokens is None else tokens
     for text in texts:
         ids = tokenise(view.tokenizer, text) if isinstance(text, str) else list(text)
-        if ids:
-            yield Sentence(tuple(ids[:limit]), 0)
+        kept = ids[: int(min(limit, left))]
+        left -= len(kept)
+        if kept:
+            yield Sentence(tuple(kept), 0)
+        if left <= 0:
+            return
 
 
 def _chunks(sentences: Iterator[Sentence], size: int) -> Iterator[list[Sentence]]:

@@ -21,6 +21,7 @@ from alphaedit_plugin.keys import Part, Site
 from alphaedit_plugin.models import (
     EditableModel,
     StopForward,
+    head_only_at,
     hidden_of,
     hooked,
     inference,
@@ -125,10 +126,11 @@ def optimise_targets(
     Raises:
         NumericalError: a loss is not finite; the message names the request.
     """
-    rows = [_sentences(view, request, contexts, fact_token) for request in requests]
+    rows = [target_sentences(view, request, contexts, fact_token) for request in requests]
     sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
     columns: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(requests)
-    with inference(view), torch.enable_grad():  # the caller may have gradients off
+    # The caller may have gradients off.
+    with torch.inference_mode(False), torch.enable_grad(), inference(view):
         for indices in by_token_budget(sizes, settings.budget):
             problem = _assemble(view, [rows[i] for i in indices], site)
             z, loss, probability = _search(view, problem, site, settings)
@@ -148,10 +150,18 @@ def optimise_targets(
     )
 
 
-def _sentences(
+def target_sentences(
     view: EditableModel, request: Request, contexts: ContextTemplates, fact_token: FactToken
 ) -> list[tuple[Sentence, list[int]]]:
-    """The request behind each context with all but the last target token, then the essence."""
+    """What the search runs for one request, and the tokens each sentence has to predict.
+
+    Returns:
+        The prompt behind each context with all but the last target token; last the essence,
+        which has nothing to predict.
+
+    Raises:
+        RequestError: the subject cannot be located, or the target has no token.
+    """
     target = target_ids(view.tokenizer, request.filled, request.target_new)
     rows = []
     for context in contexts.flat:
@@ -259,14 +269,8 @@ def _forward(
         index = (everyone, fact.to(hidden.device))
         return with_hidden(output, hidden.index_put(index, offset, accumulate=True))
 
-    def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, columns][None], *args[1:])
-
-    module, head = site.module(view), view.model.get_output_embeddings()
-    with hooked(
-        lambda: module.register_forward_hook(add),
-        lambda: head.register_forward_pre_hook(gather),
-    ):
+    module = site.module(view)
+    with hooked(lambda: module.register_forward_hook(add)), head_only_at(view, rows, columns):
         logits = run(view, problem.tail).logits[0]
     log_probs = logits.float().log_softmax(dim=1)
     count = len(problem.predict_row)

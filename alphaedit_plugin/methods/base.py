@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,6 +76,9 @@ class BaseMethod(ABC):
     def needs_history(self) -> bool:
         """Whether `solve` reads the keys of earlier batches."""
         return False
+
+    def check_layers(self, layers: Sequence[int]) -> None:  # noqa: B027
+        """Refuse layers that the method is not prepared for; by default none."""
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> Delta:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, ProjectorError
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.projector import Projector
@@ -78,6 +78,20 @@ class Projected(BaseMethod):
     def needs_history(self) -> bool:
         """The closed form keeps the keys of earlier batches in place."""
         return self.base.needs_history or self.solves
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """See `BaseMethod.check_layers`.
+
+        Raises:
+            ProjectorError: a layer without a projector.
+        """
+        missing = [layer for layer in layers if layer not in self.projectors]
+        if missing:
+            raise ProjectorError(
+                f"no projector for layer {missing[0]}: there are some for layers "
+                f"{sorted(self.projectors)}; fit one for each edited layer"
+            )
+        self.base.check_layers(layers)
 
     def solve(self, problem: LayerProblem) -> Delta:
         """AlphaEdit's closed form, or the base's own."""

@@ -1,0 +1,286 @@
+"""The ``alphaedit`` command, in this process: what it prints, returns and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alphaedit_plugin import cli, edit_run
+from alphaedit_plugin.cli import main
+from alphaedit_plugin.config import load_config
+from alphaedit_plugin.groups import groups, options
+from alphaedit_plugin.loading import load_model, load_moments
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.pocket import load_pocket
+from alphaedit_plugin.projector import fit_projectors, save_projectors
+from alphaedit_plugin.quality import edit_quality
+from alphaedit_plugin.scoring import continue_greedily
+from alphaedit_plugin.version import VERSION
+
+Capture = pytest.CaptureFixture[str]
+QUICK = ["model.moments.tokens=3000"]  # a poor second moment, in no time
+
+
+@pytest.fixture(scope="module")
+def projectors(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An override: projectors fitted once, which also spares the second moments."""
+    config = load_config(QUICK)
+    view = load_model(config.model)
+    fitted = fit_projectors(load_moments(view, config.model), config.projector.cut)
+    path = tmp_path_factory.mktemp("projectors") / "p.safetensors"
+    save_projectors(view, fitted, path)
+    return f"projector.path={path}"
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+# ---------------------------------------------------------------------------------------------
+# Help
+
+
+def test_version(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"alphaedit {VERSION}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["-h"]])
+def test_help(capsys: Capture, argv: list[str]) -> None:
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    for command in ("edit", "compare", "config"):
+        assert f"\n{command} " in out or f"  {command} " in out
+    for group in groups():
+        assert " | ".join(options(group)) in out
+
+
+@pytest.mark.parametrize("command", ["edit", "compare", "config"])
+@pytest.mark.parametrize("words", [["--help"], ["base=nonsense", "-h"]])
+def test_help_of_a_command(capsys: Capture, command: str, words: list[str]) -> None:
+    assert main([command, *words]) == 0
+    out = capsys.readouterr().out
+    assert f"usage: alphaedit {command}" in out
+    assert f"  alphaedit {command} " in out
+    assert "rome" in out
+
+
+def test_examples_compose() -> None:
+    """The example lines of the help are valid overrides."""
+    import shlex
+
+    for command in cli._commands():
+        for example in command.examples:
+            program, name, *overrides = shlex.split(example)
+            assert (program, name) == ("alphaedit", command.name)
+            load_config(overrides)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from alphaedit_plugin.cli import main; main(['--help']); "
+        "main(['edit', '-h']); main(['nonsense']); "
+        "assert not {'torch', 'transformers', 'hydra', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_python_dash_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alphaedit_plugin", "confg"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("alphaedit: error: unknown command 'confg'; did you mean")
+    assert done.stdout == ""
+
+
+# ---------------------------------------------------------------------------------------------
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["edti"], "unknown command 'edti'; did you mean 'edit'?"),
+        (["base=rect"], "put a command first: alphaedit edit base=rect"),
+        (["config", "bse=rect"], "unknown key 'bse'; did you mean 'base'?"),
+        (["config", "base=rct"], "unknown option for base 'rct'; did you mean 'rect'?"),
+        (["config", "--nonsense"], "cannot read '--nonsense'"),
+        (["edit", "host=easyedit"], "host=easyedit is not available yet: use host=native"),
+        (["compare", "host=easyedit"], "host=easyedit is not available yet"),
+        (["edit", "data=easyedit"], "data=easyedit needs a file: set data.path"),
+        (["edit", "data=easyedit", "data.path=none.json"], "no data at none.json"),
+        (["edit", "request.prompt=The {} is"], "request.subject is not set"),
+        (
+            ["edit", "request.prompt=The {} is", "request.subject=x", "request.target_new="],
+            "target_new is ''",
+        ),
+        (
+            ["edit", "request.prompt=The is", "request.subject=x", "request.target_new=y"],
+            "subject 'x' is not in prompt 'The is'",
+        ),
+        (["edit", "model=custom", "model.layers=[0]"], "model.path is not set"),
+        (["edit", "model=custom", "model.path=/none", "model.layers=[0]"], "cannot load model"),
+        (["edit", "model.layers=[77]"], "layer 77 is out of range"),
+        (["edit", "projector.path=none.safetensors"], "no projector file at none.safetensors"),
+        (["compare", "compare.bases=[memitt]"], "unknown base method 'memitt'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_errors_are_one_line_on_stderr(capsys: Capture, argv: list[str], message: str) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("alphaedit: error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert err.rstrip().endswith(lines[0])
+    assert "Traceback" not in err
+
+
+def test_messages_of_several_lines_are_folded(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alphaedit_plugin.errors import NumericalError
+
+    def fail(*_: object) -> None:
+        raise NumericalError("[bold]first\nsecond[/bold]")
+
+    monkeypatch.setattr(edit_run, "run_edit", fail)
+    assert main(["edit"]) == 2
+    assert capsys.readouterr().err == "alphaedit: error: [bold]first second[/bold]\n"
+
+
+def test_interrupted(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edit_run, "run_edit", interrupt)
+    assert main(["edit"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------
+# Config
+
+
+def test_config_prints_what_is_composed(capsys: Capture) -> None:
+    assert main(["config", "base=rome", "model=gpt2-xl", "model.layers=[3]"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["base"]["name"] == "rome"
+    assert shown["model"]["layers"] == [3]
+    assert shown["model"]["target"]["clamp_norm_factor"] == 4
+    assert shown["projector"]["cut"] == {"rule": "absolute", "value": 0.02}
+
+
+def test_config_keeps_long_lines_and_markup(capsys: Capture) -> None:
+    prompt = "[red]The {} is[/red] :smile: " + "very " * 60 + "long"
+    assert main(["config", f"request.prompt={prompt}"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["request"]["prompt"] == prompt
+
+
+# ---------------------------------------------------------------------------------------------
+# Edit
+
+
+def asked(base: str = "memit", *more: str) -> list[str]:
+    requests = edit_run.requests_of(load_config(["data.limit=1"]))
+    (request,) = requests
+    return [
+        "edit",
+        f"base={base}",
+        f"request.prompt={request.prompt}",
+        f"request.subject={request.subject}",
+        f"request.target_new={request.target_new}",
+        *QUICK,
+        *more,
+    ]
+
+
+@pytest.mark.parametrize("null_space", ["true", "false"])
+@pytest.mark.parametrize("base", options("base"))
+def test_edit_one_request(capsys: Capture, base: str, null_space: str, projectors: str) -> None:
+    (request,) = edit_run.requests_of(load_config(["data.limit=1"]))
+    assert main(asked(base, f"null_space={null_space}", projectors)) == 0
+    out = capsys.readouterr().out
+    assert request.filled in out
+    assert f"{request.ground_truth} → {request.target_new}" in out
+    assert "after 1 edit: rewrite 100.0%" in out
+    assert ("‖ΔU‖/‖Δ‖" in out) is (null_space == "true")
+
+
+def test_edit_save_and_reload(capsys: Capture, tmp_path: Path) -> None:
+    folder = tmp_path / "edited"
+    argv = ["edit", "data.limit=4", "batch_size=2", *QUICK, f"save={folder}"]
+    assert main(argv) == 0
+    assert f"saved to {folder}" in capsys.readouterr().out
+    requests = edit_run.requests_of(load_config(["data.limit=4"]))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    view = EditableModel.wrap(model.eval(), tokenizer)
+    said = continue_greedily(view, [request.filled for request in requests], [1] * 4)
+    assert said == [request.target_new for request in requests]
+    assert all(m["rewrite_acc"] == [1.0] for m in edit_quality(view, requests))
+    original = load_pocket()[0]
+    config = load_config()
+    edited = {view.weight_name(layer) for layer in config.model.layers}
+    for name, parameter in original.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)) is (name not in edited)
+
+
+def test_edit_of_many_shows_ten(capsys: Capture) -> None:
+    assert main(["edit", "data.limit=12", "null_space=false", "batch_size=6", *QUICK]) == 0
+    out = capsys.readouterr().out
+    requests = edit_run.requests_of(load_config(["data.limit=12"]))
+    assert [request.filled in out for request in requests] == [True] * 10 + [False] * 2
+    assert "… and 2 more" in out
+    assert "after 12 edits: rewrite " in out
+    assert "rephrase " in out
+    assert "locality " in out
+
+
+def test_edit_from_easyedits_file(capsys: Capture, tmp_path: Path, projectors: str) -> None:
+    (request,) = edit_run.requests_of(load_config(["data.limit=1"]))
+    record = {
+        "prompt": request.filled,
+        "subject": request.subject,
+        "target_new": request.target_new,
+        "rephrase_prompt": request.rephrase[0],
+    }
+    path = tmp_path / "edits.json"
+    path.write_text(json.dumps([record]))
+    assert main(["edit", "data=easyedit", f"data.path={path}", projectors]) == 0
+    assert "after 1 edit: rewrite 100.0%, rephrase" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("taken", ["file", "folder"])
+def test_a_folder_that_is_taken_is_refused_first(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    monkeypatch.setattr(edit_run, "NullSpaceEditor", None)  # nothing may be loaded
+    folder = tmp_path / "edited"
+    if taken == "file":
+        folder.write_text("x")
+    else:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    assert main(asked("memit", f"save={folder}")) == 2
+    err = capsys.readouterr().err
+    assert ("cannot be written" if taken == "file" else "is not empty") in err
+
+
+def test_verbose_logs(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[int] = []
+    monkeypatch.setattr(cli, "_start_logging", lambda errors, level: levels.append(level))
+    assert main(["-v", "config"]) == main(["config", "--verbose"]) == main(["config"]) == 0
+    assert levels == [20, 20, 30]
+    capsys.readouterr()

@@ -1,0 +1,103 @@
+"""Fixtures shared by all tests: tiny models, tokenizers, second moments and projectors."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import settings
+
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
+from tests.tiny import (
+    DEPTH,
+    FAMILIES,
+    TOKENIZER_KINDS,
+    build_model,
+    fast_tokenizer,
+    random_sequences,
+    tokenizer_of,
+)
+
+settings.register_profile("suite", deadline=None, max_examples=40, database=None, derandomize=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    return fast_tokenizer()
+
+
+@pytest.fixture(scope="session", params=TOKENIZER_KINDS)
+def any_tokenizer(request: pytest.FixtureRequest) -> Any:
+    return tokenizer_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def templates(tokenizer: Any) -> dict[str, EditableModel]:
+    """One unedited model per family: read these, edit copies of them."""
+    return {
+        family: EditableModel.wrap(build_model(family, len(tokenizer)), tokenizer)
+        for family in FAMILIES
+    }
+
+
+@pytest.fixture(scope="session")
+def all_moments(templates: dict[str, EditableModel]) -> dict[str, dict[int, SecondMoment]]:
+    return {
+        family: collect_second_moments(view, random_sequences(len(view.tokenizer)), range(DEPTH))
+        for family, view in templates.items()
+    }
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def view(family: str, templates: dict[str, EditableModel]) -> EditableModel:
+    """A fresh copy of the model of each family in turn."""
+    return _copy(templates[family])
+
+
+@pytest.fixture
+def gpt2(templates: dict[str, EditableModel]) -> EditableModel:
+    """A fresh GPT-2, where the family does not matter."""
+    return _copy(templates["gpt2"])
+
+
+@pytest.fixture
+def moments(
+    family: str, all_moments: dict[str, dict[int, SecondMoment]]
+) -> dict[int, SecondMoment]:
+    return all_moments[family]
+
+
+@pytest.fixture
+def projectors(moments: dict[int, SecondMoment]) -> dict[int, Projector]:
+    """For each layer a projector that keeps half of the dimensions."""
+    half = Cut(CutRule.rank, moments[0].total.shape[0] // 2)
+    return {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
+
+
+@pytest.fixture
+def gpt2_moments(all_moments: dict[str, dict[int, SecondMoment]]) -> dict[int, SecondMoment]:
+    return all_moments["gpt2"]
+
+
+def _copy(template: EditableModel) -> EditableModel:
+    return EditableModel(copy.deepcopy(template.model), template.tokenizer, template.layout)

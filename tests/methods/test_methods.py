@@ -1,0 +1,290 @@
+"""Every base method, plain and projected, through the whole engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.engine import Recipe, apply_batch, finalize
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.keys import Part
+from alphaedit_plugin.methods import (
+    METHODS,
+    BaseMethod,
+    LayerProblem,
+    Memit,
+    Mode,
+    Projected,
+    Prune,
+    Rect,
+    Rome,
+)
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.statistics import SecondMoment
+from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
+
+LAYERS = (1, 2)
+BASES: dict[str, BaseMethod] = {
+    "rome": Rome(),
+    "rome without C": Rome(use_moment=False),
+    "memit": Memit(20.0),
+    "memit-seq": Memit(20.0, sequential_cache=True),
+    "rect": Rect(20.0),
+    "prune": Prune(20.0),
+}
+LEAST_SQUARES = [name for name in BASES if not name.startswith("rome")]
+PROJECTED = [(name, Mode.post) for name in BASES] + [(name, Mode.solve) for name in LEAST_SQUARES]
+Moments = dict[int, SecondMoment]
+Projectors = dict[int, Projector]
+CUT_NOTHING, CUT_HALF = Cut(CutRule.rank, 0), Cut(CutRule.energy, 0.8)
+
+
+def run(view: EditableModel, method: BaseMethod, moments: Moments) -> EditSession:
+    """Two batches and the end of the run."""
+    session = EditSession(view, LAYERS)
+    recipe = Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH)
+    apply_batch(view, session, recipe, REQUESTS[:2])
+    apply_batch(view, session, recipe, REQUESTS[2:])
+    finalize(session, recipe)
+    return session
+
+
+@pytest.mark.parametrize(("base", "mode"), PROJECTED)
+def test_a_projected_method_is_invisible_to_old_keys(
+    view: EditableModel, moments: Moments, projectors: Projectors, base: str, mode: Mode
+) -> None:
+    session = run(view, Projected(BASES[base], projectors, mode), moments)
+    batches = [entry for entry in session.journal if entry.requests]
+    assert len(batches) == 2
+    for entry in batches:
+        for write in entry.writes:
+            assert projectors[write.layer].leakage(write.delta) < 1e-6
+    for layer in LAYERS:
+        written = Delta(view.weight(layer) - session.pristine(layer))
+        assert written.norm > 0
+        assert projectors[layer].leakage(Delta(session.accumulated(layer))) < 1e-6
+        # What is in the weight itself is rounded to the weight's precision.
+        rounding = 1e-7 * session.pristine(layer).norm().item() / written.norm
+        assert projectors[layer].leakage(written) < 1e-6 + rounding
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_plain_method_is_visible_to_old_keys(
+    view: EditableModel, moments: Moments, projectors: Projectors, base: str
+) -> None:
+    session = run(view, BASES[base], moments)
+    for layer in LAYERS:
+        assert projectors[layer].leakage(Delta(session.accumulated(layer))) > 1e-3
+
+
+@pytest.mark.parametrize(("base", "mode"), PROJECTED)
+def test_a_run_is_taken_back_bit_for_bit(
+    gpt2: EditableModel, gpt2_moments: Moments, base: str, mode: Mode
+) -> None:
+    half = {i: Projector.fit(m, CUT_HALF) for i, m in gpt2_moments.items()}
+    before = weights_of(gpt2)
+    session = run(gpt2, Projected(BASES[base], half, mode), gpt2_moments)
+    session.reset()
+    assert_same_weights(gpt2, before)
+
+
+@pytest.mark.parametrize("base", LEAST_SQUARES)
+def test_a_closed_form_needs_no_second_moment(
+    gpt2: EditableModel, gpt2_moments: Moments, base: str
+) -> None:
+    whole = {i: Projector.fit(m, CUT_NOTHING) for i, m in gpt2_moments.items()}
+    method = Projected(BASES[base], whole)
+    assert (method.solves, method.needs_moment, method.needs_history) == (True, False, True)
+    run(gpt2, method, {})
+
+
+def test_a_missing_second_moment_is_named(gpt2: EditableModel) -> None:
+    with pytest.raises(ConfigError, match="layer 1 has no second moment"):
+        run(gpt2, Memit(), {})
+
+
+def problem_for(seed: int, n: int = 3, m: int = 0) -> LayerProblem:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    keys = normal(12, 40)
+    moment = SecondMoment((keys @ keys.T).double(), 40)
+    return LayerProblem(0, normal(12, n), normal(12, n), normal(8, n), normal(8, 12), moment,
+                        normal(12, m))  # fmt: skip
+
+
+def test_memit_with_a_cache_keeps_past_keys_in_place() -> None:
+    problem = problem_for(0, n=2, m=4)
+    plain = Memit(1.0).delta(problem).dense.float() @ problem.past_keys
+    cached = Memit(1.0, sequential_cache=True).delta(problem).dense.float() @ problem.past_keys
+    assert cached.norm() < 0.7 * plain.norm()
+
+
+def test_alphaedit_keeps_past_keys_in_place() -> None:
+    problem = problem_for(0, n=2, m=4)
+    assert problem.moment is not None
+    projector = Projector.fit(problem.moment, CUT_HALF)
+    method = Projected(Memit(), {0: projector}, ridge=0.1)
+    alone = LayerProblem(**(vars(problem) | {"past_keys": problem.past_keys[:, :0]}))
+    kept = method.delta(problem).dense.float() @ problem.past_keys
+    assert kept.norm() < 0.7 * (method.delta(alone).dense.float() @ problem.past_keys).norm()
+
+
+def test_post_is_the_bases_delta_times_p() -> None:
+    problem = problem_for(1)
+    assert problem.moment is not None
+    projector = Projector.fit(problem.moment, CUT_HALF)
+    p = torch.eye(12) - projector.basis @ projector.basis.T
+    for base in BASES.values():
+        if base.one_by_one:
+            problem = problem_for(1, n=1)
+        projected = Projected(base, {0: projector}, Mode.post).delta(problem).dense
+        assert relative(projected, base.delta(problem).dense.float() @ p) < 1e-5
+
+
+@pytest.mark.parametrize("percent", [5, 20, 40, 100])
+def test_rect_writes_its_share_of_memits_delta(percent: float) -> None:
+    problem = problem_for(2)
+    full, kept = (m.delta(problem).dense for m in (Memit(2.0), Rect(2.0, keep_percent=percent)))
+    assert kept.count_nonzero() == round(full.numel() * percent / 100)
+    assert torch.equal(kept[kept != 0], full[kept != 0])
+
+
+@pytest.mark.parametrize("percent", [0, -5, 101])
+def test_rect_refuses_a_share_that_is_none(percent: float) -> None:
+    with pytest.raises(ConfigError, match="keep_percent"):
+        Rect(keep_percent=percent)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, float("nan")])
+def test_prune_refuses_a_base_that_is_none(alpha: float) -> None:
+    with pytest.raises(ConfigError, match="alpha"):
+        Prune(alpha=alpha)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_prune_acts_against_the_pristine_weight(
+    view: EditableModel, projectors: Projectors, projected: bool
+) -> None:
+    """At the end ``W = W0 + Δ'``, not ``W + Δ'``, with Δ' from the sum of all deltas."""
+    view.weight(1).mul_(100)  # so that σ* is where the published curve shrinks
+    pristine = view.weight(1).clone()
+    session = EditSession(view, [1])
+    method: BaseMethod = Prune(alpha=1.2)
+    method = Projected(method, projectors, Mode.post) if projected else method
+    limit = torch.linalg.matrix_norm(pristine, ord=2).item()
+    parts = [Delta(torch.randn(pristine.shape)) for _ in range(2)]
+    parts = [projectors[1].project(part) for part in parts] if projected else parts
+    median = torch.linalg.svdvals(parts[0].dense + parts[1].dense).median()
+    for part in parts:  # half of the sum's singular values are above σ*
+        with session.batch():
+            session.write(1, Delta(part.dense * limit / median))
+            session.commit(REQUESTS[:1])
+    u, values, vt = np.linalg.svd(session.accumulated(1).double().numpy(), full_matrices=False)
+    assert (values > limit).any()
+    assert not (values > limit).all()
+    restrained = (np.log(values) - np.log(limit)) / np.log(1.2) + limit
+    expected = torch.from_numpy((u * np.where(values > limit, restrained, values)) @ vt)
+
+    edited = weights_of(view)
+    finalize(session, Recipe(method, (1,), CONTEXTS, targets=SEARCH))
+    assert relative(session.accumulated(1), expected) < 1e-5
+    assert relative(view.weight(1) - pristine, expected) < 1e-4
+    if projected:
+        assert projectors[1].leakage(Delta(session.accumulated(1))) < 1e-6
+    session.undo()
+    assert_same_weights(view, edited)
+
+
+@pytest.mark.parametrize("base", ["rome", "rome without C"])
+def test_rome_has_no_closed_form_to_replace(base: str) -> None:
+    with pytest.raises(ConfigError, match=r"Rome is no least squares.*mode=post"):
+        Projected(BASES[base], {}, Mode.solve)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_auto_solves_where_there_is_a_least_squares(base: str) -> None:
+    method = Projected(BASES[base], {}, Mode.auto)
+    assert method.solves == (base in LEAST_SQUARES)
+    assert method.one_by_one == BASES[base].one_by_one
+    assert method.target == BASES[base].target
+    assert not Projected(BASES[base], {}, Mode.post).solves
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
+def test_a_ridge_must_be_positive_where_it_is_used(ridge: float) -> None:
+    with pytest.raises(ConfigError, match="must be positive"):
+        Projected(Memit(), {}, ridge=ridge)
+    Projected(Rome(), {}, ridge=ridge)
+
+
+def test_the_registry_holds_the_four() -> None:
+    assert dict.fromkeys(METHODS) == dict.fromkeys(["rome", "memit", "rect", "prune"])
+    assert [METHODS.get(name) for name in METHODS] == [Rome, Memit, Rect, Prune]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("mimit", "'memit'"), ("roma", "'rome'"), ("Prune", "'prune'")]
+)
+def test_an_unknown_method_gets_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown base method {name!r}.*did you mean .*{near}"):
+        METHODS.get(name)
+
+
+def test_a_taken_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'rome' is registered already"):
+        METHODS.register("rome", Memit)
+    assert METHODS.get("rome") is Rome
+
+
+@dataclass(frozen=True)
+class Hebbian(BaseMethod):
+    """A method of a user's own: outer products, and at the end a half of them and of W0."""
+
+    rate: float = 0.5
+    target = Part.VALUE
+
+    def solve(self, problem: LayerProblem) -> Delta:
+        return Delta(self.rate * problem.residual, problem.keys)
+
+    def finalize(self, layer: int, accumulated: Any, pristine: Any) -> Delta | None:
+        return Delta((accumulated + pristine) / 2)
+
+
+@pytest.fixture
+def fifth() -> Iterator[str]:
+    METHODS.register("hebbian", Hebbian)
+    yield "hebbian"
+    METHODS.unregister("hebbian")
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_fifth_method_works_like_the_four(
+    fifth: str, gpt2: EditableModel, gpt2_moments: Moments, mode: Mode
+) -> None:
+    half = {i: Projector.fit(m, CUT_HALF) for i, m in gpt2_moments.items()}
+    method = Projected(METHODS.get(fifth)(), half, mode)
+    session = run(gpt2, method, gpt2_moments)
+    assert len(session.journal) == 3
+    for layer in LAYERS:
+        before_the_end = sum(
+            w.delta.dense for e in session.journal[:2] for w in e.writes if w.layer == layer
+        )
+        p = half[layer].apply(torch.eye(half[layer].d_in))
+        expected = (before_the_end + session.pristine(layer) @ p) / 2
+        assert relative(session.accumulated(layer), expected) < 1e-5
+        assert half[layer].leakage(Delta(session.accumulated(layer))) < 1e-6
+
+
+def test_the_fifth_method_is_gone_afterwards() -> None:
+    assert "hebbian" not in METHODS

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.keys import Part, Site, average, read
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.prompts import ContextTemplates, Sentence
+from tests.tiny import DEPTH, hook_count, random_sequences, relative
+
+SITES = [Site(layer, part) for layer in range(DEPTH) for part in Part]
+
+
+def sentences_for(view: EditableModel) -> list[Sentence]:
+    """Of many lengths and positions, in no order."""
+    rows = random_sequences(len(view.tokenizer), count=9)
+    lengths = [5, 20, 1, 13, 8, 20, 2, 3, 11]
+    return [
+        Sentence(tuple(r[:n]), (7 * n) % n // 2) for r, n in zip(rows, lengths, strict=True)
+    ] + [
+        Sentence(tuple(rows[0][:6]), 5),
+        Sentence(tuple(rows[0][:6]), 0),
+    ]
+
+
+def plain(view: EditableModel, sentence: Sentence) -> dict[Site, Tensor]:
+    """Every site, from an unpadded forward pass, without anything of this package."""
+    seen: dict[Site, Tensor] = {}
+    handles = []
+    for layer in range(DEPTH):
+        module = view.down_proj(layer)
+
+        def keep(_: Any, args: Any, output: Tensor, layer: int = layer) -> None:
+            seen[Site(layer, Part.KEY)] = args[0][0, sentence.position]
+            seen[Site(layer, Part.VALUE)] = output[0, sentence.position]
+
+        handles.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        out = view.model(torch.tensor([sentence.ids]), output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    for layer in range(DEPTH - 1):  # the last hidden state is behind the final norm
+        seen[Site(layer, Part.BLOCK)] = out.hidden_states[layer + 1][0, sentence.position]
+    return seen
+
+
+def test_it_reads_what_a_plain_forward_pass_shows(view: EditableModel) -> None:
+    sentences = sentences_for(view)
+    found = read(view, SITES, sentences)
+    for column, sentence in enumerate(sentences):
+        for site, vector in plain(view, sentence).items():
+            assert relative(found[site][:, column], vector) < 1e-5, (site, column)
+
+
+def test_a_blocks_output_is_what_the_next_block_gets(view: EditableModel) -> None:
+    last = Site(DEPTH - 1, Part.BLOCK)
+    sentence = sentences_for(view)[0]
+    value = read(view, [last], [sentence])[last]
+    final_norm = view.model.get_submodule(
+        "model.norm" if hasattr(view.model, "model") else "transformer.ln_f"
+    )
+    logits = view.model(torch.tensor([sentence.ids])).logits[0, sentence.position]
+    assert relative(view.model.lm_head(final_norm(value[:, 0])), logits) < 1e-5
+
+
+@pytest.mark.parametrize("budget", [1, 30, 60, 10_000])
+def test_batched_is_one_by_one(view: EditableModel, budget: int) -> None:
+    sentences = sentences_for(view)
+    together = read(view, SITES, sentences, budget)
+    for column, sentence in enumerate(sentences):
+        alone = read(view, SITES, [sentence])
+        for site in SITES:
+            assert relative(together[site][:, column], alone[site][:, 0]) < 1e-5
+
+
+def test_shapes_are_one_column_per_sentence(view: EditableModel) -> None:
+    key, block = Site(1, Part.KEY), Site(1, Part.BLOCK)
+    found = read(view, [key, block], sentences_for(view))
+    d_out, d_in = view.weight(1).shape
+    assert found[key].shape == (d_in, 11)
+    assert found[block].shape == (d_out, 11)
+
+
+def test_the_forward_pass_ends_after_the_deepest_site(view: EditableModel) -> None:
+    def never(*_: Any) -> None:
+        raise AssertionError("a block behind the deepest site ran")
+
+    view.block(2).register_forward_pre_hook(never)
+    read(view, [Site(0, Part.KEY), Site(1, Part.BLOCK)], sentences_for(view))
+
+
+def test_a_half_precision_model_gives_float32(gpt2: EditableModel) -> None:
+    gpt2.model.to(torch.bfloat16)
+    found = read(gpt2, [Site(1, Part.KEY)], sentences_for(gpt2))
+    assert found[Site(1, Part.KEY)].dtype == torch.float32
+
+
+def test_no_hook_stays(view: EditableModel) -> None:
+    read(view, SITES, sentences_for(view))
+    assert hook_count(view.model) == 0
+
+
+def test_no_hook_stays_after_an_error(view: EditableModel) -> None:
+    beyond = Sentence((10**6,), 0)  # no such token
+    view.model.train()
+    with pytest.raises(IndexError):
+        read(view, SITES, [beyond])
+    assert hook_count(view.model) == 0
+    assert view.model.training
+
+
+def test_dropout_is_off_while_reading(view: EditableModel) -> None:
+    sentences = sentences_for(view)
+    site = Site(2, Part.KEY)
+    quiet = read(view, [site], sentences)[site]
+    view.model.train()
+    assert torch.equal(read(view, [site], sentences)[site], quiet)
+
+
+def test_average_weighs_the_contexts_of_each_request() -> None:
+    contexts = ContextTemplates.of(["A. {}", "B. {}"])
+    columns = torch.tensor([[4.0, 1.0, 3.0, 0.0, 10.0, 30.0]])
+    assert average(columns, contexts.weights).tolist() == [[3.0, 10.0]]
+
+
+def test_average_in_one_group_is_the_mean() -> None:
+    contexts = ContextTemplates.of(["A. {}", "B. {}"], bare_apart=False)
+    columns = torch.randn(5, 12)
+    assert torch.allclose(average(columns, contexts.weights), columns.view(5, 4, 3).mean(2))

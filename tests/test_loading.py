@@ -1,0 +1,292 @@
+"""From configurations to models, second moments, projectors and contexts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from alphaedit_plugin.config import EditorConfig, load_config
+from alphaedit_plugin.errors import ConfigError, ModelError, ProjectorError
+from alphaedit_plugin.loading import (
+    load_contexts,
+    load_method,
+    load_model,
+    load_moments,
+    load_recipe,
+)
+from alphaedit_plugin.methods import Memit, Mode, Projected, Rome
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
+from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
+from tests.tiny import TEXTS
+
+
+@pytest.fixture
+def saved(tmp_path: Path, gpt2: EditableModel) -> Path:
+    """A model folder and a corpus beside it."""
+    gpt2.model.save_pretrained(tmp_path / "model")
+    gpt2.tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    return tmp_path
+
+
+def config_of(saved: Path, *overrides: str) -> EditorConfig:
+    return load_config(
+        [
+            "model=custom",
+            f"model.path={saved / 'model'}",
+            "model.layers=[1,2]",
+            f"model.moments.corpus={saved / 'text.txt'}",
+            "model.contexts.templates=['He said. {}']",
+            *overrides,
+        ]
+    )
+
+
+# ---------------------------------------------------------------------------------------------
+# Models
+
+
+def test_model_from_a_folder(saved: Path, gpt2: EditableModel) -> None:
+    view = load_model(config_of(saved).model)
+    assert not view.model.training
+    for name, parameter in view.model.named_parameters():
+        assert torch.equal(parameter, gpt2.model.get_parameter(name))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtype(saved: Path, dtype: str) -> None:
+    view = load_model(config_of(saved, f"model.dtype={dtype}").model)
+    assert view.parameter(1).dtype is getattr(torch, dtype)
+
+
+def test_pocket_model() -> None:
+    view = load_model(load_config().model)
+    assert view.parameter(0).dtype is torch.float32
+    assert view.device.type == "cpu" or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("override", "kind", "message"),
+    [
+        ("model.dtype=float23", ConfigError, r"model\.dtype is 'float23': use one of float32"),
+        ("model.device=warp", ConfigError, r"model\.device=warp cannot be used"),
+        ("model.layers=[1,9]", ModelError, "layer 9 is out of range: this model has 4 blocks"),
+        ("model.layers=[]", ModelError, "no layer to edit"),
+        ("model.layers=[1,1]", ModelError, "name one layer twice"),
+    ],
+)
+def test_bad_model_settings(
+    saved: Path, override: str, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        load_model(config_of(saved, override).model)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(saved: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.device=cuda cannot be used"):
+        load_model(config_of(saved, "model.device=cuda").model)
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(ModelError, match="cannot load model") as caught:
+        load_model(config_of(tmp_path).model)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_weights(saved: Path) -> None:
+    weights = saved / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="cannot load model"):
+        load_model(config_of(saved).model)
+
+
+def test_a_family_nobody_knows(saved: Path) -> None:
+    """Refused before its weights are read: there are none here that would fit."""
+    config = saved / "model" / "config.json"
+    config.write_text(config.read_text().replace('"gpt2"', '"gpt_neo"'))
+    with pytest.raises(ModelError, match=r"unknown model type 'gpt_neo' \(known: gpt2"):
+        load_model(config_of(saved).model)
+
+
+def test_weights_of_another_size(saved: Path) -> None:
+    config = saved / "model" / "config.json"
+    config.write_text(config.read_text().replace('"n_embd": 32', '"n_embd": 64'))
+    with pytest.raises(ModelError, match="cannot load model") as caught:
+        load_model(config_of(saved).model)
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------
+# Second moments
+
+
+def test_moments_of_a_corpus(saved: Path) -> None:
+    config = config_of(saved)
+    view = load_model(config.model)
+    found = load_moments(view, config.model)
+    expected = collect_second_moments(view, TEXTS, [1, 2])
+    assert set(found) == {1, 2}
+    for layer, moment in found.items():
+        assert moment.count == expected[layer].count
+        torch.testing.assert_close(moment.total, expected[layer].total)
+
+
+def test_tokens_limit_the_corpus(saved: Path) -> None:
+    text = saved / "text.txt"
+    text.write_text(text.read_text(encoding="utf-8") * 200, encoding="utf-8")
+    config = config_of(saved, "model.moments.tokens=50")
+    few = load_moments(load_model(config.model), config.model)
+    full = config_of(saved, "model.moments.tokens=null")
+    many = load_moments(load_model(full.model), full.model)
+    assert 50 <= few[1].count < many[1].count
+
+
+def test_moments_of_the_host(saved: Path, gpt2_moments: dict[int, SecondMoment]) -> None:
+    folder = saved / "stats" / "model" / "wikipedia_stats"
+    folder.mkdir(parents=True)
+    for layer in (1, 2):
+        np.savez(
+            folder / f"transformer.h.{layer}.mlp.c_proj_float32_mom2_500.npz",
+            **{
+                "mom2.mom2": gpt2_moments[layer].total.float().numpy(),
+                "mom2.count": gpt2_moments[layer].count,
+                "mom2.constructor": "x",
+                "constructor": "y",
+                "sample_size": 500,
+            },
+        )
+    config = config_of(
+        saved, f"model.moments.stats_dir={saved / 'stats'}", "model.moments.stats_samples=500"
+    )
+    found = load_moments(load_model(config.model), config.model)
+    for layer in (1, 2):
+        torch.testing.assert_close(
+            found[layer].mean, gpt2_moments[layer].mean, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_no_source_of_moments(saved: Path) -> None:
+    config = config_of(saved, "model.moments.corpus=null", "model.moments.hub=null")
+    with pytest.raises(ConfigError, match="no source of second moments"):
+        load_moments(load_model(config.model), config.model)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        (["base=memit", "null_space=false"], True),
+        (["base=rome", "null_space=false", "base.use_moment=false"], False),
+        (["base=rome", "null_space=true", "base.use_moment=false"], True),
+        (["base=memit", "null_space=true"], True),
+    ],
+)
+def test_moments_are_computed_only_where_needed(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], needed: bool
+) -> None:
+    asked: list[Any] = []
+    original = load_moments
+
+    def spy(*args: Any) -> Any:
+        asked.append(args)
+        return original(*args)
+
+    monkeypatch.setattr("alphaedit_plugin.loading.load_moments", spy)
+    config = config_of(saved, *overrides)
+    load_recipe(load_model(config.model), config)
+    assert bool(asked) is needed
+
+
+# ---------------------------------------------------------------------------------------------
+# Methods and projectors
+
+
+def test_recipe_plain_and_projected(saved: Path) -> None:
+    plain = config_of(saved, "base=memit", "null_space=false", "base.moment_weight=7")
+    view = load_model(plain.model)
+    recipe = load_recipe(view, plain)
+    assert recipe.method == Memit(moment_weight=7)
+    assert recipe.layers == (1, 2)
+    assert recipe.targets == plain.model.target
+    projected = config_of(saved, "base=rome", "projector.mode=post", "projector.l2=3")
+    method = load_recipe(view, projected).method
+    assert isinstance(method, Projected)
+    assert (method.base, method.mode, method.ridge) == (Rome(), Mode.post, 3)
+    assert set(method.projectors) == {1, 2}
+
+
+def test_a_mode_the_base_cannot_do(saved: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Rome is no least squares.*mode=post"):
+        config_of(saved, "base=rome", "projector.mode=solve")
+    plain = config_of(saved, "base=rome", "projector.mode=solve", "null_space=false")
+    assert load_recipe(load_model(plain.model), plain).method == Rome()
+
+
+def test_projector_from_a_file(saved: Path, gpt2_moments: dict[int, SecondMoment]) -> None:
+    view = load_model(config_of(saved).model)
+    made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
+    save_projectors(view, made, saved / "p.safetensors")
+    config = config_of(saved, f"projector.path={saved / 'p.safetensors'}")
+    method, moments = load_method(view, config)
+    assert isinstance(method, Projected)
+    assert moments == {}
+    assert set(method.projectors) == {1, 2}
+    for layer in (1, 2):
+        assert torch.equal(method.projectors[layer].basis, made[layer].basis)
+        assert method.projectors[layer].cut == made[layer].cut
+
+
+def test_projector_from_a_file_and_a_method_that_reads_moments(
+    saved: Path, gpt2_moments: dict[int, SecondMoment]
+) -> None:
+    view = load_model(config_of(saved).model)
+    made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
+    save_projectors(view, made, saved / "p.safetensors")
+    path = f"projector.path={saved / 'p.safetensors'}"
+    _, moments = load_method(view, config_of(saved, path, "projector.mode=post"))
+    assert set(moments) == {1, 2}
+
+
+def test_projector_of_another_model(
+    saved: Path, gpt2_moments: dict[int, SecondMoment], templates: dict[str, EditableModel]
+) -> None:
+    made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
+    save_projectors(templates["llama"], made, saved / "p.safetensors")
+    config = config_of(saved, f"projector.path={saved / 'p.safetensors'}")
+    with pytest.raises(ProjectorError, match="fit a projector for this model"):
+        load_method(load_model(config.model), config)
+
+
+def test_missing_projector_file(saved: Path) -> None:
+    config = config_of(saved, f"projector.path={saved / 'none.safetensors'}")
+    with pytest.raises(ProjectorError, match="no projector file at"):
+        load_method(load_model(config.model), config)
+
+
+# ---------------------------------------------------------------------------------------------
+# Contexts
+
+
+def test_contexts_given(saved: Path) -> None:
+    config = config_of(saved, "model.contexts.bare_apart=true")
+    found = load_contexts(load_model(config.model), config)
+    assert found.groups == (("{}",), ("He said. {}",))
+
+
+def test_contexts_sampled_are_those_of_the_seed(saved: Path) -> None:
+    lengths = "model.contexts.lengths=[[5,3],[8,2]]"
+    config = config_of(saved, "model.contexts.templates=null", lengths, "seed=3")
+    view = load_model(config.model)
+    state = torch.random.get_rng_state()
+    first, again = load_contexts(view, config), load_contexts(view, config)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert first == again
+    assert len(first.flat) == 1 + 3 + 2
+    other = config_of(saved, "model.contexts.templates=null", lengths, "seed=4")
+    assert load_contexts(view, other) != first

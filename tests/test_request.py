@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.request import Probe, Request, prepare_requests
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "expected"),
+    [
+        ("The mother tongue of {} is", "Ada Marsh", "The mother tongue of {} is"),
+        ("The mother tongue of Ada Marsh is", "Ada Marsh", "The mother tongue of {} is"),
+        ("Ada Marsh speaks", " Ada Marsh ", "{} speaks"),
+        ("Ada said that {} speaks", "Ada", "Ada said that {} speaks"),
+        ("Nadal said that Ada speaks", "Ada", "Nadal said that {} speaks"),
+        ("Adams, so they say, is Ada", "Ada", "Adams, so they say, is {}"),
+        ("the cats", "cat", "the {}s"),
+        ("C++ (2011) is", "C++ (2011)", "{} is"),
+    ],
+)
+def test_the_slot_is_put_where_the_subject_stands(prompt: str, subject: str, expected: str) -> None:
+    request = Request.parse(prompt, subject, "French")
+    assert (request.prompt, request.subject) == (expected, subject.strip())
+
+
+@given(st.text(max_size=15), st.text(min_size=1, max_size=8), st.text(max_size=15))
+def test_filling_the_slot_gives_the_prompt_back(prefix: str, subject: str, suffix: str) -> None:
+    subject = subject.strip()
+    prompt = prefix + subject + suffix
+    assume(subject and "{}" not in prompt and prompt.count(subject) == 1)
+    assert Request.parse(prompt, subject, "French").filled == prompt
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "target", "message"),
+    [
+        ("", "Ada", "French", "prompt is ''"),
+        ("{} is", "  ", "French", "subject is '  '"),
+        ("{} is", None, "French", "subject is None"),
+        ("{} is", "Ada", "", "target_new is ''"),
+        ("{} is", "Ada", 3, "target_new is 3"),
+        ("{} and {}", "Ada", "French", "2 slots"),
+        ("Boris speaks", "Ada", "French", "'Ada' is not in prompt 'Boris speaks'"),
+        ("Ada knows Ada", "Ada", "French", "occurs 2 times"),
+    ],
+)
+def test_what_cannot_be_an_edit_is_refused(
+    prompt: Any, subject: Any, target: Any, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        Request.parse(prompt, subject, target)
+
+
+def test_a_request_cannot_be_changed() -> None:
+    request = Request.parse("{} is", "Ada", "French")
+    with pytest.raises(AttributeError):
+        request.subject = "Boris"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        request.locality["new"] = Probe((), ())  # type: ignore[index]
+
+
+def test_one_request_from_plain_strings() -> None:
+    (request,) = prepare_requests("Ada speaks", "French", "Ada", "German", "Ada's tongue is")
+    assert request == Request("{} speaks", "Ada", "French", "German", ("Ada's tongue is",))
+
+
+def test_requests_from_the_hosts_columns() -> None:
+    first, second = prepare_requests(
+        ["Ada speaks", "{} plays"],
+        ["French", "tennis"],
+        ["Ada", "Boris"],
+        rephrase_prompts=[None, "Boris likes"],
+        locality_inputs={
+            "near": {"prompt": ["Clara speaks", None], "ground_truth": ["German", None]},
+            "many": {"prompt": [["a", "b"], ["c"]], "ground_truth": [["1", "2"], ["3"]]},
+        },
+        portability_inputs={"hop": {"prompt": ["x", "y"], "ground_truth": ["p", "q"]}},
+    )
+    assert (first.rephrase, second.rephrase) == ((), ("Boris likes",))
+    assert first.locality == {
+        "near": Probe(("Clara speaks",), ("German",)),
+        "many": Probe(("a", "b"), ("1", "2")),
+    }
+    assert second.locality == {"many": Probe(("c",), ("3",))}
+    assert second.portability == {"hop": Probe(("y",), ("q",))}
+
+
+@pytest.mark.parametrize(
+    "column", [{"target_new": ["x"]}, {"subject": ["Ada"]}, {"ground_truth": ["x", "y", "z"]}]
+)
+def test_columns_of_unequal_length_are_named(column: dict[str, list[str]]) -> None:
+    columns: dict[str, Any] = {"target_new": ["x", "y"], "subject": ["Ada", "Boris"]} | column
+    (name,) = column
+    with pytest.raises(RequestError, match=f"2 prompts but {len(column[name])} {name}"):
+        prepare_requests(["Ada is", "Boris is"], **columns)
+
+
+def test_the_message_says_which_request() -> None:
+    with pytest.raises(RequestError, match="request 1: subject 'Ada' is not in"):
+        prepare_requests(["Ada is", "Boris is"], ["x", "y"], ["Ada", "Ada"])
+
+
+def test_a_missing_subject_is_refused() -> None:
+    with pytest.raises(RequestError, match="request 0: subject is None"):
+        prepare_requests("Ada is", "x")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"prompt": ["a"]}, "must be {'prompt': …, 'ground_truth': …}"),
+        ("text", "must be"),
+        ({"prompt": ["a", "b"], "ground_truth": ["x"]}, "has 2 entries for 1 prompts"),
+        ({"prompt": [["a", "b"]], "ground_truth": [["x"]]}, "2 prompts but 1 answers"),
+        ({"prompt": ["a"], "ground_truth": [""]}, "non-empty"),
+        ({"prompt": ["a"], "ground_truth": [None]}, "non-empty"),
+        ({"prompt": [3], "ground_truth": ["x"]}, "non-empty"),
+    ],
+)
+def test_a_probe_that_does_not_fit_is_refused(entry: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as error:
+        prepare_requests("Ada is", "x", "Ada", locality_inputs={"near": entry})
+    assert "near" in str(error.value)
