@@ -1,0 +1,133 @@
+"""A small comparison, run for real on the pocket model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from alphaedit_plugin import compare
+from alphaedit_plugin.compare import Cell, run_comparison
+from alphaedit_plugin.compare.cells import Shared, grid, run_cell
+from alphaedit_plugin.data import load_data
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.loading import load_model, load_recipe
+
+QUICK = ["model.target.steps=8", "compare.retention=20", "compare.every=1", "batch_size=4"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "new" / "report"
+
+
+@pytest.fixture(scope="module")
+def cells(folder: Path) -> list[Cell]:
+    return run_comparison([*QUICK, "compare.edits=8", f"compare.out={folder}"], Console(quiet=True))
+
+
+def test_every_base_runs_plain_and_projected(cells: list[Cell]) -> None:
+    names = [(cell.base, cell.null_space) for cell in cells]
+    assert names == [(b, n) for b in ("rome", "memit", "prune", "rect") for n in (False, True)]
+
+
+def test_projected_deltas_are_invisible_to_old_keys(cells: list[Cell]) -> None:
+    for cell in cells:
+        for report in cell.layers.values():
+            if cell.null_space:
+                assert report.leakage < 1e-6
+            else:
+                assert report.leakage > 1e-5
+            assert report.relative_norm > 0
+
+
+def test_cells_are_evaluated_on_the_way_and_at_the_end(cells: list[Cell]) -> None:
+    for cell in cells:
+        assert [point.edits for point in cell.points] == [4, 8]
+        assert cell.final.efficacy.success > 0.5
+
+
+def test_the_report_holds_what_was_measured(cells: list[Cell], folder: Path) -> None:
+    document = json.loads((folder / "metrics.json").read_text())
+    for cell, entry in zip(cells, document["cells"], strict=True):
+        assert entry["base"] == cell.base
+        assert entry["final"]["score"] == pytest.approx(cell.final.score)
+        assert entry["final"]["efficacy"] == cell.final.efficacy.success
+        assert len(entry["points"]) == len(cell.points)
+    page = (folder / "report.md").read_text()
+    for cell in cells:
+        assert f"{cell.final.score:.3f}" in page
+    assert "![" in page
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gains_are_of_the_projected_over_the_plain(cells: list[Cell], folder: Path) -> None:
+    page = (folder / "report.md").read_text()
+    for plain, projected in zip(cells[::2], cells[1::2], strict=True):
+        gain = projected.final.score - plain.final.score
+        line = next(
+            row
+            for row in page.splitlines()
+            if row.startswith(f"| {plain.base.upper()} | null space")
+        )
+        assert f" {gain:+.3f} " in line
+        verdict = "gains" if gain > 0 else "does not gain"
+        assert f"{plain.base.upper()}: the null space {verdict} (" in page
+
+
+def test_a_cell_leaves_the_model_as_it_was() -> None:
+    config = grid([*QUICK, "compare.bases=[prune]", "compare.edits=6"])[1]
+    view = load_model(config.model)
+    before = {name: p.detach().clone() for name, p in view.model.named_parameters()}
+    shared = Shared(view)
+    recipe = load_recipe(view, config)
+    seen: list[int] = []
+    first = run_cell(config, recipe, shared, load_data(config), seen.append)
+    again = run_cell(config, recipe, shared, load_data(config), seen.append)
+    assert seen == [4, 2, 4, 2]
+    assert first.points == again.points
+    for name, parameter in view.model.named_parameters():
+        assert torch.equal(parameter, before[name])
+
+
+def test_overrides_of_a_base_go_where_they_fit() -> None:
+    rect = [c for c in grid(["base.keep_percent=20"]) if c.base["name"] == "rect"]
+    assert [c.base["keep_percent"] for c in rect] == [20, 20]
+    cached = {
+        c.base["name"]: c.base.get("sequential_cache") for c in grid(["base.sequential_cache=true"])
+    }
+    assert cached == {"rome": None, "memit": True, "prune": True, "rect": True}
+    with pytest.raises(ConfigError, match="keep_persent"):
+        grid(["base.keep_persent=20"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("compare.bases=[memti]", "memit"),
+        ("compare.bases=[]", "at least one"),
+        ("compare.edits=0", "compare.edits"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_comparison([override], Console(quiet=True))
+
+
+def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = compare.cells.load_moments
+
+    def counting(*args: object) -> object:
+        calls.append(args)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare.cells, "load_moments", counting)
+    configs = grid([*QUICK, "compare.bases=[memit,rect]"])
+    shared = Shared(load_model(configs[0].model))
+    fitted = [shared.projectors_of(config) for config in configs]
+    assert len(calls) == 1
+    assert all(other[0] is fitted[0][0] for other in fitted)
