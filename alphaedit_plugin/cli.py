@@ -123,9 +123,11 @@ def _edit(overrides: Sequence[str], console: Console) -> None:
 
     config = load_config(overrides)  # explains a typing error before the heavier imports
     from alphaedit_plugin.edit_run import run_edit
+    from alphaedit_plugin.loading import cpu_threads
 
     _hide_foreign_bars()
-    run_edit(config, console)
+    with cpu_threads(config.model.threads):
+        run_edit(config, console)
 
 
 def _compare(overrides: Sequence[str], console: Console) -> None:

@@ -123,6 +123,7 @@ class ModelConfig:
         layers: to edit, in this order.
         dtype: of the weights: float32, bfloat16 or float16.
         device: ``auto`` takes a GPU where there is one.
+        threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
         fact_token: which token holds the fact.
         moment_weight: ``λ`` of MEMIT and its kin.
         use_moment: whether ROME takes ``u`` along ``C⁻¹k``, or along ``k``.
@@ -139,6 +140,7 @@ class ModelConfig:
     layers: list[int] = MISSING
     dtype: str = "float32"
     device: str = "auto"
+    threads: int | None = None
     fact_token: FactToken = FactToken.subject_last
     moment_weight: float = 15_000.0
     use_moment: bool = True

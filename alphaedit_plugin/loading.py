@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def _device(name: str) -> torch.device:
         raise ConfigError(
             f"model.device={name} cannot be used: {str(error).splitlines()[0]}"
         ) from None
+
+
+@contextmanager
+def cpu_threads(most: int | None) -> Iterator[None]:
+    """Let torch use at most so many CPU threads inside; as before on exit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(most or before, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load_moments(view: EditableModel, config: ModelConfig) -> dict[int, SecondMoment]:

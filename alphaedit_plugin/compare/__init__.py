@@ -22,7 +22,7 @@ from alphaedit_plugin.config import EditorConfig, build_method
 from alphaedit_plugin.data import EditData, load_data
 from alphaedit_plugin.engine import Recipe, check_requests
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import load_contexts, load_model
+from alphaedit_plugin.loading import cpu_threads, load_contexts, load_model
 from alphaedit_plugin.methods import Projected
 
 __all__ = ["Cell", "Evaluation", "evaluate", "run_comparison"]
@@ -42,6 +42,27 @@ def run_comparison(overrides: Sequence[str], console: Console) -> list[Cell]:
     configs = grid(overrides)
     if not configs:
         raise ConfigError("compare.bases is empty: name at least one base method")
+    folder = _folder(configs[0].compare.out)
+    with cpu_threads(configs[0].model.threads):
+        before, cells = _run_grid(configs, console)
+    write_report(cells, before, " ".join(["alphaedit compare", *overrides]), folder)
+    console.print(rich_table(cells, before))
+    console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
+    return cells
+
+
+def _folder(out: str) -> Path:
+    """The report's folder, made now, so that a long run does not end in an error."""
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"compare.out={out} cannot be written: {error.strerror}") from None
+    return folder
+
+
+def _run_grid(configs: Sequence[EditorConfig], console: Console) -> tuple[Evaluation, list[Cell]]:
+    """The evaluation of the unedited model, and every cell's run."""
     first = configs[0]
     shared, data = Shared(load_model(first.model)), load_data(first)
     requests = data.requests[: first.compare.edits]
@@ -51,13 +72,7 @@ def run_comparison(overrides: Sequence[str], console: Console) -> list[Cell]:
     for recipe in recipes:
         check_requests(shared.view, recipe, requests)
     before = evaluate(shared.view, requests, data.retention)
-    cells = _run_all(configs, recipes, shared, data, console)
-    command = " ".join(["alphaedit compare", *overrides])
-    folder = Path(first.compare.out).expanduser()
-    write_report(cells, before, command, folder)
-    console.print(rich_table(cells, before))
-    console.print(f"report: {folder / 'report.md'}")
-    return cells
+    return before, _run_all(configs, recipes, shared, data, console)
 
 
 def _recipe(config: EditorConfig, shared: Shared) -> Recipe:
