@@ -22,10 +22,18 @@ from alphaedit_plugin.registry import Registry
 
 @dataclass(frozen=True)
 class Layout:
-    """Module paths of one model family; ``{}`` stands for the layer number."""
+    """One model family.
+
+    Attributes:
+        block: path of a transformer block; ``{}`` stands for the layer number.
+        down_proj: path of the MLP's down-projection, likewise.
+        adds_mlp: the block adds the down-projection's output to its own as it is, with no norm
+            between, so that a change of the one is the same change of the other.
+    """
 
     block: str
     down_proj: str
+    adds_mlp: bool = True
 
 
 LAYOUTS: Registry[Layout] = Registry("model type")

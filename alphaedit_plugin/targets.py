@@ -8,19 +8,17 @@ the forward pass runs at every step, and the language-model head only where a to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from alphaedit_plugin.errors import NumericalError
-from alphaedit_plugin.keys import Part, Site
+from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import (
     EditableModel,
-    StopForward,
     head_only_at,
     hidden_of,
     hooked,
@@ -83,10 +81,14 @@ class Targets:
 class _Problem:
     """The sentences of one micro-batch of requests, and what each has to predict.
 
-    ``owner`` says which request a sentence belongs to; ``predict_*`` list every (row, column)
-    whose next token is scored, and ``essence_*`` those where the divergence is measured.
+    ``initial (n, d_model)`` is the unedited value behind the bare context, and ``place`` the module
+    whose output gets ``δ``. ``owner`` says which request a sentence belongs to; ``predict_*`` list
+    every (row, column) whose next token is scored, and ``essence_row`` those where the divergence
+    is measured.
     """
 
+    initial: Tensor
+    place: nn.Module
     tail: Tail
     owner: Tensor
     predict_row: Tensor
@@ -94,11 +96,10 @@ class _Problem:
     predict_token: Tensor
     predict_weight: Tensor
     essence_row: Tensor
-    first_row: Tensor
 
     @property
     def count(self) -> int:
-        return len(self.first_row)
+        return len(self.initial)
 
     @property
     def predict_owner(self) -> Tensor:
@@ -133,7 +134,7 @@ def optimise_targets(
     with torch.inference_mode(False), torch.enable_grad(), inference(view):
         for indices in by_token_budget(sizes, settings.budget):
             problem = _assemble(view, [rows[i] for i in indices], site)
-            z, loss, probability = _search(view, problem, site, settings)
+            z, loss, probability = _search(view, problem, settings)
             for row, index in enumerate(indices):
                 if not torch.isfinite(loss[row]):
                     raise NumericalError(
@@ -175,9 +176,12 @@ def _assemble(
     view: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
 ) -> _Problem:
     flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
-    # A block's own output changes after it has run, so it need not run again either.
-    first_block = site.layer + (site.part is Part.BLOCK)
-    tail = begin(view, [sentence for _, sentence, _ in flat], first_block)
+    bare = [rows[0][0] for rows in requests]
+    initial = read(view, [site], bare)[site].T
+    # What changes a block's output only need not run the block again.
+    outside = site.part is Part.BLOCK or view.layout.adds_mlp
+    place = view.block(site.layer) if outside else site.module(view)
+    tail = begin(view, [sentence for _, sentence, _ in flat], site.layer + outside)
     cut = [s.position - c for (_, s, _), c in zip(flat, tail.column.tolist(), strict=True)]
     predict = [
         (
@@ -194,18 +198,17 @@ def _assemble(
     )
     essence = [row for row, (_, _, target) in enumerate(flat) if not target]
     owner = torch.tensor([i for i, _, _ in flat], device=view.device)
-    first = [0, *(row + 1 for row in essence[:-1])]
     return _Problem(
-        tail, owner, row, column, token, weight,
-        torch.tensor(essence, device=view.device), torch.tensor(first, device=view.device),
+        initial, place, tail, owner, row, column, token, weight,
+        torch.tensor(essence, device=view.device),
     )  # fmt: skip
 
 
 def _search(
-    view: EditableModel, problem: _Problem, site: Site, settings: TargetSettings
+    view: EditableModel, problem: _Problem, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small."""
-    initial = _values(view, problem, site)
+    initial = problem.initial
     radius = settings.clamp_norm_factor * initial.norm(dim=1, keepdim=True)
     delta = torch.zeros_like(initial, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
@@ -213,7 +216,7 @@ def _search(
     loss = probability = torch.full((problem.count,), torch.nan, device=initial.device)
     reference: Tensor | None = None
     for step in range(settings.steps):
-        scores, essence = _forward(view, problem, site, delta)
+        scores, essence = _forward(view, problem, delta)
         reference = essence.detach() if reference is None else reference
         nll = torch.zeros_like(loss).index_add(
             0, problem.predict_owner, -scores * problem.predict_weight
@@ -236,27 +239,7 @@ def _search(
     return initial + delta.detach(), loss, probability
 
 
-def _values(view: EditableModel, problem: _Problem, site: Site) -> Tensor:
-    """``(n, d_model)`` float32: the unedited value at ``site``, behind the bare context."""
-    caught: list[Tensor] = []
-
-    def stop(_: Any, args: Any, output: Any) -> None:
-        caught.append(hidden_of(output))
-        raise StopForward
-
-    module = site.module(view)
-    with (
-        torch.no_grad(),
-        hooked(lambda: module.register_forward_hook(stop)),
-        suppress(StopForward),
-    ):
-        run(view, problem.tail)
-    return caught[0][problem.first_row, problem.tail.column[problem.first_row]].float()
-
-
-def _forward(
-    view: EditableModel, problem: _Problem, site: Site, delta: Tensor
-) -> tuple[Tensor, Tensor]:
+def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
     fact = problem.tail.column
     rows = torch.cat([problem.predict_row, problem.essence_row])
@@ -269,8 +252,10 @@ def _forward(
         index = (everyone, fact.to(hidden.device))
         return with_hidden(output, hidden.index_put(index, offset, accumulate=True))
 
-    module = site.module(view)
-    with hooked(lambda: module.register_forward_hook(add)), head_only_at(view, rows, columns):
+    with (
+        hooked(lambda: problem.place.register_forward_hook(add)),
+        head_only_at(view, rows, columns),
+    ):
         logits = run(view, problem.tail).logits[0]
     log_probs = logits.float().log_softmax(dim=1)
     count = len(problem.predict_row)
