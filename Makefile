@@ -1,6 +1,7 @@
 # make demo   compare all methods, plain and projected, on the pocket model
 # make test   run the tests; PYTEST_ARGS is passed on: make test PYTEST_ARGS="-n 2 -k solve"
 # make lint   formatting, lints and types
+# make test-host EASYEDIT_HOME=<clone of EasyEdit>   run tests/host against the real host
 #
 # Each makes its own environment first. Elsewhere than at home, choose torch and Python:
 #   make test TORCH="torch==2.13.0 --index-url <index of CPU builds>" PYTHON=python3.12
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-host lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
@@ -23,13 +24,21 @@ demo: $(VENV)/.package
 test: $(VENV)/.package-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+# The host's packages are many and of no use elsewhere: they get an environment of their own.
+test-host:
+	@test -d '$(EASYEDIT_HOME)/easyeditor' || { \
+		echo "make test-host EASYEDIT_HOME=<clone of EasyEdit>: no easyeditor folder in" \
+			"'$(EASYEDIT_HOME)'" >&2; exit 2; }
+	$(MAKE) VENV=.venv-host .venv-host/.package-host
+	EASYEDIT_HOME='$(abspath $(EASYEDIT_HOME))' .venv-host/bin/python -m pytest tests/host $(PYTEST_ARGS)
+
 lint: $(VENV)/.package-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-host build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -46,3 +55,7 @@ $(VENV)/.package: $(VENV)/.torch $(SETUP)
 $(VENV)/.package-test: $(VENV)/.torch $(SETUP)
 	$(PIP) install --editable '.[test]'
 	touch $@ $(VENV)/.package
+
+$(VENV)/.package-host: $(VENV)/.package-test requirements-host.txt
+	$(PIP) install --constraint constraints.txt --requirement requirements-host.txt
+	touch $@

@@ -14,6 +14,7 @@ from alphaedit_plugin.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig, load_config
+    from alphaedit_plugin.easyedit import register, unregister
     from alphaedit_plugin.editor import NullSpaceEditor
     from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
     from alphaedit_plugin.projector import Cut, CutRule, Projector
@@ -35,6 +36,8 @@ __all__ = [
     "Request",
     "__version__",
     "load_config",
+    "register",
+    "unregister",
 ]
 
 
@@ -43,6 +46,7 @@ def __getattr__(name: str) -> Any:
     # and whoever needs one module only should not wait for.
     homes = {
         "config": ("EditorConfig", "load_config"),
+        "easyedit": ("register", "unregister"),
         "editor": ("NullSpaceEditor",),
         "methods": ("METHODS", "BaseMethod", "Projected"),
         "projector": ("Cut", "CutRule", "Projector"),

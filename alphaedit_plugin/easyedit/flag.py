@@ -1,0 +1,73 @@
+"""The flag, as a user of EasyEdit sets it: a few keys among the host's own hparams."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from alphaedit_plugin.errors import ConfigError, unknown_name
+from alphaedit_plugin.methods import Mode
+from alphaedit_plugin.projector import Cut, CutRule
+
+
+@dataclass(frozen=True)
+class NullSpaceFlag:
+    """Keys that ``hparams`` take in Python and YAML once the plug-in is registered.
+
+    Attributes:
+        null_space: the flag itself.
+        null_space_mode: ``solve``, ``post``, or ``auto``: ``solve`` for MEMIT, else ``post``.
+        null_space_rule: how ``null_space_cut`` is meant: ``absolute``, ``energy`` or ``rank``.
+        null_space_cut: where the null space begins; AlphaEdit's 2e-2.
+        null_space_l2: AlphaEdit's ridge, in ``solve`` mode.
+        projector_path: a projector file of ours instead of one fitted to the host's statistics.
+    """
+
+    null_space: bool = False
+    null_space_mode: str = "auto"
+    null_space_rule: str = "absolute"
+    null_space_cut: float = 2e-2
+    null_space_l2: float = 10.0
+    projector_path: str | None = None
+
+    @classmethod
+    def of(cls, hparams: Any) -> NullSpaceFlag:
+        """The keys as set on ``hparams``; defaults where they are not."""
+        flag = cls()
+        return replace(flag, **{key: getattr(hparams, key, getattr(flag, key)) for key in KEYS})
+
+    @property
+    def cut(self) -> Cut:
+        """The projector's cut.
+
+        Raises:
+            ConfigError: an unknown rule; the message names the nearest.
+        """
+        known = [rule.value for rule in CutRule]
+        if self.null_space_rule not in known:
+            raise ConfigError(unknown_name("null_space_rule", self.null_space_rule, known))
+        return Cut(CutRule(self.null_space_rule), float(self.null_space_cut))
+
+    def solves(self, method: str, able: bool) -> bool:
+        """Whether AlphaEdit's closed form is asked for.
+
+        Args:
+            method: the host's name of the base method.
+            able: whether that method can take the closed form.
+
+        Raises:
+            ConfigError: an unknown mode, or ``solve`` where there is nothing to solve.
+        """
+        known = [mode.value for mode in Mode]
+        if self.null_space_mode not in known:
+            raise ConfigError(unknown_name("null_space_mode", self.null_space_mode, known))
+        if self.null_space_mode == Mode.solve and not able:
+            raise ConfigError(f"null_space_mode: solve is for MEMIT; {method} takes post (or auto)")
+        if able and self.null_space_mode != Mode.post:
+            if not float(self.null_space_l2) > 0:
+                raise ConfigError(f"null_space_l2 is {self.null_space_l2}: it must be positive")
+            return True
+        return False
+
+
+KEYS = tuple(f.name for f in fields(NullSpaceFlag))

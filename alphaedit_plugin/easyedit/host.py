@@ -1,0 +1,119 @@
+"""Finding EasyEdit, and naming the parts of it that the plug-in touches.
+
+EasyEdit is no package: users clone it. Nothing outside this folder imports ``easyeditor``, and
+nothing here does so before it is asked to. Modules are looked up by their full names, as the
+host's star imports shadow attributes on the way.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from alphaedit_plugin.errors import AlphaEditError
+
+HOME = "EASYEDIT_HOME"
+
+
+class HostError(AlphaEditError):
+    """EasyEdit is missing, cannot be imported, or does not work as it did when this was written."""
+
+
+@dataclass(frozen=True)
+class HostMethod:
+    """One of the host's locate-then-edit methods.
+
+    Attributes:
+        name: in ``hparams.alg_name`` and the host's dictionary of methods.
+        module: below ``easyeditor.models``: where its apply and execute functions are.
+        hparams: its hparams class, in the same module.
+        sorts_layers: it edits its layers in ascending order, whatever order they are given in.
+        solves: AlphaEdit's closed form can replace its own least squares.
+    """
+
+    name: str
+    module: str
+    hparams: str
+    sorts_layers: bool = False
+    solves: bool = False
+
+    def load(self) -> ModuleType:
+        """The host's module of this method."""
+        return importlib.import_module(f"easyeditor.models.{self.module}")
+
+    def hparams_class(self) -> Any:
+        """The host's hparams class of this method."""
+        return getattr(self.load(), self.hparams)
+
+    def weight_names(self, hparams: Any) -> list[str]:
+        """The edited parameters, in the order in which they are written."""
+        layers = sorted(hparams.layers) if self.sorts_layers else list(hparams.layers)
+        templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
+        return [f"{template.format(layer)}.weight" for layer in layers for template in templates]
+
+
+METHODS = (
+    HostMethod("ROME", "rome.rome_main", "ROMEHyperParams", sorts_layers=True),
+    HostMethod("R-ROME", "r_rome.r_rome_main", "R_ROMEHyperParams", sorts_layers=True),
+    HostMethod("MEMIT", "memit.memit_main", "MEMITHyperParams", solves=True),
+    HostMethod("MEMIT-FE", "memit_FE.memit_FE_main", "MEMITFEHyperParams"),
+    HostMethod("EMMET", "emmet.emmet_main", "EMMETHyperParams"),
+    HostMethod("PMET", "pmet.pmet_main", "PMETHyperParams"),
+)
+
+
+def import_host() -> ModuleType:
+    """Import ``easyeditor``: installed, on ``sys.path``, or in the clone ``$EASYEDIT_HOME`` names.
+
+    Raises:
+        HostError: it is nowhere, or lacks a package it imports; the message says what to do.
+    """
+    home = os.environ.get(HOME)
+    if "easyeditor" not in sys.modules and importlib.util.find_spec("easyeditor") is None:
+        if not home:
+            raise HostError(
+                "EasyEdit is not here: git clone https://github.com/zjunlp/EasyEdit, and set "
+                f"{HOME} to that folder (or run from inside it)"
+            )
+        if not (Path(home).expanduser() / "easyeditor").is_dir():
+            raise HostError(f"{HOME} is {home}, where there is no folder easyeditor: fix the path")
+        sys.path.insert(0, str(Path(home).expanduser()))
+    try:
+        return importlib.import_module("easyeditor")
+    except ImportError as error:
+        raise HostError(
+            f"EasyEdit is here but cannot be imported: {error}; install what it needs, e.g. "
+            "pip install -r requirements-host.txt"
+        ) from error
+
+
+def algorithms() -> dict[str, Callable[..., Any]]:
+    """The host's one dictionary of methods, shared by all its editors."""
+    return importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+
+
+def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> Any:
+    """``C`` of a module's inputs, ``(d_in, d_in)``, from the host's own statistics.
+
+    The host finds what its user computed before in ``hparams.stats_dir``, or computes it.
+    """
+    statistics = importlib.import_module("easyeditor.models.rome.layer_stats")
+    found = statistics.layer_stats(
+        model,
+        tokenizer,
+        module,
+        hparams.stats_dir,
+        hparams.mom2_dataset,
+        to_collect=["mom2"],
+        sample_size=hparams.mom2_n_samples,
+        precision=hparams.mom2_dtype,
+        hparams=hparams,
+    )
+    return found.mom2.moment()

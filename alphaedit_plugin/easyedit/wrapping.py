@@ -1,0 +1,236 @@
+"""One call of a host method with the null space: the projector inside the host's own layer loop.
+
+Every method module of the host passes each update through its global ``upd_matrix_match_shape``
+right before writing it, once per weight in the layer loop and once per weight in the apply step.
+For the length of one call that global is ours: what it returns is projected, so that later layers'
+residuals see projected weights, and the apply step writes exactly what the loop wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from alphaedit_plugin.easyedit.history import KeyHistory
+from alphaedit_plugin.easyedit.host import HostError, HostMethod
+from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.solve import null_space_delta
+
+GATE = "upd_matrix_match_shape"
+
+
+@dataclass
+class Gate:
+    """Stands in for ``upd_matrix_match_shape`` during one call.
+
+    Attributes:
+        names: the edited weights, in the order of the loop.
+        transposed: whether a weight's module stores it ``(d_in, d_out)``.
+        projectors: one per weight.
+        original: the host's own function.
+        update: what to write instead of the host's update, ``(d_out, d_in)``; ``None`` keeps it.
+        written: what the loop wrote, as stored, by weight.
+        calls: how often the host has come through.
+    """
+
+    names: list[str]
+    transposed: Mapping[str, bool]
+    projectors: Mapping[str, Projector]
+    original: Callable[[Tensor, torch.Size], Tensor]
+    update: Callable[[int], Tensor] | None = None
+    written: dict[str, Tensor] = field(default_factory=dict)
+    calls: int = 0
+
+    def __call__(self, matrix: Tensor, shape: torch.Size) -> Tensor:
+        """The update of the weight whose turn it is, projected, in its storage order."""
+        place, self.calls = self.calls, self.calls + 1
+        name = self.names[place % len(self.names)]
+        if place >= len(self.names):
+            return self.written[name]
+        fitted = self.original(matrix, shape)
+        flipped = self.transposed[name]
+        if self.update is not None:
+            oriented = self.update(place).to(fitted)
+        else:
+            oriented = fitted.T if flipped else fitted
+        projected = self.projectors[name].apply(oriented.T)
+        if not torch.isfinite(projected).all():
+            raise NumericalError(f"the update of {name} is not finite: no weight was changed")
+        self.written[name] = projected if flipped else projected.T
+        return self.written[name]
+
+    def check(self) -> None:
+        """Refuse a host whose layer loop no longer works as described above."""
+        if self.calls != 2 * len(self.names):
+            raise HostError(
+                f"the host wrote {self.calls} updates where {2 * len(self.names)} were expected: "
+                "this version of EasyEdit is not supported; no weight was changed"
+            )
+
+
+@dataclass
+class ClosedForm:
+    """AlphaEdit's closed form, fed by what the host's MEMIT computes on its way.
+
+    Attributes:
+        module: the host's MEMIT module, whose helpers are listened to.
+        names: the edited weights, in the order of the loop.
+        projectors: one per weight.
+        ridge: ``L2``.
+        history: keys of earlier edits.
+    """
+
+    module: ModuleType
+    names: list[str]
+    projectors: Mapping[str, Projector]
+    ridge: float
+    history: KeyHistory
+    targets: list[Tensor] = field(default_factory=list)
+    current: list[Tensor] = field(default_factory=list)
+    keys: list[Tensor] = field(default_factory=list)
+    asked: list[tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+
+    def listen(self) -> dict[str, Callable[..., Any]]:
+        """Replacements of the module's globals that pass everything on, and note it."""
+        z, ks, at = (
+            getattr(self.module, name)
+            for name in ("compute_z", "compute_ks", "get_module_input_output_at_words")
+        )
+
+        def compute_z(*args: Any, **kwargs: Any) -> Any:
+            self.targets.append(z(*args, **kwargs))
+            return self.targets[-1]
+
+        def compute_ks(*args: Any, **kwargs: Any) -> Any:
+            self.asked.append((args, kwargs))
+            self.keys.append(ks(*args, **kwargs))
+            return self.keys[-1]
+
+        def values_at(*args: Any, **kwargs: Any) -> Any:
+            self.current.append(at(*args, **kwargs))
+            return self.current[-1]
+
+        return {
+            "compute_z": compute_z,
+            "compute_ks": compute_ks,
+            "get_module_input_output_at_words": values_at,
+        }
+
+    def update(self, place: int) -> Tensor:
+        """``Δ (d_out, d_in)`` of the ``place``-th weight; see `solve.null_space_delta`."""
+        name = self.names[place]
+        projector = self.projectors[name]
+        targets = torch.stack(self.targets, dim=1)
+        missing = targets - self.current[place].T.to(targets)
+        residual = missing.detach().float() / (len(self.names) - place)
+        past = self.history.past_keys(name)
+        keys = projector.apply(self.keys[place].T.detach().float())
+        kept = None if past is None else projector.apply(past.to(keys))
+        return null_space_delta(keys, residual.to(keys), self.ridge, kept).dense
+
+    def keys_now(self) -> dict[str, Tensor]:
+        """The batch's keys in the edited model, ``(d_in, n)`` by weight."""
+        again = self.module.compute_ks
+        return {
+            name: again(*args, **kwargs).T.detach().float().cpu()
+            for name, (args, kwargs) in zip(self.names, list(self.asked), strict=True)
+        }
+
+
+@contextmanager
+def replaced(module: ModuleType, globals_: Mapping[str, Any]) -> Iterator[None]:
+    """Give ``module`` other globals; as before on exit, also on error."""
+    before = {name: vars(module)[name] for name in globals_}
+    vars(module).update(globals_)
+    try:
+        yield
+    finally:
+        vars(module).update(before)
+
+
+@contextmanager
+def unharmed(weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """On an error put the weights back: the host's layer loop leaves its writes in."""
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(before[name])
+        raise
+
+
+@contextmanager
+def padding_right(tokenizer: Any) -> Iterator[None]:
+    """Pad on the right, where padding does not move the subject; as before on exit."""
+    before = tokenizer.padding_side
+    tokenizer.padding_side = "right"
+    try:
+        yield
+    finally:
+        tokenizer.padding_side = before
+
+
+def edited_weights(method: HostMethod, model: Any, hparams: Any) -> dict[str, Tensor]:
+    """The parameters that ``method`` edits, by name, in the order of its loop.
+
+    Raises:
+        HostError: a name is none of the model's.
+    """
+    known = dict(model.named_parameters())
+    names = method.weight_names(hparams)
+    for name in names:
+        if name not in known:
+            raise HostError(f"the model has no weight {name}: check layers and module templates")
+    return {name: known[name] for name in names}
+
+
+def apply_projected(
+    method: HostMethod,
+    apply: Callable[..., Any],
+    projectors: Mapping[str, Projector],
+    closed_form: ClosedForm | None,
+    call: tuple[Any, Any, Any, Any],
+    options: Mapping[str, Any],
+) -> Any:
+    """Run the host's ``apply`` with every update projected; all weights change, or none.
+
+    Args:
+        method: the host's method.
+        apply: its apply function.
+        projectors: one per edited weight.
+        closed_form: AlphaEdit's, in ``solve`` mode.
+        call: model, tokenizer, requests and hparams.
+        options: the other arguments of ``apply``.
+
+    Returns:
+        What ``apply`` returns: the model and the copy of its weights.
+    """
+    model, tokenizer, requests, hparams = call
+    module, weights = method.load(), edited_weights(method, model, hparams)
+    modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+    gate = Gate(
+        list(weights),
+        {name: isinstance(found, Conv1D) for name, found in modules.items()},
+        projectors,
+        getattr(module, GATE),
+        closed_form.update if closed_form else None,
+    )
+    with ExitStack() as stack:
+        stack.enter_context(unharmed(weights))
+        stack.enter_context(padding_right(tokenizer))
+        with replaced(module, {GATE: gate, **(closed_form.listen() if closed_form else {})}):
+            result = apply(model, tokenizer, requests, hparams, **options)
+        gate.check()
+        if closed_form is not None:
+            closed_form.history.remember(weights, closed_form.keys_now())
+    return result
