@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from alphaedit_plugin.easyedit.host import HostError
+from alphaedit_plugin.easyedit.native import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.easyedit.registration import Coverage, register, unregister
 
-__all__ = ["Coverage", "HostError", "register", "unregister"]
+__all__ = [
+    "Coverage",
+    "HostError",
+    "PRUNEHyperParams",
+    "RECTHyperParams",
+    "register",
+    "unregister",
+]

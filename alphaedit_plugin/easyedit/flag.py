@@ -10,13 +10,14 @@ from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.projector import Cut, CutRule
 
 
-@dataclass(frozen=True)
+@dataclass
 class NullSpaceFlag:
     """Keys that ``hparams`` take in Python and YAML once the plug-in is registered.
 
     Attributes:
         null_space: the flag itself.
-        null_space_mode: ``solve``, ``post``, or ``auto``: ``solve`` for MEMIT, else ``post``.
+        null_space_mode: ``solve``, ``post``, or ``auto``: ``solve`` for MEMIT, PRUNE and
+            RECT, else ``post``.
         null_space_rule: how ``null_space_cut`` is meant: ``absolute``, ``energy`` or ``rank``.
         null_space_cut: where the null space begins; AlphaEdit's 2e-2.
         null_space_l2: AlphaEdit's ridge, in ``solve`` mode.

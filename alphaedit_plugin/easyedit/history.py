@@ -29,7 +29,7 @@ class KeyHistory:
     def rewind(self, weights: Mapping[str, Tensor]) -> None:
         """Forget the entries that the weights as they are now no longer hold."""
         now = marks(weights)
-        while self.entries and not _same(self.entries[-1][0], now):
+        while self.entries and not same_marks(self.entries[-1][0], now):
             self.entries.pop()
 
     def past_keys(self, name: str) -> Tensor | None:
@@ -52,5 +52,6 @@ def marks(weights: Mapping[str, Tensor]) -> Marks:
     return found
 
 
-def _same(left: Marks, right: Marks) -> bool:
+def same_marks(left: Marks, right: Marks) -> bool:
+    """Whether two marks are of equal weights."""
     return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)

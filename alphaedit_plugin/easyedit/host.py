@@ -99,6 +99,16 @@ def algorithms() -> dict[str, Callable[..., Any]]:
     return importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
 
 
+def batch_editor() -> Any:
+    """The host's class that says which methods take batches."""
+    return importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
+
+
+def editor_class() -> Any:
+    """The host's editor of text models."""
+    return importlib.import_module("easyeditor.editors.editor").BaseEditor
+
+
 def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> Any:
     """``C`` of a module's inputs, ``(d_in, d_in)``, from the host's own statistics.
 

@@ -15,9 +15,12 @@ from alphaedit_plugin.easyedit.host import (
     METHODS,
     HostMethod,
     algorithms,
+    batch_editor,
+    editor_class,
     import_host,
     second_moment_of,
 )
+from alphaedit_plugin.easyedit.native import NATIVE, NativeRun, apply_native
 from alphaedit_plugin.easyedit.wrapping import ClosedForm, apply_projected, edited_weights
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.models import EditableModel
@@ -34,10 +37,12 @@ class ModelState:
 
     Attributes:
         projectors: by weight name and cut, as fitted to the host's statistics.
+        runs: of PRUNE and RECT.
         histories: by the edited weights.
     """
 
     projectors: dict[tuple[str, str, float], Projector] = field(default_factory=dict)
+    runs: list[NativeRun] = field(default_factory=list)
     histories: dict[tuple[str, ...], KeyHistory] = field(default_factory=dict)
 
 
@@ -47,12 +52,14 @@ class Registration:
 
     Attributes:
         algorithms: the host's own functions, by method.
-        constructors: the host's own ``__init__``, by hparams class.
+        constructors: the host's own ``__init__``, by hparams class; of its editor, too.
+        batchable: its test of which methods take batches, as its class holds it.
         states: by model, gone with the model.
     """
 
     algorithms: dict[str, Apply] = field(default_factory=dict)
     constructors: dict[Any, Callable[..., None]] = field(default_factory=dict)
+    batchable: Any = None
     states: WeakKeyDictionary[Any, ModelState] = field(default_factory=WeakKeyDictionary)
 
 
@@ -90,9 +97,12 @@ def register() -> Coverage:
             )
         for method in METHODS:
             _admit_keys(registration, method.hparams_class())
+        _add_native(registration, known)
+        _name_models(registration, editor_class())
+    native = {kind.ALGORITHM for kind in NATIVE}
     return Coverage(
-        tuple(name for name in known if name in supported),
-        tuple(name for name in known if name not in supported),
+        tuple(name for name in known if name in supported or name in native),
+        tuple(name for name in known if name not in supported and name not in native),
     )
 
 
@@ -106,7 +116,11 @@ def unregister() -> None:
     registration = _current()
     if registration is None:
         return
-    algorithms().update(registration.algorithms)
+    known = algorithms()
+    for kind in NATIVE:
+        known.pop(kind.ALGORITHM, None)
+    known.update(registration.algorithms)
+    batch_editor().is_batchable_method = registration.batchable
     for hparams_class, constructor in registration.constructors.items():
         hparams_class.__init__ = constructor
 
@@ -157,12 +171,52 @@ def _refusing(registration: Registration, name: str, apply: Apply) -> Apply:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = [*args, *kwargs.values()]
         if any(getattr(value, "null_space", False) is True for value in given):
-            supported = ", ".join(method.name for method in METHODS)
+            names = [*(m.name for m in METHODS), *(kind.ALGORITHM for kind in NATIVE)]
+            supported = ", ".join(names)
             raise ConfigError(f"null_space is not for {name}: it projects {supported}")
         return apply(*args, **kwargs)
 
     setattr(wrapper, MARK, registration)
     return wrapper
+
+
+def _add_native(registration: Registration, known: dict[str, Apply]) -> None:
+    """Add PRUNE and RECT, and admit them where the host lists who takes batches."""
+    batches = batch_editor()
+    registration.batchable = vars(batches)["is_batchable_method"]
+    before, names = batches.is_batchable_method, {kind.ALGORITHM for kind in NATIVE}
+    batches.is_batchable_method = staticmethod(lambda name: name in names or before(name))
+
+    def wrapper(model: Any, tok: Any, requests: Any, hparams: Any, **options: Any) -> Any:
+        if options.get("copy"):
+            raise ConfigError(f"{hparams.alg_name} edits the model it is given: copy it yourself")
+        state = registration.states.setdefault(model, ModelState())
+
+        def projectors_of(weights: list[str]) -> dict[str, Projector]:
+            return _projectors(state, NullSpaceFlag.of(hparams), (model, tok, hparams), weights)
+
+        return apply_native(state.runs, projectors_of, (model, tok, requests, hparams))
+
+    setattr(wrapper, MARK, registration)
+    for kind in NATIVE:
+        known[kind.ALGORITHM] = wrapper
+
+
+def _name_models(registration: Registration, editor: Any) -> None:
+    """Give an editor made from a ``(model, tokenizer)`` pair the model's name.
+
+    The host's evaluation asks an editor's ``model_name`` for its letters and fails on a pair.
+    """
+    constructor = editor.__init__
+    registration.constructors[editor] = constructor
+
+    @functools.wraps(constructor)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        constructor(self, *args, **kwargs)
+        if not isinstance(self.model_name, str):
+            self.model_name = str(getattr(self.model, "name_or_path", "") or "model")
+
+    editor.__init__ = __init__
 
 
 def _admit_keys(registration: Registration, hparams_class: Any) -> None:

@@ -1,0 +1,245 @@
+"""PRUNE and RECT as algorithms of the host's: our engine behind its calling convention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+from yaml import YAMLError
+
+from alphaedit_plugin import engine
+from alphaedit_plugin.easyedit.flag import NullSpaceFlag
+from alphaedit_plugin.easyedit.history import Marks, marks, same_marks
+from alphaedit_plugin.easyedit.host import HostMethod, second_moment_of
+from alphaedit_plugin.easyedit.wrapping import unharmed
+from alphaedit_plugin.engine import Recipe
+from alphaedit_plugin.errors import ConfigError, unknown_name
+from alphaedit_plugin.methods import BaseMethod, Projected, Prune, Rect
+from alphaedit_plugin.methods.projected import Mode
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.prompts import ContextTemplates, FactToken
+from alphaedit_plugin.request import Request
+from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.targets import TargetSettings
+
+ProjectorsOf = Callable[[list[str]], dict[str, Projector]]
+
+
+@dataclass
+class NativeHyperParams(NullSpaceFlag):
+    """Hparams like the host's MEMIT's, so that its YAML files serve with another ``alg_name``.
+
+    The module templates are taken but not needed: layouts come from ``config.model_type``.
+    """
+
+    ALGORITHM: ClassVar[str] = ""
+
+    alg_name: str = ""
+    model_name: Any = None
+    stats_dir: str = "./data/stats"
+    device: Any = 0
+    layers: list[int] = field(default_factory=list)
+    fact_token: str = "subject_last"
+    v_num_grad_steps: int = 25
+    v_lr: float = 0.5
+    v_loss_layer: int | None = None
+    v_weight_decay: float = 0.5
+    clamp_norm_factor: float = 0.75
+    kl_factor: float = 0.0625
+    layer_selection: str = "all"
+    mom2_adjustment: bool = True
+    mom2_update_weight: float = 15_000.0
+    mom2_dataset: str = "wikipedia"
+    mom2_n_samples: int = 100_000
+    mom2_dtype: str = "float32"
+    rewrite_module_tmp: str = ""
+    layer_module_tmp: str = ""
+    mlp_module_tmp: str = ""
+    attn_module_tmp: str = ""
+    ln_f_module: str = ""
+    lm_head_module: str = ""
+    batch_size: int = 1
+    max_length: int = 40
+    model_parallel: bool = False
+    fp16: bool = False
+
+    @classmethod
+    def from_hparams(cls, hparams_name_or_path: str) -> NativeHyperParams:
+        """Read a YAML file, as the host's hparams do.
+
+        Raises:
+            ConfigError: no such file, another ``alg_name``, or an unknown key.
+        """
+        path = Path(hparams_name_or_path)
+        path = path if path.suffix in (".yaml", ".yml") else path.with_name(path.name + ".yaml")
+        try:
+            given = OmegaConf.to_container(OmegaConf.load(path))
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"cannot read hparams {path}: {error}") from None
+        if not isinstance(given, dict):
+            raise ConfigError(f"{path} holds no hparams: give key: value lines")
+        if given.get("alg_name") != cls.ALGORITHM:
+            raise ConfigError(f"{path}: alg_name is {given.get('alg_name')!r}, not {cls.ALGORITHM}")
+        known = [f.name for f in fields(cls)]
+        for key in map(str, given):
+            if key not in known:
+                raise ConfigError(
+                    unknown_name(f"key of {cls.ALGORITHM} in {path.name}", key, known)
+                )
+        return cls(**{str(key): value for key, value in given.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the host's hparams have it."""
+        return asdict(self)
+
+    def method(self) -> BaseMethod:
+        """The base method with these settings."""
+        raise NotImplementedError
+
+
+@dataclass
+class PRUNEHyperParams(NativeHyperParams):
+    """PRUNE; see `methods.Prune`."""
+
+    ALGORITHM: ClassVar[str] = "PRUNE"
+
+    alpha: float = 1.2
+
+    def method(self) -> BaseMethod:
+        """The base method with these settings."""
+        return Prune(self.mom2_update_weight, alpha=self.alpha)
+
+
+@dataclass
+class RECTHyperParams(NativeHyperParams):
+    """RECT; see `methods.Rect`."""
+
+    ALGORITHM: ClassVar[str] = "RECT"
+
+    keep_percent: float = 40.0
+
+    def method(self) -> BaseMethod:
+        """The base method with these settings."""
+        return Rect(self.mom2_update_weight, keep_percent=self.keep_percent)
+
+
+NATIVE: tuple[type[NativeHyperParams], ...] = (PRUNEHyperParams, RECTHyperParams)
+
+
+@dataclass
+class NativeRun:
+    """A run of one editor: its session, and what the weights looked like after each edit.
+
+    The host restores weights behind our back, so a run continues from whichever of its states the
+    model is in, and starts anew where it is in none.
+    """
+
+    hparams: NativeHyperParams
+    session: EditSession
+    recipe: Recipe
+    states: list[tuple[Marks, int]]
+
+    @classmethod
+    def begin(
+        cls, model: Any, tokenizer: Any, hparams: NativeHyperParams, projectors_of: ProjectorsOf
+    ) -> NativeRun:
+        """Start from the weights as they are now."""
+        view = EditableModel.wrap(model, tokenizer)
+        session = EditSession(view, hparams.layers)
+        names = {layer: view.weight_name(layer) for layer in hparams.layers}
+        method = hparams.method()
+        if hparams.null_space:
+            found = projectors_of(list(names.values()))
+            projectors = {layer: found[name] for layer, name in names.items()}
+            mode = Mode.solve if hparams.solves(hparams.ALGORITHM, True) else Mode.post
+            method = Projected(method, projectors, mode, float(hparams.null_space_l2))
+        moments = _moments(view, hparams) if method.needs_moment else {}
+        recipe = Recipe(
+            method, tuple(hparams.layers), _host_contexts(model, tokenizer), moments,
+            FactToken(hparams.fact_token), _target_settings(hparams),
+        )  # fmt: skip
+        return cls(hparams, session, recipe, [(marks(weights_of(session)), 0)])
+
+    def resume(self) -> bool:
+        """Go back to the state the weights are in; ``False`` where they are in none of ours."""
+        now = marks(weights_of(self.session))
+        while self.states and not same_marks(self.states[-1][0], now):
+            self.states.pop()
+        if self.states:
+            self.session.undo(len(self.session.journal) - self.states[-1][1])
+        return bool(self.states)
+
+    def edit(self, requests: Sequence[Request]) -> None:
+        """Apply a batch; PRUNE's restraint is taken off before it and put on after it."""
+        session, recipe = self.session, self.recipe
+        finalised = bool(session.journal) and not session.journal[-1].requests
+        if finalised:
+            session.undo()
+        try:
+            engine.apply_batch(session.view, session, recipe, requests)
+        finally:
+            engine.finalize(session, recipe)
+        self.states.append((marks(weights_of(session)), len(session.journal)))
+
+
+def weights_of(session: EditSession) -> dict[str, Tensor]:
+    """The session's parameters by name, as the model stores them."""
+    view = session.view
+    return {view.weight_name(layer): view.parameter(layer) for layer in session.layers}
+
+
+def apply_native(
+    runs: list[NativeRun],
+    projectors_of: ProjectorsOf,
+    call: tuple[Any, Any, Sequence[Mapping[str, Any]], NativeHyperParams],
+) -> tuple[Any, dict[str, Tensor]]:
+    """What the host calls: edit, and hand back what restores the weights.
+
+    Args:
+        runs: of this model so far; one is added where none fits.
+        projectors_of: gives projectors by weight name.
+        call: model, tokenizer, requests and hparams.
+    """
+    model, tokenizer, given, hparams = call
+    requests = [Request.parse(r["prompt"], r.get("subject"), r["target_new"]) for r in given]
+    runs[:] = [run for run in runs if run.hparams is not hparams or run.resume()]
+    run = next((run for run in runs if run.hparams is hparams), None)
+    if run is None:
+        run = NativeRun.begin(model, tokenizer, hparams, projectors_of)
+        runs.append(run)
+    weights = weights_of(run.session)
+    copies = {name: weight.detach().clone() for name, weight in weights.items()}
+    with unharmed(weights):
+        run.edit(requests)
+    return model, copies
+
+
+def _moments(view: EditableModel, hparams: Any) -> dict[int, SecondMoment]:
+    modules = {layer: view.layout.down_proj.format(layer) for layer in hparams.layers}
+    return {
+        layer: SecondMoment(second_moment_of(view.model, view.tokenizer, name, hparams).double(), 1)
+        for layer, name in modules.items()
+    }
+
+
+def _host_contexts(model: Any, tokenizer: Any) -> ContextTemplates:
+    """The context templates that the host's MEMIT uses, sampled by it once a process."""
+    memit = HostMethod("MEMIT", "memit.memit_main", "MEMITHyperParams").load()
+    return ContextTemplates(tuple(tuple(g) for g in memit.get_context_templates(model, tokenizer)))
+
+
+def _target_settings(hparams: NativeHyperParams) -> TargetSettings:
+    return TargetSettings(
+        steps=hparams.v_num_grad_steps,
+        lr=hparams.v_lr,
+        weight_decay=hparams.v_weight_decay,
+        kl_factor=hparams.kl_factor,
+        clamp_norm_factor=hparams.clamp_norm_factor,
+    )
