@@ -21,6 +21,7 @@ from alphaedit_plugin.version import VERSION
 
 HELP_FLAGS = ("-h", "--help")
 FAILED, INTERRUPTED = 2, 130
+OVERRIDES = "[key=value …]"
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,16 @@ class Command:
         summary: what it does, in one line.
         detail: what else its help says.
         examples: complete command lines.
-        run: does it, given the overrides.
+        run: does it, given the overrides; returns the exit status, ``None`` for 0.
+        usage: what its overrides look like; those of another look are none of Hydra's.
     """
 
     name: str
     summary: str
     detail: str
     examples: tuple[str, ...]
-    run: Callable[[Sequence[str], Console], None]
+    run: Callable[[Sequence[str], Console], int | None]
+    usage: str = OVERRIDES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,39 +52,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words behind ``alphaedit``; ``None`` takes the process's own.
 
     Returns:
-        The exit status: 0, 2 after an error that is reported in one line, 130 when interrupted.
+        The exit status: 0, 2 after an error that is reported in one line, 130 when interrupted;
+        that of the script after ``run``, 1 where ``doctor`` found something broken.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    typed = list(sys.argv[1:] if argv is None else argv)
+    own = typed.index("--") if "--" in typed else len(typed)
+    words, script = typed[:own], typed[own:]  # behind "--" nothing is ours to read
     verbose = [word for word in words if word in ("-v", "--verbose")]
     console, errors = Console(), Console(stderr=True)
     _start_logging(errors, logging.INFO if verbose else logging.WARNING)
     try:
-        _dispatch([word for word in words if word not in verbose], console)
+        return _dispatch([word for word in words if word not in verbose], script, console)
     except AlphaEditError as error:
         _say(errors, f"alphaedit: error: {' '.join(str(error).split())}")
         return FAILED
     except KeyboardInterrupt:
         _say(errors, "alphaedit: interrupted")
         return INTERRUPTED
-    return 0
 
 
-def _dispatch(words: list[str], console: Console) -> None:
+def _dispatch(words: list[str], script: list[str], console: Console) -> int:
     commands = {command.name: command for command in _commands()}
     if "--version" in words:
         _say(console, f"alphaedit {VERSION}")
-        return
+        return 0
     if not words or words[0] in HELP_FLAGS:
         _general_help(console, list(commands.values()))
-        return
+        return 0
     name, *overrides = words
     if name not in commands:
         hint = f"; put a command first: alphaedit edit {name}" if "=" in name else ""
         raise ConfigError(unknown_name("command", name, commands) + hint)
     if any(flag in overrides for flag in HELP_FLAGS):
         _command_help(console, commands[name])
-        return
-    commands[name].run(overrides, console)
+        return 0
+    return commands[name].run([*overrides, *script], console) or 0
 
 
 def _commands() -> tuple[Command, ...]:
@@ -115,6 +120,30 @@ def _commands() -> tuple[Command, ...]:
             ("alphaedit config base=rome model=gpt2-xl",),
             _config,
         ),
+        Command(
+            "run",
+            "run a script written for EasyEdit, unchanged, with the null space",
+            "Runs SCRIPT as Python would, in EasyEdit with the plug-in registered. --null_space, "
+            "--null_space_mode, --null_space_rule, --null_space_cut, --null_space_l2 and "
+            "--projector_path are taken off its command line and are the defaults of the hparams "
+            "it makes. EasyEdit is found installed, in $EASYEDIT_HOME, or around the script.",
+            (
+                "alphaedit run -- examples/run_zsre_llama2.py --editing_method MEMIT "
+                "--hparams_dir hparams/MEMIT/llama-7b.yaml --data_dir data "
+                "--null_space --null_space_cut 0.02",
+            ),
+            _run,
+            "-- SCRIPT [ARGS…]",
+        ),
+        Command(
+            "doctor",
+            "say what is installed, what is wrong, and the fix for each",
+            "Looks at Python, torch, transformers, EasyEdit, models and cache folders; its exit "
+            "status is 1 if something is broken. EasyEdit is optional.",
+            ("alphaedit doctor",),
+            _doctor,
+            "",
+        ),
     )
 
 
@@ -146,6 +175,20 @@ def _config(overrides: Sequence[str], console: Console) -> None:
     _say(console, OmegaConf.to_yaml(config, resolve=True).rstrip())
 
 
+def _run(words: Sequence[str], console: Console) -> int:
+    from alphaedit_plugin.easyedit.run import run_script
+
+    return run_script(words)
+
+
+def _doctor(words: Sequence[str], console: Console) -> int:
+    from alphaedit_plugin.doctor import run_doctor
+
+    if words:
+        raise ConfigError(f"doctor takes no settings: leave {words[0]!r} away")
+    return run_doctor(console)
+
+
 def _hide_foreign_bars() -> None:
     """Our own progress bars say what takes long; loading a model's shards is not among it."""
     from transformers.utils import logging as transformers_logging
@@ -165,9 +208,12 @@ def _general_help(console: Console, commands: Sequence[Command]) -> None:
 
 
 def _command_help(console: Console, command: Command) -> None:
-    _say(console, f"usage: alphaedit {command.name} [key=value …]\n\n{command.detail}\n")
-    _say(console, "examples:\n" + "\n".join(f"  {line}" for line in command.examples) + "\n")
-    _group_help(console)
+    _say(console, f"usage: alphaedit {command.name} {command.usage}".rstrip())
+    _say(console, f"\n{command.detail}\n")
+    _say(console, "examples:\n" + "\n".join(f"  {line}" for line in command.examples))
+    if command.usage == OVERRIDES:
+        _say(console, "")
+        _group_help(console)
 
 
 def _group_help(console: Console) -> None:

@@ -299,8 +299,6 @@ def as_config(composed: DictConfig) -> EditorConfig:
 
 def _check(config: EditorConfig) -> None:
     """Refuse what is of the right type but makes no sense, before anything heavy is loaded."""
-    if config.host is not Host.native:
-        raise ConfigError(f"host={config.host.value} is not available yet: use host=native")
     method = build_method(config.base)
     if config.null_space:
         Projected(method, {}, config.projector.mode, config.projector.l2)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
-from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.config import EditorConfig, Host
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
@@ -49,7 +49,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     """
     requests = requests_of(config)
     folder = _free_folder(config.save)
-    editor = NullSpaceEditor.from_config(config)
+    editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
     before = take(editor.view, requests)
     starts = range(0, len(requests), config.batch_size)
@@ -66,6 +66,15 @@ def run_edit(config: EditorConfig, console: Console) -> None:
         editor.view.model.save_pretrained(folder)
         editor.view.tokenizer.save_pretrained(folder)
         console.print(f"saved to {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _editor(config: EditorConfig) -> NullSpaceEditor:
+    """An editor whose update functions are ours, or EasyEdit's."""
+    if config.host is Host.native:
+        return NullSpaceEditor.from_config(config)
+    from alphaedit_plugin.easyedit.bridge import HostedEditor  # needs the host
+
+    return HostedEditor.from_config(config)
 
 
 def requests_of(config: EditorConfig) -> tuple[Request, ...]:

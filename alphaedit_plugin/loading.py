@@ -27,6 +27,7 @@ from alphaedit_plugin.statistics import (
     SecondMoment,
     collect_second_moments,
     read_host_moment,
+    write_host_moment,
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,21 +87,38 @@ def cpu_threads(most: int | None) -> Iterator[None]:
 def load_moments(view: EditableModel, config: ModelConfig) -> dict[int, SecondMoment]:
     """Second moments of the configured layers, read or collected.
 
+    In EasyEdit's folder, ``moments.stats_dir``, what is there is used, and what is missing is
+    collected and written so that EasyEdit finds it, too.
+
     Raises:
         ConfigError: there is no source of them.
     """
     moments = config.moments
-    if moments.stats_dir is not None:
-        files = HostMoments(
-            Path(moments.stats_dir).expanduser(),
-            config.path or "pocket",
-            moments.stats_dataset,
-            moments.stats_precision,
-            moments.stats_samples,
-        )
-        modules = {layer: view.layout.down_proj.format(layer) for layer in config.layers}
-        return {layer: read_host_moment(files.path(module)) for layer, module in modules.items()}
-    return collect_second_moments(view, _corpus(config), config.layers, moments.tokens)
+    if moments.stats_dir is None:
+        return collect_second_moments(view, _corpus(config), config.layers, moments.tokens)
+    files = host_files(view, config, Path(moments.stats_dir).expanduser())
+    missing = [layer for layer, path in files.items() if not path.is_file()]
+    found = {layer: read_host_moment(files[layer]) for layer in files if layer not in missing}
+    if missing:
+        collected = collect_second_moments(view, _corpus(config), missing, moments.tokens)
+        for layer, moment in collected.items():
+            write_host_moment(moment, files[layer], moments.stats_samples)
+        found |= collected
+    return found
+
+
+def host_files(view: EditableModel, config: ModelConfig, stats_dir: Path) -> dict[int, Path]:
+    """Where EasyEdit looks for the second moment of each configured layer."""
+    moments = config.moments
+    files = HostMoments(
+        stats_dir,
+        view.model.config._name_or_path,
+        moments.stats_dataset,
+        moments.stats_precision,
+        moments.stats_samples,
+    )
+    modules = {layer: view.layout.down_proj.format(layer) for layer in config.layers}
+    return {layer: files.path(module) for layer, module in modules.items()}
 
 
 def load_method(

@@ -27,19 +27,25 @@ class Layout:
     Attributes:
         block: path of a transformer block; ``{}`` stands for the layer number.
         down_proj: path of the MLP's down-projection, likewise.
+        final_norm: path of the norm before the language-model head.
         adds_mlp: the block adds the down-projection's output to its own as it is, with no norm
             between, so that a change of the one is the same change of the other.
     """
 
     block: str
     down_proj: str
+    final_norm: str
     adds_mlp: bool = True
 
 
 LAYOUTS: Registry[Layout] = Registry("model type")
-LAYOUTS.register("gpt2", Layout("transformer.h.{}", "transformer.h.{}.mlp.c_proj"))
-LAYOUTS.register("gptj", Layout("transformer.h.{}", "transformer.h.{}.mlp.fc_out"))
-LAYOUTS.register("llama", Layout("model.layers.{}", "model.layers.{}.mlp.down_proj"))
+LAYOUTS.register(
+    "gpt2", Layout("transformer.h.{}", "transformer.h.{}.mlp.c_proj", "transformer.ln_f")
+)
+LAYOUTS.register(
+    "gptj", Layout("transformer.h.{}", "transformer.h.{}.mlp.fc_out", "transformer.ln_f")
+)
+LAYOUTS.register("llama", Layout("model.layers.{}", "model.layers.{}.mlp.down_proj", "model.norm"))
 
 
 @dataclass(frozen=True)

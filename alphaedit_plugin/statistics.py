@@ -221,3 +221,25 @@ def read_host_moment(path: Path) -> SecondMoment:
     if total.ndim != 2 or total.shape[0] != total.shape[1]:
         raise ConfigError(f"{path}: mom2.mom2 has shape {total.shape}, not a square")
     return SecondMoment(torch.from_numpy(total).double(), count)
+
+
+def write_host_moment(moment: SecondMoment, path: Path, samples: int) -> None:
+    """Write a second moment where and as EasyEdit's own reader expects it, in float32.
+
+    Args:
+        moment: what to write.
+        path: see `HostMoments.path`.
+        samples: the host's ``mom2_n_samples``; it refuses a file that says otherwise.
+    """
+    content: dict[str, Any] = {
+        "mom2.mom2": moment.total.float().cpu().numpy(),
+        "mom2.count": moment.count,
+        "mom2.constructor": "easyeditor.util.runningstats.SecondMoment()",
+        "constructor": "easyeditor.util.runningstats.CombinedStat()",
+        "sample_size": samples,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    with unfinished.open("wb") as stream:
+        np.savez(stream, **content)
+    unfinished.replace(path)

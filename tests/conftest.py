@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +27,20 @@ from tests.tiny import (
 
 settings.register_profile("suite", deadline=None, max_examples=40, database=None, derandomize=True)
 settings.load_profile("suite")
+
+
+def pytest_report_header() -> str:
+    """Say which EasyEdit the tests run in."""
+    home, installed = os.environ.get("EASYEDIT_HOME"), importlib.util.find_spec("easyeditor")
+    if home:
+        folder = Path(home).expanduser().resolve()
+    elif installed is not None and installed.origin:
+        folder = Path(installed.origin).parents[1]
+    else:
+        return (
+            "EasyEdit: contract double (set EASYEDIT_HOME to run tests/host against the real one)"
+        )
+    return f"EasyEdit: real host at {folder} (tests/host), contract double (tests/easyedit)"
 
 
 @pytest.fixture(scope="session", autouse=True)

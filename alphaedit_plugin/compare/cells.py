@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.compare.metrics import Evaluation, evaluate
-from alphaedit_plugin.config import EditorConfig, load_config
+from alphaedit_plugin.config import EditorConfig, Host, load_config
 from alphaedit_plugin.data import EditData
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
@@ -107,7 +107,10 @@ def grid(overrides: Sequence[str]) -> list[EditorConfig]:
     """
     own = [o for o in overrides if o.lstrip("+~").startswith("base.")]
     common = [o for o in overrides if o not in own and not o.startswith(("base=", "null_space="))]
-    bases = load_config(common).compare.bases
+    first = load_config(common)
+    if first.host is not Host.native:
+        raise ConfigError("compare runs host=native only: use alphaedit edit for other hosts")
+    bases = first.compare.bases
     takes = {base: {f.name for f in fields(METHODS.get(base))} for base in bases}  # type: ignore[arg-type]
     for override in own:
         if not any(_field(override) in known for known in takes.values()):

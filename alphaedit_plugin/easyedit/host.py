@@ -34,14 +34,15 @@ class HostMethod:
         name: in ``hparams.alg_name`` and the host's dictionary of methods.
         module: below ``easyeditor.models``: where its apply and execute functions are.
         hparams: its hparams class, in the same module.
-        sorts_layers: it edits its layers in ascending order, whatever order they are given in.
+        rank_one: it writes outer products of key and value directions, ``(d_in, d_out)``, where
+            the others write ``(d_out, d_in)``; and its layers in ascending order.
         solves: AlphaEdit's closed form can replace its own least squares.
     """
 
     name: str
     module: str
     hparams: str
-    sorts_layers: bool = False
+    rank_one: bool = False
     solves: bool = False
 
     def load(self) -> ModuleType:
@@ -49,19 +50,26 @@ class HostMethod:
         return importlib.import_module(f"easyeditor.models.{self.module}")
 
     def hparams_class(self) -> Any:
-        """The host's hparams class of this method."""
-        return getattr(self.load(), self.hparams)
+        """The host's hparams class of this method.
+
+        Raises:
+            HostError: this version of the host has none.
+        """
+        try:
+            return getattr(self.load(), self.hparams)
+        except (AttributeError, ImportError) as error:
+            raise HostError(f"this version of EasyEdit is not supported: {error}") from None
 
     def weight_names(self, hparams: Any) -> list[str]:
         """The edited parameters, in the order in which they are written."""
-        layers = sorted(hparams.layers) if self.sorts_layers else list(hparams.layers)
+        layers = sorted(hparams.layers) if self.rank_one else list(hparams.layers)
         templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
         return [f"{template.format(layer)}.weight" for layer in layers for template in templates]
 
 
 METHODS = (
-    HostMethod("ROME", "rome.rome_main", "ROMEHyperParams", sorts_layers=True),
-    HostMethod("R-ROME", "r_rome.r_rome_main", "R_ROMEHyperParams", sorts_layers=True),
+    HostMethod("ROME", "rome.rome_main", "ROMEHyperParams", rank_one=True),
+    HostMethod("R-ROME", "r_rome.r_rome_main", "R_ROMEHyperParams", rank_one=True),
     HostMethod("MEMIT", "memit.memit_main", "MEMITHyperParams", solves=True),
     HostMethod("MEMIT-FE", "memit_FE.memit_FE_main", "MEMITFEHyperParams"),
     HostMethod("EMMET", "emmet.emmet_main", "EMMETHyperParams"),
@@ -89,8 +97,8 @@ def import_host() -> ModuleType:
         return importlib.import_module("easyeditor")
     except ImportError as error:
         raise HostError(
-            f"EasyEdit is here but cannot be imported: {error}; install what it needs, e.g. "
-            "pip install -r requirements-host.txt"
+            f"EasyEdit is here but cannot be imported: {error}; install its "
+            "requirements.txt; alphaedit doctor lists what is missing"
         ) from error
 
 

@@ -36,12 +36,12 @@ class ModelState:
     """What one model's edits have in common.
 
     Attributes:
-        projectors: by weight name and cut, as fitted to the host's statistics.
+        projectors: by weight name and source: a file, or a cut of some of the host's statistics.
         runs: of PRUNE and RECT.
         histories: by the edited weights.
     """
 
-    projectors: dict[tuple[str, str, float], Projector] = field(default_factory=dict)
+    projectors: dict[tuple[str, str], Projector] = field(default_factory=dict)
     runs: list[NativeRun] = field(default_factory=list)
     histories: dict[tuple[str, ...], KeyHistory] = field(default_factory=dict)
 
@@ -88,6 +88,9 @@ def register() -> Coverage:
     import_host()
     known, supported = algorithms(), {method.name: method for method in METHODS}
     if _current() is None:
+        # Looked up first: a host that lacks a part is refused before anything in it is changed.
+        kinds = [method.hparams_class() for method in METHODS]
+        batches, editor = batch_editor(), editor_class()
         registration = Registration(dict(known))
         for name, apply in registration.algorithms.items():
             known[name] = (
@@ -95,15 +98,12 @@ def register() -> Coverage:
                 if name in supported
                 else _refusing(registration, name, apply)
             )
-        for method in METHODS:
-            _admit_keys(registration, method.hparams_class())
-        _add_native(registration, known)
-        _name_models(registration, editor_class())
-    native = {kind.ALGORITHM for kind in NATIVE}
-    return Coverage(
-        tuple(name for name in known if name in supported or name in native),
-        tuple(name for name in known if name not in supported and name not in native),
-    )
+        for kind in kinds:
+            _admit_keys(registration, kind)
+        _add_native(registration, known, batches)
+        _name_models(registration, editor)
+    able = (*supported, *(kind.ALGORITHM for kind in NATIVE))
+    return Coverage(able, tuple(name for name in known if name not in able))
 
 
 def unregister() -> None:
@@ -180,9 +180,8 @@ def _refusing(registration: Registration, name: str, apply: Apply) -> Apply:
     return wrapper
 
 
-def _add_native(registration: Registration, known: dict[str, Apply]) -> None:
+def _add_native(registration: Registration, known: dict[str, Apply], batches: Any) -> None:
     """Add PRUNE and RECT, and admit them where the host lists who takes batches."""
-    batches = batch_editor()
     registration.batchable = vars(batches)["is_batchable_method"]
     before, names = batches.is_batchable_method, {kind.ALGORITHM for kind in NATIVE}
     batches.is_batchable_method = staticmethod(lambda name: name in names or before(name))
@@ -239,17 +238,22 @@ def _projectors(
 ) -> dict[str, Projector]:
     """One projector per weight: from a file, or fitted to the host's statistics and kept."""
     model, tokenizer, hparams = host
-    cut = flag.cut
-    if flag.projector_path is not None:
+    statistics = (hparams.stats_dir, hparams.mom2_dataset, hparams.mom2_n_samples)
+    source = str(flag.projector_path or (flag.cut, *statistics, hparams.mom2_dtype))
+    missing = [name for name in names if (name, source) not in state.projectors]
+    if missing and flag.projector_path:
         view = EditableModel.wrap(model, tokenizer)
-        layers = {view.weight_name(layer): layer for layer in hparams.layers}
-        loaded = load_projectors(view, hparams.layers, Path(flag.projector_path).expanduser())
-        return {name: loaded[layers[name]] for name in names}
-    keys = {name: (name, cut.rule.value, cut.value) for name in names}
-    for number, name in enumerate(names):
-        if keys[name] not in state.projectors:
+        foreign = set(missing) - {view.weight_name(layer) for layer in hparams.layers}
+        if foreign:
+            raise ConfigError(f"projector_path holds none for {min(foreign)}: leave the key out")
+        # Checked against the weights as they are before the first edit; later ones differ.
+        path = Path(flag.projector_path).expanduser()
+        for layer, projector in load_projectors(view, hparams.layers, path).items():
+            state.projectors[view.weight_name(layer), source] = projector
+    elif missing:
+        for number, name in enumerate(missing):
             module = name.removesuffix(".weight")
             mean = second_moment_of(model, tokenizer, module, hparams).double()
-            fitted = fit_projectors({number: SecondMoment(mean, 1)}, cut)
-            state.projectors[keys[name]] = fitted[number]
-    return {name: state.projectors[keys[name]] for name in names}
+            fitted = fit_projectors({number: SecondMoment(mean, 1)}, flag.cut)
+            state.projectors[name, source] = fitted[number]
+    return {name: state.projectors[name, source] for name in names}

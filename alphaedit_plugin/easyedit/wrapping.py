@@ -35,7 +35,7 @@ class Gate:
         names: the edited weights, in the order of the loop.
         transposed: whether a weight's module stores it ``(d_in, d_out)``.
         projectors: one per weight.
-        original: the host's own function.
+        rank_one: see `HostMethod.rank_one`; a square weight's shape cannot tell.
         update: what to write instead of the host's update, ``(d_out, d_in)``; ``None`` keeps it.
         written: what the loop wrote, as stored, by weight.
         calls: how often the host has come through.
@@ -44,7 +44,7 @@ class Gate:
     names: list[str]
     transposed: Mapping[str, bool]
     projectors: Mapping[str, Projector]
-    original: Callable[[Tensor, torch.Size], Tensor]
+    rank_one: bool
     update: Callable[[int], Tensor] | None = None
     written: dict[str, Tensor] = field(default_factory=dict)
     calls: int = 0
@@ -55,16 +55,20 @@ class Gate:
         name = self.names[place % len(self.names)]
         if place >= len(self.names):
             return self.written[name]
-        fitted = self.original(matrix, shape)
-        flipped = self.transposed[name]
         if self.update is not None:
-            oriented = self.update(place).to(fitted)
+            oriented = self.update(place).to(matrix)
         else:
-            oriented = fitted.T if flipped else fitted
+            oriented = matrix.T if self.rank_one else matrix
         projected = self.projectors[name].apply(oriented.T)
+        stored = projected if self.transposed[name] else projected.T
+        if stored.shape != shape:
+            raise HostError(
+                f"the host's update of {name} is {tuple(stored.shape)}, the weight {tuple(shape)}: "
+                "this version of EasyEdit is not supported; no weight was changed"
+            )
         if not torch.isfinite(projected).all():
             raise NumericalError(f"the update of {name} is not finite: no weight was changed")
-        self.written[name] = projected if flipped else projected.T
+        self.written[name] = stored
         return self.written[name]
 
     def check(self) -> None:
@@ -222,7 +226,7 @@ def apply_projected(
         list(weights),
         {name: isinstance(found, Conv1D) for name, found in modules.items()},
         projectors,
-        getattr(module, GATE),
+        method.rank_one,
         closed_form.update if closed_form else None,
     )
     with ExitStack() as stack:

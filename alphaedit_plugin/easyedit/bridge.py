@@ -1,0 +1,202 @@
+"""From Hydra to the host: the same configuration, through EasyEdit's own update functions."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch import Tensor
+
+from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.easyedit.host import METHODS, HostError, algorithms, import_host
+from alphaedit_plugin.easyedit.native import NATIVE
+from alphaedit_plugin.easyedit.registration import register
+from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
+from alphaedit_plugin.editor import NullSpaceEditor
+from alphaedit_plugin.engine import Recipe, check_requests
+from alphaedit_plugin.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.loading import host_files, load_model, load_recipe
+from alphaedit_plugin.methods import Projected
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import save_projectors
+from alphaedit_plugin.prompts import ContextTemplates
+from alphaedit_plugin.request import Request
+from alphaedit_plugin.session import EditSession, Entry
+from alphaedit_plugin.statistics import write_host_moment
+
+HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
+    kind.ALGORITHM.lower(): kind.ALGORITHM for kind in NATIVE
+}
+
+
+class HostedSession(EditSession):
+    """A session whose weights the host writes: it notes what was asked, and compares weights."""
+
+    def accumulated(self, layer: int) -> Tensor:
+        """``W − W0 (d_out, d_in)`` float32, as the model is now."""
+        return self.view.weight(layer).float() - self.pristine(layer).float()
+
+    def undo(self, count: int = 1) -> None:
+        """Refused: the host keeps no journal.
+
+        Raises:
+            AlphaEditError: always.
+        """
+        raise AlphaEditError("host=easyedit keeps no journal to undo: use host=native")
+
+
+@dataclass
+class Scratch:
+    """What the host reads from disk or keeps in module globals, for one editor.
+
+    Attributes:
+        folder: second moments and projectors, where the configuration names none.
+        covariances: of the host's MEMIT.
+        inverses: of the host's ROME.
+    """
+
+    folder: TemporaryDirectory[str] = field(default_factory=TemporaryDirectory)
+    covariances: dict[Any, Any] = field(default_factory=dict)
+    inverses: dict[Any, Any] = field(default_factory=dict)
+
+
+class HostedEditor(NullSpaceEditor):
+    """A `NullSpaceEditor` whose updates the host's functions compute and write."""
+
+    def __init__(self, view: EditableModel, recipe: Recipe, config: EditorConfig) -> None:
+        import_host()
+        super().__init__(view, recipe, config.batch_size)
+        self.session = HostedSession(view, recipe.layers)
+        self._scratch = Scratch()
+        self._name = _host_name(config)
+        self._hparams = _hparams(view, recipe, config, Path(self._scratch.folder.name))
+
+    @classmethod
+    def from_config(cls, config: EditorConfig) -> HostedEditor:
+        """Load what ``config`` names, once for both: the host gets it in its own form.
+
+        Raises:
+            AlphaEditError: there is no host, or something named does not fit.
+        """
+        import_host()
+        view = load_model(config.model)
+        return cls(view, load_recipe(view, config), config)
+
+    def apply(self, requests: Sequence[Request]) -> Entry:
+        """Edit one batch through the host, all of it or nothing."""
+        check_requests(self.view, self.recipe, requests)
+        register()
+        rows = [
+            {"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new} for r in requests
+        ]
+        groups = [[row] for row in rows] if self.recipe.method.one_by_one else [rows]
+        weights = {
+            self.view.weight_name(layer): self.view.parameter(layer) for layer in self.recipe.layers
+        }
+        with unharmed(weights), _globals(self._name, self.recipe.contexts, self._scratch):
+            for group in groups:
+                algorithms()[self._name](
+                    self.view.model, self.view.tokenizer, group, self._hparams,
+                    copy=False, return_orig_weights=False, keep_original_weight=True,
+                )  # fmt: skip
+        entry = Entry(tuple(requests), (), {})
+        self.session.journal.append(entry)
+        return entry
+
+    def finalize(self) -> None:
+        """Nothing to do: inside the host PRUNE restrains its weights after every batch."""
+
+
+def _host_name(config: EditorConfig) -> str:
+    name = str(config.base["name"])
+    if name not in HOST_NAMES:
+        raise ConfigError(f"host=easyedit has no {name}: it has {', '.join(sorted(HOST_NAMES))}")
+    return HOST_NAMES[name]
+
+
+def _globals(name: str, contexts: ContextTemplates, scratch: Scratch) -> ExitStack:
+    """Give the host our context templates, and caches that no other model shares."""
+    stack = ExitStack()
+    rome = importlib.import_module("easyeditor.models.rome.rome_main")
+    inverse = importlib.import_module("easyeditor.models.rome.compute_u")
+    memit = importlib.import_module("easyeditor.models.memit.memit_main")
+    groups = [list(group) for group in contexts.groups]
+    stack.enter_context(replaced(rome, {"CONTEXT_TEMPLATES_CACHE": list(contexts.flat)}))
+    stack.enter_context(replaced(inverse, {"inv_mom2_cache": scratch.inverses}))
+    kept = {"CONTEXT_TEMPLATES_CACHE": groups, "COV_CACHE": scratch.covariances}
+    stack.enter_context(replaced(memit, kept))
+    return stack
+
+
+def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Any:
+    """The host's hparams object for this configuration."""
+    name, method = _host_name(config), recipe.method
+    search, layout = config.model.target, view.layout
+    settings: dict[str, Any] = {
+        "alg_name": name,
+        "model_name": config.model.path or "pocket",
+        "stats_dir": str(_stats_dir(view, recipe, config, scratch)),
+        "device": str(view.device),
+        "layers": list(recipe.layers),
+        "fact_token": config.model.fact_token.value,
+        "v_num_grad_steps": search.steps,
+        "v_lr": search.lr,
+        "v_loss_layer": view.depth - 1,
+        "v_weight_decay": search.weight_decay,
+        "clamp_norm_factor": search.clamp_norm_factor,
+        "kl_factor": search.kl_factor,
+        "mom2_adjustment": bool(config.base.get("use_moment", True)),
+        "mom2_dataset": config.model.moments.stats_dataset,
+        "mom2_n_samples": config.model.moments.stats_samples,
+        "mom2_dtype": config.model.moments.stats_precision,
+        "rewrite_module_tmp": layout.down_proj,
+        "layer_module_tmp": layout.block,
+        "mlp_module_tmp": layout.down_proj,
+        "attn_module_tmp": layout.block,
+        "ln_f_module": layout.final_norm,
+        "lm_head_module": _head(view),
+        "null_space": config.null_space,
+    }
+    if name == "ROME":
+        settings["context_template_length_params"] = []
+    else:
+        settings |= {"layer_selection": "all", "batch_size": config.batch_size}
+        settings["mom2_update_weight"] = config.base["moment_weight"]
+    settings |= {key: config.base[key] for key in ("alpha", "keep_percent") if key in config.base}
+    if isinstance(method, Projected):
+        path = scratch / "projector.safetensors"
+        save_projectors(view, dict(method.projectors), path)
+        settings |= {
+            "null_space_mode": config.projector.mode.value,
+            "null_space_l2": config.projector.l2,
+            "projector_path": str(path),
+        }
+    register()
+    kinds: dict[str, Any] = {kind.ALGORITHM: kind for kind in NATIVE}
+    kinds |= {m.name: m.hparams_class() for m in METHODS if m.name == name}
+    return kinds[name](**settings)
+
+
+def _stats_dir(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Path:
+    """The user's folder of second moments, or ours with those of the recipe in it."""
+    if config.model.moments.stats_dir is not None:
+        return Path(config.model.moments.stats_dir).expanduser()
+    files = host_files(view, config.model, scratch)
+    for layer, moment in recipe.moments.items():
+        write_host_moment(moment, files[layer], config.model.moments.stats_samples)
+    return scratch
+
+
+def _head(view: EditableModel) -> str:
+    """The name by which the head's weight is found; a tied one goes by the embedding's name."""
+    modules = {id(module): name for name, module in view.model.named_modules()}
+    head, embedding = view.model.get_output_embeddings(), view.model.get_input_embeddings()
+    if head is None:
+        raise HostError("the model has no language-model head")
+    tied = head.weight is embedding.weight
+    return modules[id(embedding if tied else head)]

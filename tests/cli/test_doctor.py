@@ -1,0 +1,157 @@
+"""``alphaedit doctor``: what it finds, and that a problem comes with its fix."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alphaedit_plugin import doctor
+from alphaedit_plugin.cli import main
+from alphaedit_plugin.doctor import Verdict, commit_of
+from alphaedit_plugin.easyedit import run
+from alphaedit_plugin.easyedit.host import HostError
+from alphaedit_plugin.version import VERSION
+
+Capture = pytest.CaptureFixture[str]
+COMMIT = "14cea8245f" + "0" * 30
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture(autouse=True)
+def no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise HostError("EasyEdit is not here: git clone it")
+
+    monkeypatch.setattr(run, "import_host", missing)
+    monkeypatch.setattr(doctor, "_host_folder", lambda: None)
+
+
+def versions_without(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str | None]) -> None:
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name not in changed:
+            return real(name)
+        found = changed[name]
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_a_missing_host_is_only_a_note(capsys: Capture) -> None:
+    assert main(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for part in (VERSION, python, "torch", "transformers", "hydra-core", "threads", "HF_HOME"):
+        assert part in out
+    for name in ("gpt2, gptj, llama", "gpt2-xl", "pocket"):
+        assert name in out
+    assert "note: EasyEdit: EasyEdit is not here\n  fix: git clone it\n" in out
+    assert out.endswith("nothing is broken\n")
+
+
+def test_every_problem_has_a_fix(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    versions_without(monkeypatch, {"datasets": None, "hydra-core": "0.9", "omegaconf": None})
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(file / "cache"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: 1 / 0)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "fix: pip install --upgrade 'hydra-core>=1.3'" in out
+    assert "fix: pip install --upgrade 'omegaconf>=2.3'" in out
+    assert "note: datasets: " in out
+    assert f"note: HF_HOME: {file} cannot be written\n  fix: set HF_HOME to a folder" in out
+    assert "broken: device: division by zero\n  fix: reinstall torch" in out
+    assert out.count("\n  fix: ") == 6
+    assert out.endswith("3 broken\n")
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("name", ["_ourselves", "_packages", "_device", "_models", "_caches"])
+def test_a_check_that_fails_is_a_finding(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail() -> Any:
+        raise ImportError("first\nsecond [b]")
+
+    monkeypatch.setattr(doctor, name, fail)
+    assert main(["doctor"]) == 1
+    assert ": first second [b]\n  fix: " in capsys.readouterr().out
+
+
+def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(Path, "exists", lambda self: True)
+    (found,) = doctor._device()
+    assert found.verdict is Verdict.note
+    assert "CUDA" in found.fix
+
+
+@pytest.mark.parametrize("error", [HostError("it is there"), RuntimeError("it broke")])
+def test_a_broken_host_names_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    lines = "torch==2.9.1\n# a comment\n\nno_such-package==1\n"
+    (tmp_path / "requirements.txt").write_text(lines)
+    monkeypatch.setattr(doctor, "_host_folder", lambda: tmp_path)
+
+    def fail() -> Any:
+        raise error from ImportError("No module named 'no_such'", name="no_such.part")
+
+    monkeypatch.setattr(run, "import_host", fail)
+    (found,) = doctor._host()
+    assert found.verdict is Verdict.note
+    assert str(tmp_path) in found.found
+    if isinstance(error, HostError):
+        assert "No module named 'no_such'" in found.problem
+        assert found.fix == "pip install no_such-package"
+        (tmp_path / "requirements.txt").unlink()
+        assert doctor._host()[0].fix == "pip install no_such"
+    else:
+        assert "it broke" in found.problem
+
+
+def test_the_commit_of_a_clone(tmp_path: Path) -> None:
+    assert commit_of(tmp_path) is None
+    git = tmp_path / ".git"
+    git.mkdir()
+    assert commit_of(tmp_path) is None
+    (git / "HEAD").write_text(f"{COMMIT}\n")
+    assert commit_of(tmp_path) == COMMIT
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    assert commit_of(tmp_path) is None
+    (git / "packed-refs").write_text(f"# pack-refs\n{COMMIT} refs/heads/main\n")
+    assert commit_of(tmp_path) == COMMIT
+    (git / "refs" / "heads").mkdir(parents=True)
+    (git / "refs" / "heads" / "main").write_text("f" * 40 + "\n")
+    assert commit_of(tmp_path) == "f" * 40
+
+
+def test_the_commit_of_a_worktree(tmp_path: Path) -> None:
+    tree, own = tmp_path / "tree", tmp_path / "main" / ".git" / "worktrees" / "tree"
+    own.mkdir(parents=True)
+    tree.mkdir()
+    (tree / ".git").write_text(f"gitdir: {own}\n")
+    (own / "HEAD").write_text("ref: refs/heads/side\n")
+    (own / "commondir").write_text("../..\n")
+    (own.parents[1] / "packed-refs").write_text(f"{COMMIT} refs/heads/side\n")
+    assert commit_of(tree) == COMMIT
+
+
+def test_it_takes_no_settings(capsys: Capture) -> None:
+    assert main(["doctor", "base=rome"]) == 2
+    assert "doctor takes no settings: leave 'base=rome' away" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+"""One configuration, two hosts: EasyEdit's own functions, and ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+import alphaedit_plugin
+from alphaedit_plugin.config import EditorConfig, load_config
+from alphaedit_plugin.easyedit.bridge import HostedEditor
+from alphaedit_plugin.easyedit.host import second_moment_of
+from alphaedit_plugin.editor import NullSpaceEditor
+from alphaedit_plugin.loading import host_files, load_model, load_moments
+from alphaedit_plugin.request import Request
+from tests.host.tiny_host import CONTEXTS, TinyHostModel, skip_without_host
+
+skip_without_host()
+
+
+@pytest.fixture(autouse=True)
+def _unregistered(host: ModuleType) -> Iterator[None]:
+    yield
+    alphaedit_plugin.unregister()
+
+
+def config(tiny: TinyHostModel, base: str, null_space: bool, *more: str) -> EditorConfig:
+    contexts = ",".join(f'"{c}"' for c in CONTEXTS[1:])
+    layers = "[2]" if base == "rome" else "[1,2,3]"
+    return load_config(
+        [
+            f"base={base}", "model=custom", f"model.path={tiny.folder}", f"model.layers={layers}",
+            f"null_space={null_space}", f"model.moments.stats_dir={tiny.stats_dir}",
+            f"model.contexts.templates=[{contexts}]", "model.target.steps=8", "model.target.lr=0.1",
+            "model.moment_weight=15", "projector=absolute", "projector.l2=1",
+            f"projector.cut.value={tiny.nullspace_threshold}", "batch_size=2", *more,
+        ]
+    )  # fmt: skip
+
+
+def batches(tiny: TinyHostModel) -> list[list[Request]]:
+    requests = [Request.parse(r["prompt"], r["subject"], r["target_new"]) for r in tiny.requests]
+    return [requests[:2], requests[2:4]]
+
+
+@pytest.mark.parametrize("null_space", [False, True])
+@pytest.mark.parametrize("base", ["rome", "memit", "rect", "prune"])
+def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: bool) -> None:
+    chosen = config(tiny, base, null_space)
+    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    for batch in batches(tiny):
+        ours.apply(batch)
+        theirs.apply(batch)
+    ours.finalize()
+    theirs.finalize()
+    for layer in chosen.model.layers:
+        expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+def test_moments_we_collect_are_found_by_the_host(tiny: TinyHostModel, tmp_path: Path) -> None:
+    text = tmp_path / "corpus.txt"
+    text.write_text("\n".join(f"Request {r['prompt']} {r['target_new']}" for r in tiny.requests))
+    chosen = config(
+        tiny, "memit", False, f"model.moments.stats_dir={tmp_path / 'stats'}",
+        f"model.moments.corpus={text}",
+    )  # fmt: skip
+    view = load_model(chosen.model)
+    collected = load_moments(view, chosen.model)
+    files = host_files(view, chosen.model, tmp_path / "stats")
+    assert all(path.is_file() for path in files.values())
+    again = load_moments(view, chosen.model)
+    for layer, moment in collected.items():
+        assert torch.allclose(again[layer].mean, moment.mean, rtol=1e-6, atol=0)
+    hparams = tiny.hparams("MEMIT", stats_dir=str(tmp_path / "stats"))
+    for layer, moment in collected.items():
+        module = view.layout.down_proj.format(layer)
+        theirs = second_moment_of(view.model, view.tokenizer, module, hparams)
+        assert torch.allclose(theirs.double(), moment.mean, rtol=1e-6, atol=0)
