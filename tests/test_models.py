@@ -105,7 +105,8 @@ def test_the_family_is_not_guessed_from_the_name(gpt2: EditableModel) -> None:
 
 def test_a_new_family_is_one_registration(gpt2: EditableModel) -> None:
     gpt2.model.config.model_type = "mine"
-    LAYOUTS.register("mine", Layout("transformer.h.{}", "transformer.h.{}.mlp.c_proj"))
+    mine = Layout("transformer.h.{}", "transformer.h.{}.mlp.c_proj", "transformer.ln_f")
+    LAYOUTS.register("mine", mine)
     try:
         assert EditableModel.wrap(gpt2.model, None).weight(0).shape[0] == 32
     finally:

@@ -188,8 +188,12 @@ def test_a_prompt_that_ends_in_a_space_gets_no_second_one() -> None:
 
 def test_a_target_without_a_token_is_refused() -> None:
     class Mute:
-        def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
-            return {"input_ids": [5] if "The" in text else []}
+        eos_token_id = None
+
+        def __call__(self, texts: list[str], **_: Any) -> dict[str, list[Any]]:
+            if isinstance(texts, str):
+                return {"input_ids": []}
+            return {"input_ids": [[5] for _ in texts]}
 
     with pytest.raises(RequestError, match="'Rome' has no token"):
         target_ids(Mute(), "The", "Rome")
