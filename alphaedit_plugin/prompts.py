@@ -137,13 +137,13 @@ def continuations(
         text: _without_end(tokenizer, list(ids)) for text, ids in zip(texts, encoded, strict=True)
     }
     found = []
-    for (prompt, _), target, text in zip(pairs, spaced, whole, strict=True):
+    for (prompt, asked), target, text in zip(pairs, spaced, whole, strict=True):
         before, together = known[prompt], known[text]
         ids = together[len(before) :]
         if together[: len(before)] != before:
             ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
         if not ids:
-            raise RequestError(f"target {target!r} has no token in this tokenizer")
+            raise RequestError(f"target {asked!r} has no token in this tokenizer")
         found.append((before, ids))
     return found
 
