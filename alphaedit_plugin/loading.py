@@ -160,7 +160,16 @@ def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates
 
 def load_recipe(view: EditableModel, config: EditorConfig) -> Recipe:
     """Everything an edit of ``view`` needs, ready."""
-    method, moments = load_method(view, config)
+    return recipe_of(view, config, *load_method(view, config))
+
+
+def recipe_of(
+    view: EditableModel,
+    config: EditorConfig,
+    method: BaseMethod,
+    moments: dict[int, SecondMoment],
+) -> Recipe:
+    """The configured recipe, for a method and second moments that are there already."""
     return Recipe(
         method=method,
         layers=tuple(config.model.layers),

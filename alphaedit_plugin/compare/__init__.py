@@ -22,7 +22,7 @@ from alphaedit_plugin.config import EditorConfig, build_method
 from alphaedit_plugin.data import EditData, load_data
 from alphaedit_plugin.engine import Recipe, check_requests
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import cpu_threads, load_contexts, load_model
+from alphaedit_plugin.loading import cpu_threads, load_model, recipe_of
 from alphaedit_plugin.methods import Projected
 
 __all__ = ["Cell", "Evaluation", "evaluate", "run_comparison"]
@@ -81,14 +81,7 @@ def _recipe(config: EditorConfig, shared: Shared) -> Recipe:
     if config.null_space:
         projectors = shared.projectors_of(config)
         method = Projected(method, projectors, config.projector.mode, config.projector.l2)
-    return Recipe(
-        method=method,
-        layers=tuple(config.model.layers),
-        contexts=load_contexts(shared.view, config),
-        moments=moments,
-        fact_token=config.model.fact_token,
-        targets=config.model.target,
-    )
+    return recipe_of(shared.view, config, method, moments)
 
 
 def _run_all(
