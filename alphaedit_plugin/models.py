@@ -6,7 +6,6 @@ Weights are seen *oriented*, ``(d_out, d_in)``, whatever their module's storage.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,15 +137,6 @@ class EditableModel:
     def stored_like(self, layer: int, oriented: Tensor) -> Tensor:
         """``oriented (d_out, d_in)`` in the storage order of the module's own parameter."""
         return oriented.T if isinstance(self.down_proj(layer), Conv1D) else oriented
-
-    def fingerprint(self, layers: Sequence[int]) -> str:
-        """A short hash of the weights of ``layers``: equal for equal weights, in any process."""
-        digest = hashlib.sha256(str(self.model.config.model_type).encode())
-        for layer in layers:
-            weight = self.parameter(layer).detach().to("cpu").contiguous()
-            digest.update(f"{layer}:{tuple(weight.shape)}:{weight.dtype}".encode())
-            digest.update(weight.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 class StopForward(Exception):

@@ -46,10 +46,14 @@ class MomentsConfig:
         stats_dataset: the data set in the name of EasyEdit's files.
         stats_precision: the precision in their name.
         stats_samples: the number of samples in their name.
-        corpus: a text or JSONL file.
+        corpus: a text, JSONL or NPY file, or a folder of them; ``corpus=…`` sets it.
         hub: a Hugging Face data set to stream.
         hub_config: its configuration.
-        tokens: how many tokens of a corpus to read.
+        hub_split: its split.
+        text_field: of a JSONL object or a data set: text, or token ids.
+        tokens: how many tokens of a corpus to read; ``None`` for all.
+        checkpoint: tokens between two checkpoints of a long collection.
+        cache: keep what was collected, and projectors made from it, in the cache folder.
     """
 
     stats_dir: str | None = None
@@ -59,7 +63,11 @@ class MomentsConfig:
     corpus: str | None = None
     hub: str | None = "wikimedia/wikipedia"
     hub_config: str | None = "20231101.en"
+    hub_split: str = "train"
+    text_field: str = "text"
     tokens: int | None = 1_000_000
+    checkpoint: int = 100_000
+    cache: bool = True
 
 
 @dataclass
@@ -132,13 +140,16 @@ class ProjectorConfig:
         cut: which eigenvectors it keeps.
         l2: AlphaEdit's ridge, in ``solve`` mode.
         mode: ``auto``, ``solve`` or ``post``.
-        path: a projector file to use instead of fitting one.
+        path: a projector file to use instead of fitting one: of ``alphaedit fit``, or the
+            reference's ``null_space_project.pt``.
+        trust: use the file although it was made for another model.
     """
 
     cut: Cut = field(default_factory=Cut)
     l2: float = 10.0
     mode: Mode = Mode.auto
     path: str | None = None
+    trust: bool = False
 
 
 @dataclass
@@ -185,6 +196,23 @@ class CompareConfig:
 
 
 @dataclass
+class FitConfig:
+    """Making a projector file.
+
+    Attributes:
+        out: the file.
+        dtype: its basis: float32, or float16 at half the size.
+        converge: stop once the halves of what was read disagree less than this about the
+            subspace (root mean square sine of the angles between them, weighted by eigenvalue);
+            ``None`` reads everything.
+    """
+
+    out: str = "projector.safetensors"
+    dtype: str = "float32"
+    converge: float | None = None
+
+
+@dataclass
 class EditorConfig:
     """Everything a command reads; ``base`` holds the fields of the chosen base method."""
 
@@ -194,6 +222,8 @@ class EditorConfig:
     data: DataConfig = field(default_factory=DataConfig)
     request: RequestConfig = field(default_factory=RequestConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    corpus: str | None = None
     null_space: bool = True
     host: Host = Host.native
     seed: int = 0
