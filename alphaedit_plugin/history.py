@@ -101,7 +101,10 @@ class GrowingFactor:
         kept = sum(block.shape[1] for block in self.blocks[:count])
         del self.blocks[count:]
         if self.lower is not None and self.mapped is not None:
-            self.lower, self.mapped = self.lower[:kept, :kept].clone(), self.mapped[:, :kept].clone()
+            self.lower, self.mapped = (
+                self.lower[:kept, :kept].clone(),
+                self.mapped[:, :kept].clone(),
+            )
         if not kept:
             self.lower = self.mapped = None
 

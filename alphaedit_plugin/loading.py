@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.contexts import generate_contexts
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import ConfigError, ModelError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.pocket import load_pocket
@@ -28,26 +28,55 @@ def load_model(config: ModelConfig) -> EditableModel:
 
     Raises:
         ConfigError: an unknown dtype, or a device that is not there.
-        ModelError: the model cannot be loaded, or is of an unknown family.
+        ModelError: the model cannot be loaded or lacks weights, or is of an unknown family.
     """
     if config.dtype not in DTYPES:
         raise ConfigError(f"model.dtype is {config.dtype!r}: use one of {', '.join(DTYPES)}")
-    device = _device(config.device)
-    if config.path is None:
-        model, tokenizer = load_pocket(DTYPES[config.dtype])
-    else:
-        try:
-            # Gigabytes of an unknown family need not be read first.
-            LAYOUTS.get(AutoConfig.from_pretrained(config.path).model_type, error=ModelError)
-            tokenizer = AutoTokenizer.from_pretrained(config.path)
-            model = AutoModelForCausalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype])
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"cannot load model {config.path!r}: {str(error).strip().splitlines()[0]}"
-            ) from None
-    view = EditableModel.wrap(model.to(device).eval(), tokenizer)
+    device, dtype = _device(config.device), DTYPES[config.dtype]
+    with torch.inference_mode(False):  # or no target could be searched
+        if config.path is None:
+            model, tokenizer = load_pocket(dtype)
+        else:
+            # A slash at the end would hide the name by which the host's files go.
+            model, tokenizer = _load_pretrained(config.path.rstrip("/") or "/", dtype)
+        view = EditableModel.wrap(model.to(device).eval(), tokenizer)
     view.check_layers(config.layers)
     return view
+
+
+def _load_pretrained(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model and its tokenizer from a folder or the hub, both of them whole."""
+    with _explained(f"cannot load model {path!r}"):
+        # Gigabytes of an unknown family need not be read first.
+        LAYOUTS.get(AutoConfig.from_pretrained(path).model_type, error=ModelError)
+    with _explained(f"cannot load the tokenizer of {path!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.vocab_size == 0:
+        raise ModelError(f"{path!r} holds no tokenizer: put tokenizer.json beside the model")
+    with _explained(f"cannot load model {path!r}"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path!r} lacks {len(missing)} weights, {missing[0]} among them, which would be "
+            "random numbers: get the whole checkpoint"
+        )
+    return model, tokenizer
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say in one line what failed: a damaged file can make transformers raise anything."""
+    try:
+        yield
+    except AlphaEditError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+        raise ModelError(f"{what}: {reason} ({type(error).__name__})") from None
 
 
 def _device(name: str) -> torch.device:
@@ -55,7 +84,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()  # which a meta device cannot give
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(

@@ -17,6 +17,7 @@ from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
 def check(config: EditorConfig) -> None:
     """Refuse what is of the right type but makes no sense, before anything heavy is loaded."""
     method = build_method(config.base)
+    method.check_layers(config.model.layers)
     if config.null_space:
         Projected(method, {}, config.projector.mode, config.projector.l2)
     for name in config.compare.bases:
@@ -24,7 +25,6 @@ def check(config: EditorConfig) -> None:
     counts = {
         "batch_size": config.batch_size,
         "compare.edits": config.compare.edits,
-        "model.target.steps": config.model.target.steps,
     }
     for key, count in counts.items():
         if count < 1:

@@ -42,7 +42,7 @@ class HostedSession(EditSession):
         """``W − W0 (d_out, d_in)`` float32, as the model is now."""
         return self.view.weight(layer).float() - self.pristine(layer).float()
 
-    def undo(self, count: int = 1) -> None:
+    def undo(self, count: int = 1, *, force: bool = False) -> None:
         """Refused: the host keeps no journal.
 
         Raises:
