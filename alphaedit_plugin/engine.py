@@ -154,7 +154,7 @@ def _apply_stage(view: EditableModel, session: EditSession, recipe: Recipe, stag
             residual=missing / (len(stage.layers) - place),
             weight=view.weight(layer),
             moment=recipe.moments.get(layer),
-            past_keys=session.past_keys(layer),
+            past=session.past(layer),
         )
         session.write(layer, recipe.method.delta(problem))
 

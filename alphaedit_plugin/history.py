@@ -126,6 +126,10 @@ class PastKeys:
         """How many keys there are."""
         return sum(block.shape[1] for block in self.blocks)
 
+    def joined(self, like: Tensor) -> Tensor:
+        """All of them side by side, ``(d_in, m)``, of the dtype and place of ``like (d_in, n)``."""
+        return torch.cat([like[:, :0], *(block.to(like) for block in self.blocks)], dim=1)
+
     def factor(
         self, owner: object, transform: Callable[[Tensor], Tensor], weight: float
     ) -> GrowingFactor:

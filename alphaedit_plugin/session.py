@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError
+from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Request
 
@@ -69,6 +70,7 @@ class EditSession:
         self.journal: list[Entry] = []
         self._pristine = {layer: view.weight(layer).clone() for layer in layers}
         self._total: dict[int, Tensor] = {}
+        self._past: dict[int, PastKeys] = {}
         self._open: list[Write] | None = None
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -84,11 +86,11 @@ class EditSession:
                 self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=precision)
         return self._total[layer]
 
-    def past_keys(self, layer: int) -> Tensor:
-        """``Kp (d_in, m)`` float32: keys of all earlier batches, taken after their write."""
-        pristine = self._pristine[layer]
-        none = pristine.new_zeros(pristine.shape[1], 0, dtype=torch.float32)
-        return torch.cat([none, *(e.past_keys[layer] for e in self.journal if e.past_keys)], dim=1)
+    def past(self, layer: int) -> PastKeys:
+        """``Kp``: keys of all earlier batches, taken after their write, and what grew from them."""
+        blocks = tuple(entry.past_keys[layer] for entry in self.journal if entry.past_keys)
+        self._past[layer] = replace(self._past.get(layer, PastKeys()), blocks=blocks)
+        return self._past[layer]
 
     @property
     def requests(self) -> list[Request]:

@@ -191,7 +191,7 @@ def test_two_sessions_on_two_models_never_touch_each_other() -> None:
         first.commit(REQUESTS, {1: torch.ones(128, 2)})
     assert_same_weights(second.view, untouched)
     assert second.journal == []
-    assert second.past_keys(1).shape == (128, 0)
+    assert second.past(1).count == 0
     edited = weights_of(first.view)
     write(second, 3)
     second.reset()
@@ -202,16 +202,17 @@ def test_two_sessions_on_two_models_never_touch_each_other() -> None:
 def test_past_keys_are_those_of_all_entries_in_order(gpt2: EditableModel) -> None:
     session = EditSession(gpt2, [1])
     d_in = gpt2.weight(1).shape[1]
-    assert session.past_keys(1).shape == (d_in, 0)
+    assert session.past(1).count == 0
+    like = torch.zeros(d_in, 1)
     for value in (1.0, 2.0):
         with session.batch():
             session.commit(REQUESTS[:2], {1: torch.full((d_in, 2), value)})
     with session.batch():
         session.commit()  # an end of a run has none
-    assert session.past_keys(1)[0].tolist() == [1, 1, 2, 2]
+    assert session.past(1).joined(like)[0].tolist() == [1, 1, 2, 2]
     assert session.requests == REQUESTS[:2] * 2
     session.undo(2)
-    assert session.past_keys(1)[0].tolist() == [1, 1]
+    assert session.past(1).joined(like)[0].tolist() == [1, 1]
 
 
 def test_layers_are_checked_at_once(gpt2: EditableModel) -> None:

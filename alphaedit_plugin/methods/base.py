@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import ConfigError, ModelError
+from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.statistics import SecondMoment
 
@@ -26,7 +27,7 @@ class LayerProblem:
         residual: ``R (d_out, n)`` float32, this layer's share of what is missing.
         weight: ``W (d_out, d_in)`` as it is now, in its own dtype.
         moment: second moment ``C`` of the layer, or ``None`` where the method needs none.
-        past_keys: ``Kp (d_in, m)`` float32: keys of all earlier batches, taken after their write.
+        past: ``Kp``: keys of all earlier batches, taken after their write.
     """
 
     layer: int
@@ -35,7 +36,7 @@ class LayerProblem:
     residual: Tensor
     weight: Tensor
     moment: SecondMoment | None
-    past_keys: Tensor
+    past: PastKeys = field(default_factory=PastKeys)
 
     def need_moment(self) -> SecondMoment:
         """The second moment.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import require
+from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
-from alphaedit_plugin.solve import memit_delta
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,8 @@ class Memit(BaseMethod):
         return self.sequential_cache
 
     def solve(self, problem: LayerProblem) -> Delta:
-        """See `solve.memit_delta`."""
-        return memit_delta(
-            problem.keys,
-            problem.residual,
-            problem.need_moment().whiten,
-            self.moment_weight,
-            problem.past_keys if self.sequential_cache else None,
-        )
+        """``R Kᵀ (λC + K Kᵀ)⁻¹`` in its n × n form: see `history`, with ``T = C⁻¹``, ``w = λ``."""
+        moment = problem.need_moment()
+        past = problem.past if self.sequential_cache else PastKeys()
+        factor = past.factor(moment, moment.whiten, self.moment_weight)
+        return factor.delta(problem.keys, problem.residual)

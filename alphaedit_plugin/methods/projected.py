@@ -14,7 +14,7 @@ from alphaedit_plugin.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.solve import null_space_delta
+from alphaedit_plugin.solve import null_space_primal
 
 
 class Mode(str, Enum):
@@ -100,8 +100,13 @@ class Projected(BaseMethod):
         if not self.solves:
             return self.base.solve(problem)
         projector = self.projectors[problem.layer]
-        past = projector.apply(problem.past_keys) if problem.past_keys.shape[1] else None
-        return null_space_delta(projector.apply(problem.keys), problem.residual, self.ridge, past)
+        if problem.past.count + problem.keys.shape[1] > projector.d_in:
+            past = projector.apply(problem.past.joined(problem.keys))
+            return null_space_primal(
+                projector.apply(problem.keys), problem.residual, self.ridge, past
+            )
+        factor = problem.past.factor(projector, projector.apply, self.ridge)
+        return factor.delta(problem.keys, problem.residual)
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
         """The base's, then the projector."""

@@ -25,6 +25,7 @@ from alphaedit_plugin.methods import (
     Rect,
     Rome,
 )
+from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.session import EditSession
@@ -120,13 +121,13 @@ def problem_for(seed: int, n: int = 3, m: int = 0) -> LayerProblem:
     keys = normal(12, 40)
     moment = SecondMoment((keys @ keys.T).double(), 40)
     return LayerProblem(0, normal(12, n), normal(12, n), normal(8, n), normal(8, 12), moment,
-                        normal(12, m))  # fmt: skip
+                        PastKeys((normal(12, m),)))  # fmt: skip
 
 
 def test_memit_with_a_cache_keeps_past_keys_in_place() -> None:
     problem = problem_for(0, n=2, m=4)
-    plain = Memit(1.0).delta(problem).dense.float() @ problem.past_keys
-    cached = Memit(1.0, sequential_cache=True).delta(problem).dense.float() @ problem.past_keys
+    plain = Memit(1.0).delta(problem).dense.float() @ problem.past.joined(problem.keys)
+    cached = Memit(1.0, sequential_cache=True).delta(problem).dense.float() @ problem.past.joined(problem.keys)
     assert cached.norm() < 0.7 * plain.norm()
 
 
@@ -135,9 +136,9 @@ def test_alphaedit_keeps_past_keys_in_place() -> None:
     assert problem.moment is not None
     projector = Projector.fit(problem.moment, CUT_HALF)
     method = Projected(Memit(), {0: projector}, ridge=0.1)
-    alone = LayerProblem(**(vars(problem) | {"past_keys": problem.past_keys[:, :0]}))
-    kept = method.delta(problem).dense.float() @ problem.past_keys
-    assert kept.norm() < 0.7 * (method.delta(alone).dense.float() @ problem.past_keys).norm()
+    alone = LayerProblem(**(vars(problem) | {"past": PastKeys()}))
+    kept = method.delta(problem).dense.float() @ problem.past.joined(problem.keys)
+    assert kept.norm() < 0.7 * (method.delta(alone).dense.float() @ problem.past.joined(problem.keys)).norm()
 
 
 def test_post_is_the_bases_delta_times_p() -> None:
