@@ -96,28 +96,25 @@ class _Problem:
     """The sentences of one micro-batch of requests, and what each has to predict.
 
     ``initial (n, d_model)`` is the unedited value behind the bare context, and ``place`` the module
-    whose output gets ``δ``. ``owner`` says which request a sentence belongs to; ``predict_*`` list
-    every (row, column) whose next token is scored, and ``essence_row`` those where the divergence
-    is measured.
+    whose output gets ``δ``. ``owner`` says which request a sentence belongs to. The head runs at
+    ``rows`` and ``columns``: first at the ``m`` places whose next token is scored, to which
+    ``token``, ``weight`` and ``token_owner (m,)`` belong, then at each request's essence, where the
+    divergence is measured.
     """
 
     initial: Tensor
     place: nn.Module
     tail: Tail
     owner: Tensor
-    predict_row: Tensor
-    predict_column: Tensor
-    predict_token: Tensor
-    predict_weight: Tensor
-    essence_row: Tensor
+    rows: Tensor
+    columns: Tensor
+    token: Tensor
+    weight: Tensor
+    token_owner: Tensor
 
     @property
     def count(self) -> int:
         return len(self.initial)
-
-    @property
-    def predict_owner(self) -> Tensor:
-        return self.owner[self.predict_row]
 
 
 def optimise_targets(
@@ -210,12 +207,12 @@ def _assemble(
     row, column, token, weight = (
         torch.tensor(list(values), device=view.device) for values in zip(*predict, strict=True)
     )
-    essence = [row for row, (_, _, target) in enumerate(flat) if not target]
+    essence = torch.tensor(
+        [row for row, (_, _, target) in enumerate(flat) if not target], device=view.device
+    )
     owner = torch.tensor([i for i, _, _ in flat], device=view.device)
-    return _Problem(
-        initial, place, tail, owner, row, column, token, weight,
-        torch.tensor(essence, device=view.device),
-    )  # fmt: skip
+    rows, columns = torch.cat([row, essence]), torch.cat([column, tail.column[essence]])
+    return _Problem(initial, place, tail, owner, rows, columns, token, weight, owner[row])
 
 
 def _search(
@@ -232,9 +229,7 @@ def _search(
     for step in range(settings.steps):
         scores, essence = _forward(view, problem, delta)
         reference = essence.detach() if reference is None else reference
-        nll = torch.zeros_like(loss).index_add(
-            0, problem.predict_owner, -scores * problem.predict_weight
-        )
+        nll = torch.zeros_like(loss).index_add(0, problem.token_owner, -scores * problem.weight)
         divergence = functional.kl_div(reference, essence, log_target=True, reduction="none").sum(1)
         decay = delta.norm(dim=1) / initial.norm(dim=1) ** 2
         now = nll + settings.kl_factor * divergence + settings.weight_decay * decay
@@ -256,8 +251,6 @@ def _search(
 def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
     fact = problem.tail.column
-    rows = torch.cat([problem.predict_row, problem.essence_row])
-    columns = torch.cat([problem.predict_column, fact[problem.essence_row]])
 
     def add(_: Any, args: Any, output: Any) -> Any:
         hidden = hidden_of(output).clone()
@@ -268,10 +261,10 @@ def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Ten
 
     with (
         hooked(lambda: problem.place.register_forward_hook(add)),
-        head_only_at(view, rows, columns),
+        head_only_at(view, problem.rows, problem.columns),
     ):
         logits = run(view, problem.tail).logits[0]
     log_probs = logits.float().log_softmax(dim=1)
-    count = len(problem.predict_row)
-    picked = log_probs[torch.arange(count, device=logits.device), problem.predict_token]
+    count = len(problem.token)
+    picked = log_probs[torch.arange(count, device=logits.device), problem.token]
     return picked, log_probs[count:]
