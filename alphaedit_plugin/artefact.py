@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def write_artefact(path: Path, tensors: Mapping[str, Tensor], content: Mapping[s
     """
     placed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     checksums = {name: checksum(tensor) for name, tensor in placed.items()}
-    metadata = {CONTENT: json.dumps(content), CHECKSUMS: json.dumps(checksums)}
+    described = json.dumps(content)
+    checksums[CONTENT] = _checksum_of_text(described)
+    metadata = {CONTENT: described, CHECKSUMS: json.dumps(checksums)}
     with replacing(path) as unfinished:
         save_file(placed, unfinished, metadata)
 
@@ -49,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         ConfigError: it cannot be written; ``path`` is then as it was.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -57,10 +60,28 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{path} cannot be written: {reason}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before hours are spent on what is to go in it.
+
+    Raises:
+        ConfigError: it is a folder, or in a folder that cannot be made or written to.
+    """
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: name a file in it")
+    probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.probe")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def read_artefact(
@@ -84,10 +105,13 @@ def read_artefact(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            content, checksums = json.loads(metadata[CONTENT]), json.loads(metadata[CHECKSUMS])
+            described, checksums = metadata[CONTENT], json.loads(metadata[CHECKSUMS])
+            content, seal = json.loads(described), checksums[CONTENT]
             tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is damaged, or no file of alphaedit_plugin's: {error}") from None
+    if seal != _checksum_of_text(described):
+        raise DamagedFile(f"{path} is damaged: what it says of itself was altered")
     for name, tensor in tensors.items():
         if checksums.get(name) != checksum(tensor):
             raise DamagedFile(f"{path} is damaged: {name} does not match its checksum")
@@ -100,3 +124,7 @@ def checksum(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tuple(placed.shape)}:{placed.dtype}".encode())
     digest.update(placed.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _checksum_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

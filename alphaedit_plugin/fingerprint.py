@@ -7,18 +7,23 @@ whether a projector belongs to a model. `upstream_digest` is exact: it names cac
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.artefact import checksum
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.prompts import tokenise
 
 SAMPLED = 32  # entries per parameter
 ROUNDING = 2.0**-7  # relative; twice what rounding to bfloat16 can change on either side
 SMALLEST = 1e-6  # entries below are lost in float16
+
+PROBE = "The 2 red houses, and Zoë's cat."
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,23 @@ def upstream_digest(view: EditableModel, layer: int) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash of a tokenizer's vocabulary, and of what it makes of a sentence."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    probe = tokenise(tokenizer, PROBE)
+    return hashlib.sha256(json.dumps([vocabulary, probe]).encode()).hexdigest()
+
+
 def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[str, Tensor]]:
-    yield from view.model.get_input_embeddings().named_parameters(prefix="embeddings")
+    """Embeddings of tokens and positions, then the blocks up to and with that of ``layer``."""
+    model = view.model
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    blocks = [view.block(number) for number in range(view.depth)]
+    behind = [model.get_submodule(view.layout.final_norm), model.get_output_embeddings()]
+    downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in downstream:
+            yield name, parameter
     for below in range(layer + 1):
         yield from view.block(below).named_parameters(prefix=str(below))
 
