@@ -112,7 +112,7 @@ def test_whatever_a_hub_raises_is_one_line(
     fake_datasets(monkeypatch, lambda *_, **__: rows())
     texts = stream_hub("some/set", None, "train")
     assert next(texts) == "one"
-    with pytest.raises(ConfigError, match="cannot read some/set: .*; give corpus="):
+    with pytest.raises(ConfigError, match=r"cannot read some/set: .*; give corpus="):
         next(texts)
 
 
@@ -124,7 +124,7 @@ def test_token_ids(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.arange(2500))
     rows = list(corpus_from(tmp_path / "c.npy").texts())
     assert [len(row) for row in rows] == [1024, 1024, 452]
-    assert sum(map(list, rows), []) == list(range(2500))
+    assert [token for row in rows for token in row] == list(range(2500))
 
 
 def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
