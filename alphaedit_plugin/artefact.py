@@ -36,13 +36,23 @@ def write_artefact(path: Path, tensors: Mapping[str, Tensor], content: Mapping[s
     Raises:
         ConfigError: the file cannot be written, e.g. for want of space.
     """
-    placed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    placed = _placed(tensors)
     checksums = {name: checksum(tensor) for name, tensor in placed.items()}
     described = json.dumps(content)
     checksums[CONTENT] = _checksum_of_text(described)
     metadata = {CONTENT: described, CHECKSUMS: json.dumps(checksums)}
     with replacing(path) as unfinished:
         save_file(placed, unfinished, metadata)
+
+
+def _placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, in order, and none sharing its memory with another: safetensors asks for that."""
+    placed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        taken = {other.untyped_storage().data_ptr() for other in placed.values()}
+        placed[name] = own.clone() if own.untyped_storage().data_ptr() in taken else own
+    return placed
 
 
 @contextmanager

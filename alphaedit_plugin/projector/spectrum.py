@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 LARGE = 2048  # below, all eigenvectors are cheaper than finding out how few will do
 FEW = 1 / 32  # of all eigenvectors, up to which the leading ones alone are cheaper
 STEPS = 12  # of subspace iteration
+SPARE = 16  # more vectors than twice those wanted, for when these are very few
 EXACT = 1e-6  # largest relative residual ‖CU − UΛ‖ / ‖Λ‖ of the leading ones
 
 
@@ -79,12 +80,13 @@ def _leading(mean: Tensor, cut: Cut) -> Spectrum | None:
     """The leading eigenvectors, or ``None`` where they are not few or not exact enough."""
     d_in = len(mean)
     few = int(FEW * d_in)
-    many = cut.rule is CutRule.auto or (cut.rule is CutRule.rank and cut.value > few)
-    if d_in < LARGE or many:
+    by_rank = cut.rule is CutRule.rank
+    if d_in < LARGE or cut.rule is CutRule.auto or (by_rank and cut.value > few):
         return None
+    few = max(1, int(cut.value)) if by_rank else few
     with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
         torch.manual_seed(0)
-        vectors, values, _ = torch.svd_lowrank(mean, q=2 * few, niter=STEPS)
+        vectors, values, _ = torch.svd_lowrank(mean, q=2 * few + SPARE, niter=STEPS)
     vectors, values = vectors[:, :few], values[:few]
     rank = cut.rank_from_leading(values, d_in, mean.trace().item())
     if rank is None:
