@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
 
-CONTENT, CHECKSUMS = "content", "sha256"
+FACTS = "alphaedit_plugin"  # the metadata: content, checksums of the tensors, and its own
 
 
 class DamagedFile(AlphaEditError):
@@ -38,9 +38,9 @@ def write_artefact(path: Path, tensors: Mapping[str, Tensor], content: Mapping[s
     """
     placed = _placed(tensors)
     checksums = {name: checksum(tensor) for name, tensor in placed.items()}
-    described = json.dumps(content)
-    checksums[CONTENT] = _checksum_of_text(described)
-    metadata = {CONTENT: described, CHECKSUMS: json.dumps(checksums)}
+    seal = _checksum_of_text(json.dumps(content))
+    facts = json.dumps({"content": content, "sha256": checksums, "seal": seal})
+    metadata = {FACTS: facts}  # one entry only: of several, safetensors shuffles the order
     with replacing(path) as unfinished:
         save_file(placed, unfinished, metadata)
 
@@ -70,8 +70,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path} cannot be written: {reason}") from None
+        raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -91,7 +90,7 @@ def require_writable(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
 
 
 def read_artefact(
@@ -114,13 +113,12 @@ def read_artefact(
         raise FileNotFoundError(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            described, checksums = metadata[CONTENT], json.loads(metadata[CHECKSUMS])
-            content, seal = json.loads(described), checksums[CONTENT]
+            facts = json.loads((file.metadata() or {})[FACTS])
+            content, checksums, seal = facts["content"], facts["sha256"], facts["seal"]
             tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is damaged, or no file of alphaedit_plugin's: {error}") from None
-    if seal != _checksum_of_text(described):
+    if seal != _checksum_of_text(json.dumps(content)):
         raise DamagedFile(f"{path} is damaged: what it says of itself was altered")
     for name, tensor in tensors.items():
         if checksums.get(name) != checksum(tensor):
@@ -134,6 +132,12 @@ def checksum(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tuple(placed.shape)}:{placed.dtype}".encode())
     digest.update(placed.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return "what should be its folder is a file"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _checksum_of_text(text: str) -> str:

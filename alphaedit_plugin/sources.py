@@ -126,12 +126,12 @@ def provide_projectors(
     """
     wanted = list(config.model.layers if layers is None else layers)
     given, cut = config.projector.path, config.projector.cut
-    check_cut(view, cut, wanted)
     if given is not None:
         path = Path(given).expanduser()
         if path.suffix in REFERENCE:
             return load_reference(view, wanted, path)
         return load_projectors(view, wanted, path, config.projector.trust)
+    check_cut(view, cut, wanted)
     cache = Cache.usable() if config.model.moments.cache else None
     if cache is None or config.model.moments.stats_dir is not None:
         return fit_projectors(load_moments(view, config.model, wanted), cut)

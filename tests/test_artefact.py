@@ -121,9 +121,13 @@ def test_an_error_while_writing_leaves_the_old_file(path: Path) -> None:
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     below = tmp_path / "file" / "sub" / "x"
-    with pytest.raises(ConfigError, match="x cannot be written: Not a directory"):
+    with pytest.raises(
+        ConfigError, match="x cannot be written: what should be its folder is a file"
+    ):
         write_artefact(below, TENSORS, CONTENT)
-    with pytest.raises(ConfigError, match="x cannot be written: Not a directory"):
+    with pytest.raises(
+        ConfigError, match="x cannot be written: what should be its folder is a file"
+    ):
         require_writable(below)
     with pytest.raises(ConfigError, match="is a folder: name a file in it"):
         require_writable(tmp_path)

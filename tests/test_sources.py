@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from alphaedit_plugin import sources
+from alphaedit_plugin.artefact import checksum
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.errors import ConfigError, ProjectorError
 from alphaedit_plugin.loading import load_model
@@ -122,7 +124,7 @@ def test_a_host_folder_that_cannot_be_is_refused_first(
     saved: Path, collected: list[list[int]]
 ) -> None:
     config = config_of(saved, f"model.moments.stats_dir={saved / 'text.txt'}")
-    with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
+    with pytest.raises(ConfigError, match="cannot be written: what should be its folder is a file"):
         moments_of(config)
     assert collected == []
 
@@ -242,6 +244,25 @@ def test_a_cache_that_is_full_is_done_without(
     monkeypatch.setattr(sources, "write_artefact", full)
     assert set(moments_of(config_of(saved))) == {1, 2}
     assert "not cached: x cannot be written: No space left on device" in caplog.text
+
+
+def collect_and_tell(config: EditorConfig, passes: list[Any], queue: Any) -> None:
+    found = moments_of(config)
+    queue.put((len(passes), checksum(found[1].total), checksum(found[2].total)))
+
+
+def test_processes_at_once_collect_once(saved: Path, collected: list[list[int]]) -> None:
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    asked = (config_of(saved), collected, queue)
+    processes = [context.Process(target=collect_and_tell, args=asked) for _ in range(3)]
+    for process in processes:
+        process.start()
+    told = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(passes for passes, *_ in told) == [0, 0, 1]
+    assert len({tuple(checksums) for _, *checksums in told}) == 1
 
 
 def test_a_finished_run_leaves_no_checkpoint(saved: Path, cache: Path) -> None:

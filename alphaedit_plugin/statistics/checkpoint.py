@@ -84,7 +84,8 @@ class Checkpoint:
             part.total = tensors.pop(name).to(part.total.device)
         position = Position(**content["position"])
         self.last = position.tokens
-        logger.warning("going on after %d tokens, where a run was stopped", position.tokens)
+        if group.leads:
+            logger.warning("going on after %d tokens, where a run was stopped", position.tokens)
         return position
 
     def clear(self) -> None:

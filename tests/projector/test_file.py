@@ -213,7 +213,7 @@ def test_another_shape_is_refused_even_if_trusted(
 ) -> None:
     small = Projector.fit(moment_with([3.0, 2.0, 1.0]), Cut(CutRule.rank, 1))
     save_projectors(gpt2, {1: small}, tmp_path / "p.safetensors")
-    with pytest.raises(ProjectorError, match="keys of 3 dimensions, but .* with 128"):
+    with pytest.raises(ProjectorError, match=r"keys of 3 dimensions, but .* with 128"):
         load_projectors(gpt2, [1], tmp_path / "p.safetensors", trust=True)
 
 
