@@ -211,10 +211,10 @@ def start(command: list[str], cache: Path) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
-def kill_at_checkpoint(process: subprocess.Popen[bytes], cache: Path, of: str = "0of1") -> None:
-    """SIGKILL the process and its children, once something has been kept by the last of them."""
+def kill_at_checkpoint(process: subprocess.Popen[bytes], cache: Path, ranks: int = 1) -> None:
+    """SIGKILL the process and its children, once each of these has kept something."""
     deadline = time.monotonic() + 120
-    while not list(cache.glob(f"runs/*/*.{of}.safetensors")):
+    while not all(list(cache.glob(f"runs/*/*.{rank}of*.safetensors")) for rank in range(ranks)):
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -257,7 +257,7 @@ def test_two_processes_are_one_even_when_killed(saved: Path) -> None:
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "alphaedit_plugin", *fit(saved, *more)]
     killed = start(command, saved / "other")
-    kill_at_checkpoint(killed, saved / "other", "1of2")
+    kill_at_checkpoint(killed, saved / "other", ranks=2)
     (saved / "killed.safetensors").unlink()
     resumed = start(command, saved / "other")
     said = resumed.communicate(timeout=180)[0].decode()
