@@ -82,15 +82,27 @@ def require_writable(path: Path) -> None:
     Raises:
         ConfigError: it is a folder, or in a folder that cannot be made or written to.
     """
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder: name a file in it")
     probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.probe")
     try:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: name a file in it")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        ConfigError: nobody may tell, as its folder is closed, or its name is impossible.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {_reason(error)}") from None
 
 
 def read_artefact(
@@ -107,9 +119,10 @@ def read_artefact(
 
     Raises:
         FileNotFoundError: there is no such file.
+        ConfigError: it cannot be reached.
         DamagedFile: see there.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(path)
     try:
         with safe_open(path, framework="pt") as file:

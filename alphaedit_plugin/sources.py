@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from alphaedit_plugin.artefact import read_artefact, require_writable, write_artefact
+from alphaedit_plugin.artefact import is_file, read_artefact, require_writable, write_artefact
 from alphaedit_plugin.cache import Cache, hash_of
 from alphaedit_plugin.config import EditorConfig, ModelConfig
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of, corpus_on_hub
@@ -86,7 +86,7 @@ def load_moments(
     if config.moments.stats_dir is None:
         return _collected(view, config, wanted, watch, group or Group())
     files = host_files(view, config, Path(config.moments.stats_dir).expanduser(), wanted)
-    missing = [layer for layer, path in files.items() if not path.is_file()]
+    missing = [layer for layer, path in files.items() if not is_file(path)]
     found = {layer: read_host_moment(files[layer]) for layer in files if layer not in missing}
     if missing:
         for layer in missing:

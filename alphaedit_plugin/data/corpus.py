@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from alphaedit_plugin.artefact import is_file
 from alphaedit_plugin.errors import ConfigError
 
 Text = str | Sequence[int]
@@ -46,12 +48,12 @@ def corpus_from(path: Path, text_field: str = "text") -> Corpus:
         ConfigError: there is no such file, or nothing to read in the folder.
     """
     files = [path]
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path's, silent where that cannot be told
         found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         files = sorted(file for file in found if file.is_file())
         if not files:
             raise ConfigError(f"no {', '.join(SUFFIXES)} file in {path}")
-    elif not path.is_file():
+    elif not is_file(path):
         raise ConfigError(f"no corpus at {path}: give a text, JSONL or NPY file, or a folder")
 
     def texts() -> Iterator[Text]:

@@ -25,6 +25,7 @@ from tests.saved import config_of, overrides_of
 from tests.tiny import TEXTS, relative
 
 Capture = pytest.CaptureFixture[str]
+ENDLESS = "x" * 300
 EVERY = 2000  # tokens between checkpoints where runs are killed
 
 
@@ -134,6 +135,9 @@ def test_convergence_is_told_with_its_tokens(saved: Path, capsys: Capture) -> No
             ["fit.out=text.txt/p"],
             "text.txt/p cannot be written: what should be its folder is a file",
         ),
+        ([f"fit.out={ENDLESS}"], "cannot be written: File name too long"),
+        ([f"model.moments.corpus={ENDLESS}"], "cannot be read: File name too long"),
+        ([f"model.moments.stats_dir={ENDLESS}"], "cannot be read: File name too long"),
         (["fit.converge=1.5"], "fit.converge is 1.5"),
         (["fit.converge=0.5", "model.moments.stats_dir=x"], "leave one of them away"),
         (["projector.cut.value=129"], "rank=129: needs a whole number from 0 to 128"),
@@ -145,6 +149,7 @@ def test_convergence_is_told_with_its_tokens(saved: Path, capsys: Capture) -> No
         (["model.moments.corpus=foreign.jsonl"], "text 1 of the corpus holds token 99999"),
         (["model.moments.corpus=null", "model.moments.hub=null"], "no source of second moments"),
     ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_refusals_are_one_line_and_write_nothing(
     saved: Path, capsys: Capture, overrides: list[str], message: str

@@ -79,6 +79,7 @@ def test_a_degenerate_cut_is_named(
         ([], "inspect takes one projector file"),
         (["a", "b"], "inspect takes one projector file"),
         (["gone"], "no projector file at gone"),
+        (["x" * 300], "cannot be read: File name too long"),
         (["{saved}/text.txt"], "is damaged, or no file of alphaedit_plugin's"),
         (["{saved}/p.safetensors", "{model}"], "no held-out text: give corpus="),
         (["{saved}/p.safetensors", "{model}", "corpus=gone.txt"], "no corpus at gone.txt"),
