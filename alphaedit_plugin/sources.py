@@ -151,7 +151,8 @@ def _cached_projectors(
     view: EditableModel, config: ModelConfig, layers: Sequence[int], cut: Cut, cache: Cache
 ) -> dict[int, Projector]:
     corpus = corpus_for(config)
-    keys = {layer: _key(view, config, layer, corpus) | {"cut": str(cut)} for layer in layers}
+    by = {"cut": [cut.rule.value, cut.value]}
+    keys = {layer: _key(view, config, layer, corpus) | by for layer in layers}
     paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
     found = {
         layer: cache.stored(path, partial(_read_projector, layer)) for layer, path in paths.items()
@@ -179,8 +180,8 @@ def _collected(
     """From the cache, or else from the corpus, going on where a killed run left it."""
     corpus, settings = corpus_for(config), config.moments
     cache = Cache.usable() if settings.cache else None
-    # Processes that work together must all take the same way.
-    if cache is None or not all(group.gather(cache is not None)):
+    everywhere = all(group.gather(cache is not None))  # all processes must take the same way
+    if cache is None or not everywhere:
         return collect_second_moments(
             view, corpus.texts(), layers, settings.tokens, watch=watch, group=group
         )

@@ -191,6 +191,10 @@ def test_a_cut_is_in_the_key_of_projectors_only(saved: Path, collected: list[lis
     assert collected == [[1, 2]]
     assert torch.equal(first[1].basis, again[1].basis)
     assert (first[1].rank, other[1].rank) == (5, 6)
+    near = (0.1, 0.10000001)
+    made = [projectors_of(config_of(saved, "projector=energy", f"projector.cut.value={value}"))
+            for value in near]  # fmt: skip
+    assert [projectors[1].cut.value for projectors in made] == list(near)
 
 
 @pytest.mark.parametrize("kind", ["moments", "projectors"])
