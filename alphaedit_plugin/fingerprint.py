@@ -1,14 +1,14 @@
 """Which model is it? Whatever was computed from a model's keys is of use to that model only.
 
 Two answers. A `Fingerprint` survives a change of dtype and edits of down-projections: it says
-whether a projector belongs to a model. `upstream_digest` is exact: it names cached results.
+whether a projector belongs to a model. `upstream_digests` are exact: they name cached results.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ class Fingerprint:
         edited = {id(view.parameter(below)) for below in range(layer + 1)}
         found = [
             _sample(parameter)
-            for _, parameter in _upstream(view, layer)
+            for *_, parameter in _upstream(view, layer)
             if id(parameter) not in edited
         ]
         return cls(torch.cat(found))
@@ -60,12 +60,14 @@ class Fingerprint:
         return hashlib.sha256(self.values.bfloat16().float().numpy().tobytes()).hexdigest()[:16]
 
 
-def upstream_digest(view: EditableModel, layer: int) -> str:
-    """A hash of every weight that produces the keys of ``layer``, exactly as it is now."""
+def upstream_digests(view: EditableModel, layers: Sequence[int]) -> dict[int, str]:
+    """Per layer a hash of every weight that produces its keys, exactly as it is now."""
     digest = hashlib.sha256(str(view.model.config.model_type).encode())
-    for name, parameter in _upstream(view, layer):
-        digest.update(f"{name}:{checksum(parameter)}".encode())
-    return digest.hexdigest()
+    found = {}
+    for block, name, parameter in _upstream(view, max(layers)):
+        digest.update(f"{block}:{name}:{checksum(parameter)}".encode())
+        found[block] = digest.hexdigest()
+    return {layer: found[layer] for layer in layers}
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -75,8 +77,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([vocabulary, probe]).encode()).hexdigest()
 
 
-def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[str, Tensor]]:
-    """Embeddings of tokens and positions, then the blocks up to and with that of ``layer``."""
+def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, Tensor]]:
+    """Block, name and value: the embeddings, as block −1, then all up to and with ``layer``."""
     model = view.model
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     blocks = [view.block(number) for number in range(view.depth)]
@@ -84,9 +86,10 @@ def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[str, Tensor]]:
     downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
     for name, parameter in model.named_parameters():
         if id(parameter) not in downstream:
-            yield name, parameter
-    for below in range(layer + 1):
-        yield from view.block(below).named_parameters(prefix=str(below))
+            yield -1, name, parameter
+    for number, block in enumerate(blocks[: layer + 1]):
+        for name, parameter in block.named_parameters():
+            yield number, name, parameter
 
 
 def _sample(parameter: Tensor) -> Tensor:

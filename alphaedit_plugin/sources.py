@@ -13,7 +13,7 @@ from alphaedit_plugin.config import EditorConfig, ModelConfig
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.fingerprint import tokenizer_digest, upstream_digest
+from alphaedit_plugin.fingerprint import tokenizer_digest, upstream_digests
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.pocket import load_world
 from alphaedit_plugin.pocket.world import corpus_sentences
@@ -152,7 +152,7 @@ def _cached_projectors(
 ) -> dict[int, Projector]:
     corpus = corpus_for(config)
     by = {"cut": [cut.rule.value, cut.value]}
-    keys = {layer: _key(view, config, layer, corpus) | by for layer in layers}
+    keys = {layer: key | by for layer, key in _keys(view, config, layers, corpus).items()}
     paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
     found = {
         layer: cache.stored(path, partial(_read_projector, layer)) for layer, path in paths.items()
@@ -185,7 +185,7 @@ def _collected(
         return collect_second_moments(
             view, corpus.texts(), layers, settings.tokens, watch=watch, group=group
         )
-    keys = {layer: _key(view, config, layer, corpus) for layer in layers}
+    keys = _keys(view, config, layers, corpus)
     paths = {layer: cache.path("moments", key) for layer, key in keys.items()}
     run = {"layers": list(layers), "halves": watch is not None, **keys[max(layers)]}
     with cache.alone("runs", run) if group.leads else nullcontext():
@@ -226,11 +226,18 @@ def _write(moment: SecondMoment, path: Path, key: Key) -> None:
     write_artefact(path, {"total": moment.total}, {"count": moment.count, "key": key})
 
 
-def _key(view: EditableModel, config: ModelConfig, layer: int, corpus: Corpus) -> Key:
+def _keys(
+    view: EditableModel, config: ModelConfig, layers: Sequence[int], corpus: Corpus
+) -> dict[int, Key]:
+    """Per layer everything that its second moment depends on."""
+    tokenizer = tokenizer_digest(view.tokenizer)
     return {
-        "weights": upstream_digest(view, layer),
-        "layer": layer,
-        "tokenizer": tokenizer_digest(view.tokenizer),
-        "corpus": corpus.identity,
-        "tokens": config.moments.tokens,
+        layer: {
+            "weights": weights,
+            "layer": layer,
+            "tokenizer": tokenizer,
+            "corpus": corpus.identity,
+            "tokens": config.moments.tokens,
+        }
+        for layer, weights in upstream_digests(view, layers).items()
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alphaedit_plugin.fingerprint import Fingerprint, tokenizer_digest, upstream_digest
+from alphaedit_plugin.fingerprint import Fingerprint, tokenizer_digest, upstream_digests
 from alphaedit_plugin.models import EditableModel
 from tests.tiny import build_model, fast_tokenizer, tokenizer_of
 
@@ -63,6 +63,10 @@ def test_a_lower_layer_is_covered_by_a_higher_one(view: EditableModel) -> None:
     assert not low.covers(high)
 
 
+def upstream_digest(view: EditableModel, layer: int) -> str:
+    return upstream_digests(view, [layer])[layer]
+
+
 def test_digests_are_exact(view: EditableModel) -> None:
     """Any weight that has a part in the keys counts, and no other."""
     before = upstream_digest(view, LAYER)
@@ -81,6 +85,8 @@ def test_digests_are_exact(view: EditableModel) -> None:
         parameter.detach().view(-1)[-1] = value
     assert counted
     assert upstream_digest(view, LAYER - 1) != before
+    together = upstream_digests(view, [LAYER, 0])
+    assert together == {layer: upstream_digest(view, layer) for layer in (LAYER, 0)}
     view.model.half()
     assert upstream_digest(view, LAYER) != before
 
