@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
 
-CONTENT, CHECKSUMS = "content", "sha256"
+FACTS = "alphaedit_plugin"  # the metadata: content, checksums of the tensors, and its own
 
 
 class DamagedFile(AlphaEditError):
@@ -35,11 +36,23 @@ def write_artefact(path: Path, tensors: Mapping[str, Tensor], content: Mapping[s
     Raises:
         ConfigError: the file cannot be written, e.g. for want of space.
     """
-    placed = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    placed = _placed(tensors)
     checksums = {name: checksum(tensor) for name, tensor in placed.items()}
-    metadata = {CONTENT: json.dumps(content), CHECKSUMS: json.dumps(checksums)}
+    seal = _checksum_of_text(json.dumps(content))
+    facts = json.dumps({"content": content, "sha256": checksums, "seal": seal})
+    metadata = {FACTS: facts}  # one entry only: of several, safetensors shuffles the order
     with replacing(path) as unfinished:
         save_file(placed, unfinished, metadata)
+
+
+def _placed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, in order, and none sharing its memory with another: safetensors asks for that."""
+    placed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        taken = {other.untyped_storage().data_ptr() for other in placed.values()}
+        placed[name] = own.clone() if own.untyped_storage().data_ptr() in taken else own
+    return placed
 
 
 @contextmanager
@@ -49,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         ConfigError: it cannot be written; ``path`` is then as it was.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield unfinished
@@ -57,10 +70,39 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"{path} cannot be written: {reason}") from None
+        raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before hours are spent on what is to go in it.
+
+    Raises:
+        ConfigError: it is a folder, or in a folder that cannot be made or written to.
+    """
+    probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.probe")
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{path} is a folder: name a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        ConfigError: nobody may tell, as its folder is closed, or its name is impossible.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {_reason(error)}") from None
 
 
 def read_artefact(
@@ -77,17 +119,20 @@ def read_artefact(
 
     Raises:
         FileNotFoundError: there is no such file.
+        ConfigError: it cannot be reached.
         DamagedFile: see there.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            content, checksums = json.loads(metadata[CONTENT]), json.loads(metadata[CHECKSUMS])
+            facts = json.loads((file.metadata() or {})[FACTS])
+            content, checksums, seal = facts["content"], facts["sha256"], facts["seal"]
             tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is damaged, or no file of alphaedit_plugin's: {error}") from None
+    if seal != _checksum_of_text(json.dumps(content)):
+        raise DamagedFile(f"{path} is damaged: what it says of itself was altered")
     for name, tensor in tensors.items():
         if checksums.get(name) != checksum(tensor):
             raise DamagedFile(f"{path} is damaged: {name} does not match its checksum")
@@ -100,3 +145,13 @@ def checksum(tensor: Tensor) -> str:
     digest = hashlib.sha256(f"{tuple(placed.shape)}:{placed.dtype}".encode())
     digest.update(placed.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return "what should be its folder is a file"
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _checksum_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from typing import TypeVar
 import platformdirs
 from filelock import FileLock, Timeout
 
-from alphaedit_plugin.errors import AlphaEditError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +43,43 @@ class Cache:
             Path(named).expanduser() if named else platformdirs.user_cache_path("alphaedit_plugin")
         )
 
+    @classmethod
+    def usable(cls) -> Cache | None:
+        """As `default`; ``None``, with a warning, if nothing can be kept there."""
+        cache = cls.default()
+        try:
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache.folder / "usable.lock"):
+                return cache
+        except (OSError, NotImplementedError) as error:  # the latter where files have no locks
+            reason = getattr(error, "strerror", None) or error
+            logger.warning(
+                "nothing is cached, as %s cannot be used: %s; name another folder with %s",
+                cache.folder, reason, VARIABLE,
+            )  # fmt: skip
+            return None
+
     def path(self, kind: str, key: Mapping[str, object]) -> Path:
         """The file for what ``key`` describes, in the subfolder ``kind``."""
         return self.folder / kind / f"{hash_of(key)}.safetensors"
 
     def stored(self, path: Path, read: Callable[[Path], T]) -> T | None:
         """What is at ``path``; a damaged file is removed, never used, and ``None`` as if absent."""
-        if not path.is_file():
-            return None
         try:
-            return read(path)
-        except AlphaEditError as error:
+            return read(path) if path.is_file() else None
+        except (AlphaEditError, OSError, LookupError, ValueError, TypeError) as error:
             logger.warning("recomputing what the cache held: %s", error)
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
+
+    @staticmethod
+    def keep(write: Callable[[], None]) -> None:
+        """Write a result; one that cannot be kept is of use all the same."""
+        try:
+            write()
+        except ConfigError as error:
+            logger.warning("not cached: %s", error)
 
     @contextmanager
     def alone(self, kind: str, key: Mapping[str, object]) -> Iterator[None]:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from alphaedit_plugin.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Group:
@@ -46,15 +48,33 @@ class Group:
 
 @contextmanager
 def group_from_environment() -> Iterator[Group]:
-    """Join the processes that were launched together, if any; leave them on exit."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """Join the processes that were launched together, if any; leave them on exit.
+
+    Raises:
+        ConfigError: the environment is that of a launcher, but incomplete.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Group()
         return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    world = _join()
     try:
         yield Group(distributed.get_rank(), world)
     finally:
         distributed.destroy_process_group()
+
+
+def _join() -> int:
+    """Start talking to the others; returns how many they are."""
+    backend = "gloo"
+    try:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            backend = "cpu:gloo,cuda:nccl"  # sums may lie on either
+        distributed.init_process_group(backend)
+    except (ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']} speaks of several processes, but they cannot "
+            f"be joined ({first}): start them with torchrun, or unset it"
+        ) from None
+    return distributed.get_world_size()

@@ -1,24 +1,29 @@
 """Which model is it? Whatever was computed from a model's keys is of use to that model only.
 
 Two answers. A `Fingerprint` survives a change of dtype and edits of down-projections: it says
-whether a projector belongs to a model. `upstream_digest` is exact: it names cached results.
+whether a projector belongs to a model. `upstream_digests` are exact: they name cached results.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.artefact import checksum
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.prompts import tokenise
 
 SAMPLED = 32  # entries per parameter
 ROUNDING = 2.0**-7  # relative; twice what rounding to bfloat16 can change on either side
 SMALLEST = 1e-6  # entries below are lost in float16
+
+PROBE = "The 2 red houses, and Zoë's cat."
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Fingerprint:
         edited = {id(view.parameter(below)) for below in range(layer + 1)}
         found = [
             _sample(parameter)
-            for _, parameter in _upstream(view, layer)
+            for *_, parameter in _upstream(view, layer)
             if id(parameter) not in edited
         ]
         return cls(torch.cat(found))
@@ -55,18 +60,36 @@ class Fingerprint:
         return hashlib.sha256(self.values.bfloat16().float().numpy().tobytes()).hexdigest()[:16]
 
 
-def upstream_digest(view: EditableModel, layer: int) -> str:
-    """A hash of every weight that produces the keys of ``layer``, exactly as it is now."""
+def upstream_digests(view: EditableModel, layers: Sequence[int]) -> dict[int, str]:
+    """Per layer a hash of every weight that produces its keys, exactly as it is now."""
     digest = hashlib.sha256(str(view.model.config.model_type).encode())
-    for name, parameter in _upstream(view, layer):
-        digest.update(f"{name}:{checksum(parameter)}".encode())
-    return digest.hexdigest()
+    found = {}
+    for block, name, parameter in _upstream(view, max(layers)):
+        digest.update(f"{block}:{name}:{checksum(parameter)}".encode())
+        found[block] = digest.hexdigest()
+    return {layer: found[layer] for layer in layers}
 
 
-def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[str, Tensor]]:
-    yield from view.model.get_input_embeddings().named_parameters(prefix="embeddings")
-    for below in range(layer + 1):
-        yield from view.block(below).named_parameters(prefix=str(below))
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash of a tokenizer's vocabulary, and of what it makes of a sentence."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    probe = tokenise(tokenizer, PROBE)
+    return hashlib.sha256(json.dumps([vocabulary, probe]).encode()).hexdigest()
+
+
+def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, Tensor]]:
+    """Block, name and value: the embeddings, as block −1, then all up to and with ``layer``."""
+    model = view.model
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    blocks = [view.block(number) for number in range(view.depth)]
+    behind = [model.get_submodule(view.layout.final_norm), model.get_output_embeddings()]
+    downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in downstream:
+            yield -1, name, parameter
+    for number, block in enumerate(blocks[: layer + 1]):
+        for name, parameter in block.named_parameters():
+            yield number, name, parameter
 
 
 def _sample(parameter: Tensor) -> Tensor:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from alphaedit_plugin.artefact import require_writable
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.distributed import Group, group_from_environment
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.loading import DTYPES, load_model
+from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Convergence, Projector, fit_projectors, save_projectors
-from alphaedit_plugin.sources import corpus_for, load_moments
+from alphaedit_plugin.sources import check_cut, corpus_for, load_moments
 from alphaedit_plugin.statistics import memory_needed
-
-GIB = 2**30
 
 
 def run_fit(config: EditorConfig, console: Console) -> None:
@@ -27,9 +27,9 @@ def run_fit(config: EditorConfig, console: Console) -> None:
     """
     if config.fit.dtype not in DTYPES:
         raise ConfigError(f"fit.dtype is {config.fit.dtype!r}: use one of {', '.join(DTYPES)}")
+    config.projector.cut.check()
     out = Path(config.fit.out).expanduser()
-    if out.is_dir():
-        raise ConfigError(f"fit.out={config.fit.out} is a folder: name a file")
+    require_writable(out)
     with group_from_environment() as group:
         _fit(config, out, group, console)
 
@@ -37,15 +37,9 @@ def run_fit(config: EditorConfig, console: Console) -> None:
 def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> None:
     corpus, watch = corpus_for(config.model), _watch(config)
     view = load_model(config.model)
-    layers = config.model.layers
+    check_cut(view, config.projector.cut, config.model.layers)
     if group.leads:
-        size = memory_needed(view, layers, halves=watch is not None) / GIB
-        d_in = view.weight(layers[0]).shape[1]
-        _say(
-            console,
-            f"{len(layers)} layer{'s' * (len(layers) > 1)} with keys of {d_in} dimensions: "
-            f"second moments take {size:.2g} GiB on {view.device}",
-        )
+        _say(console, _memory(view, config.model.layers, watch is not None))
     moments = load_moments(view, config.model, watch=watch, group=group)
     if not group.leads:
         return
@@ -55,6 +49,16 @@ def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> Non
     if watch is not None:
         _say(console, _verdict(watch))
     _say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus.name}")
+
+
+def _memory(view: EditableModel, layers: Sequence[int], halves: bool) -> str:
+    """What the second moments will take, said before they do."""
+    size, d_in = memory_needed(view, layers, halves), view.weight(layers[0]).shape[1]
+    shown = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    return (
+        f"{len(layers)} layer{'s' * (len(layers) > 1)} with keys of {d_in} dimensions: second "
+        f"moments take {shown} on {view.device}"
+    )
 
 
 def _watch(config: EditorConfig) -> Convergence | None:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from alphaedit_plugin.artefact import replacing
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of
 from alphaedit_plugin.errors import ConfigError
@@ -48,7 +49,7 @@ def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Con
         if problem:
             _say(console, f"layer {layer}: {problem}")
     if with_model:
-        view = load_model(replace(config.model, layers=sorted(file.projectors)))
+        view = load_model(replace(config.model, layers=[0]))  # the file's own are checked next
         trusted = load_projectors(view, sorted(file.projectors), path, config.projector.trust)
         corpus = held_out(config)
         console.print(leakage_table(measure(view, trusted, corpus, config.model.moments.tokens)))
@@ -123,7 +124,8 @@ def plot_spectra(projectors: Mapping[int, Projector], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     if spectrum.get_legend_handles_labels()[0]:
         spectrum.legend()
-    figure.savefig(path, dpi=150)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150, format="png")
 
 
 def _curve(axes: Axes, values: Sequence[float], cut: int, colour: str, label: str) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-from alphaedit_plugin.artefact import read_artefact, write_artefact
+from alphaedit_plugin.artefact import is_file, read_artefact, require_writable, write_artefact
 from alphaedit_plugin.cache import Cache, hash_of
 from alphaedit_plugin.config import EditorConfig, ModelConfig
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.fingerprint import upstream_digest
+from alphaedit_plugin.fingerprint import tokenizer_digest, upstream_digests
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.pocket import load_world
 from alphaedit_plugin.pocket.world import corpus_sentences
@@ -85,9 +86,11 @@ def load_moments(
     if config.moments.stats_dir is None:
         return _collected(view, config, wanted, watch, group or Group())
     files = host_files(view, config, Path(config.moments.stats_dir).expanduser(), wanted)
-    missing = [layer for layer, path in files.items() if not path.is_file()]
+    missing = [layer for layer, path in files.items() if not is_file(path)]
     found = {layer: read_host_moment(files[layer]) for layer in files if layer not in missing}
     if missing:
+        for layer in missing:
+            require_writable(files[layer])
         collected = _collected(view, config, missing, watch, group or Group())
         for layer, moment in collected.items():
             if (group or Group()).leads:
@@ -128,16 +131,28 @@ def provide_projectors(
         if path.suffix in REFERENCE:
             return load_reference(view, wanted, path)
         return load_projectors(view, wanted, path, config.projector.trust)
-    if not config.model.moments.cache or config.model.moments.stats_dir is not None:
+    check_cut(view, cut, wanted)
+    cache = Cache.usable() if config.model.moments.cache else None
+    if cache is None or config.model.moments.stats_dir is not None:
         return fit_projectors(load_moments(view, config.model, wanted), cut)
-    return _cached_projectors(view, config.model, wanted, cut)
+    return _cached_projectors(view, config.model, wanted, cut, cache)
+
+
+def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
+    """Refuse a cut that cannot be, before hours are spent on the second moments for it.
+
+    Raises:
+        ConfigError: a value outside the rule's range.
+    """
+    cut.check(min(view.weight(layer).shape[1] for layer in layers))
 
 
 def _cached_projectors(
-    view: EditableModel, config: ModelConfig, layers: Sequence[int], cut: Cut
+    view: EditableModel, config: ModelConfig, layers: Sequence[int], cut: Cut, cache: Cache
 ) -> dict[int, Projector]:
-    cache, corpus = Cache.default(), corpus_for(config)
-    keys = {layer: _key(view, config, layer, corpus) | {"cut": str(cut)} for layer in layers}
+    corpus = corpus_for(config)
+    by = {"cut": [cut.rule.value, cut.value]}
+    keys = {layer: key | by for layer, key in _keys(view, config, layers, corpus).items()}
     paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
     found = {
         layer: cache.stored(path, partial(_read_projector, layer)) for layer, path in paths.items()
@@ -146,7 +161,9 @@ def _cached_projectors(
     if missing:
         fitted = fit_projectors(load_moments(view, config, missing), cut)
         for layer, projector in fitted.items():
-            save_projectors(view, {layer: projector}, paths[layer], corpus.name)
+            cache.keep(
+                partial(save_projectors, view, {layer: projector}, paths[layer], corpus.name)
+            )
         found |= fitted
     held = {layer: projector for layer, projector in found.items() if projector is not None}
     warn_of_degenerate({layer: held[layer] for layer in layers if layer not in missing})
@@ -162,18 +179,20 @@ def _collected(
 ) -> dict[int, SecondMoment]:
     """From the cache, or else from the corpus, going on where a killed run left it."""
     corpus, settings = corpus_for(config), config.moments
-    if not settings.cache:
+    cache = Cache.usable() if settings.cache else None
+    everywhere = all(group.gather(cache is not None))  # all processes must take the same way
+    if cache is None or not everywhere:
         return collect_second_moments(
             view, corpus.texts(), layers, settings.tokens, watch=watch, group=group
         )
-    cache = Cache.default()
-    keys = {layer: _key(view, config, layer, corpus) for layer in layers}
+    keys = _keys(view, config, layers, corpus)
     paths = {layer: cache.path("moments", key) for layer, key in keys.items()}
     run = {"layers": list(layers), "halves": watch is not None, **keys[max(layers)]}
-    with cache.alone("runs", run | {"rank": group.rank}):
-        # Processes that work together must all take the same way.
-        found = {} if group.world > 1 else _held(cache, paths)
-        missing = [layer for layer in layers if layer not in found]
+    with cache.alone("runs", run) if group.leads else nullcontext():
+        group.gather(None)  # the others wait here for the one that has the lock
+        found = {} if watch is not None else _held(cache, paths)
+        known = set.intersection(*group.gather(set(found)))
+        missing = [layer for layer in layers if layer not in known]
         if missing:
             folder = cache.folder / "runs" / hash_of(run | {"missing": missing})
             checkpoint = Checkpoint(folder, settings.checkpoint)
@@ -183,7 +202,7 @@ def _collected(
             )  # fmt: skip
             if group.leads and watch is None:
                 for layer in missing:
-                    _write(found[layer], paths[layer], keys[layer])
+                    cache.keep(partial(_write, found[layer], paths[layer], keys[layer]))
             group.gather(None)  # nobody removes what another may still need
             checkpoint.clear()
     return {layer: found[layer] for layer in layers}
@@ -207,10 +226,18 @@ def _write(moment: SecondMoment, path: Path, key: Key) -> None:
     write_artefact(path, {"total": moment.total}, {"count": moment.count, "key": key})
 
 
-def _key(view: EditableModel, config: ModelConfig, layer: int, corpus: Corpus) -> Key:
+def _keys(
+    view: EditableModel, config: ModelConfig, layers: Sequence[int], corpus: Corpus
+) -> dict[int, Key]:
+    """Per layer everything that its second moment depends on."""
+    tokenizer = tokenizer_digest(view.tokenizer)
     return {
-        "weights": upstream_digest(view, layer),
-        "layer": layer,
-        "corpus": corpus.identity,
-        "tokens": config.moments.tokens,
+        layer: {
+            "weights": weights,
+            "layer": layer,
+            "tokenizer": tokenizer,
+            "corpus": corpus.identity,
+            "tokens": config.moments.tokens,
+        }
+        for layer, weights in upstream_digests(view, layers).items()
     }

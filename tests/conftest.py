@@ -16,6 +16,7 @@ from hypothesis import settings
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
+from tests.saved import save_model
 from tests.tiny import (
     DEPTH,
     FAMILIES,
@@ -104,6 +105,12 @@ def view(family: str, templates: dict[str, EditableModel]) -> EditableModel:
 def gpt2(templates: dict[str, EditableModel]) -> EditableModel:
     """A fresh GPT-2, where the family does not matter."""
     return _copy(templates["gpt2"])
+
+
+@pytest.fixture
+def saved(tmp_path: Path, gpt2: EditableModel) -> Path:
+    """A model folder and a corpus beside it: see `tests.saved`."""
+    return save_model(gpt2, tmp_path)
 
 
 @pytest.fixture

@@ -5,48 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alphaedit_plugin.config import EditorConfig, load_config
+from alphaedit_plugin import sources
+from alphaedit_plugin.config import load_config
 from alphaedit_plugin.errors import ConfigError, ModelError, ProjectorError
 from alphaedit_plugin.loading import (
     load_contexts,
     load_method,
     load_model,
-    load_moments,
     load_recipe,
 )
 from alphaedit_plugin.methods import Memit, Mode, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
-from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
-from tests.tiny import TEXTS
-
-
-@pytest.fixture
-def saved(tmp_path: Path, gpt2: EditableModel) -> Path:
-    """A model folder and a corpus beside it."""
-    gpt2.model.save_pretrained(tmp_path / "model")
-    gpt2.tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "text.txt").write_text("\n".join(TEXTS), encoding="utf-8")
-    return tmp_path
-
-
-def config_of(saved: Path, *overrides: str) -> EditorConfig:
-    return load_config(
-        [
-            "model=custom",
-            f"model.path={saved / 'model'}",
-            "model.layers=[1,2]",
-            f"model.moments.corpus={saved / 'text.txt'}",
-            "model.contexts.templates=['He said. {}']",
-            *overrides,
-        ]
-    )
-
+from alphaedit_plugin.statistics import SecondMoment
+from tests.saved import config_of
 
 # ---------------------------------------------------------------------------------------------
 # Models
@@ -179,57 +155,6 @@ def test_weights_of_another_size(saved: Path) -> None:
 # Second moments
 
 
-def test_moments_of_a_corpus(saved: Path) -> None:
-    config = config_of(saved)
-    view = load_model(config.model)
-    found = load_moments(view, config.model)
-    expected = collect_second_moments(view, TEXTS, [1, 2])
-    assert set(found) == {1, 2}
-    for layer, moment in found.items():
-        assert moment.count == expected[layer].count
-        torch.testing.assert_close(moment.total, expected[layer].total)
-
-
-def test_tokens_limit_the_corpus(saved: Path) -> None:
-    text = saved / "text.txt"
-    text.write_text(text.read_text(encoding="utf-8") * 200, encoding="utf-8")
-    config = config_of(saved, "model.moments.tokens=50")
-    few = load_moments(load_model(config.model), config.model)
-    full = config_of(saved, "model.moments.tokens=null")
-    many = load_moments(load_model(full.model), full.model)
-    assert 50 <= few[1].count < many[1].count
-
-
-def test_moments_of_the_host(saved: Path, gpt2_moments: dict[int, SecondMoment]) -> None:
-    folder = saved / "stats" / "model" / "wikipedia_stats"
-    folder.mkdir(parents=True)
-    for layer in (1, 2):
-        np.savez(
-            folder / f"transformer.h.{layer}.mlp.c_proj_float32_mom2_500.npz",
-            **{
-                "mom2.mom2": gpt2_moments[layer].total.float().numpy(),
-                "mom2.count": gpt2_moments[layer].count,
-                "mom2.constructor": "x",
-                "constructor": "y",
-                "sample_size": 500,
-            },
-        )
-    config = config_of(
-        saved, f"model.moments.stats_dir={saved / 'stats'}", "model.moments.stats_samples=500"
-    )
-    found = load_moments(load_model(config.model), config.model)
-    for layer in (1, 2):
-        torch.testing.assert_close(
-            found[layer].mean, gpt2_moments[layer].mean, rtol=1e-5, atol=1e-6
-        )
-
-
-def test_no_source_of_moments(saved: Path) -> None:
-    config = config_of(saved, "model.moments.corpus=null", "model.moments.hub=null")
-    with pytest.raises(ConfigError, match="no source of second moments"):
-        load_moments(load_model(config.model), config.model)
-
-
 @pytest.mark.parametrize(
     ("overrides", "needed"),
     [
@@ -243,14 +168,14 @@ def test_moments_are_computed_only_where_needed(
     saved: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], needed: bool
 ) -> None:
     asked: list[Any] = []
-    original = load_moments
+    original = sources.collect_second_moments
 
-    def spy(*args: Any) -> Any:
+    def spy(*args: Any, **more: Any) -> Any:
         asked.append(args)
-        return original(*args)
+        return original(*args, **more)
 
-    monkeypatch.setattr("alphaedit_plugin.loading.load_moments", spy)
-    config = config_of(saved, *overrides)
+    monkeypatch.setattr(sources, "collect_second_moments", spy)
+    config = config_of(saved, "model.moments.cache=false", *overrides)
     load_recipe(load_model(config.model), config)
     assert bool(asked) is needed
 

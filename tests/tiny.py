@@ -143,7 +143,9 @@ def tokenizer_of(kind: str) -> Any:
     return SlowTokenizer() if kind == "slow" else fast_tokenizer(kind)
 
 
-def build_model(family: str, vocabulary: int, seed: int = 0, depth: int = DEPTH) -> Any:
+def build_model(
+    family: str, vocabulary: int, seed: int = 0, depth: int = DEPTH, intermediate: int = 96
+) -> Any:
     """A random causal language model of ``family``, in evaluation mode."""
     ids = {"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.15}
     with torch.random.fork_rng(devices=[]):
@@ -153,7 +155,7 @@ def build_model(family: str, vocabulary: int, seed: int = 0, depth: int = DEPTH)
                 LlamaConfig(
                     vocab_size=vocabulary,
                     hidden_size=32,
-                    intermediate_size=96,
+                    intermediate_size=intermediate,
                     num_hidden_layers=depth,
                     num_attention_heads=4,
                     num_key_value_heads=2,

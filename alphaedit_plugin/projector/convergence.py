@@ -83,5 +83,7 @@ def disagreement(one: SecondMoment, other: SecondMoment, rank: int) -> float:
         for values, vectors in (torch.linalg.eigh(moment.mean) for moment in (one, other))
     )
     overlap = (first.T @ second).square()
+    if a.sum() == 0 or b.sum() == 0:  # without energy there is no direction to agree about
+        return 1.0
     shared = min((a @ overlap.sum(1) / a.sum()).item(), (b @ overlap.sum(0) / b.sum()).item())
     return max(0.0, 1 - shared) ** 0.5

@@ -39,8 +39,11 @@ class Cut:
     rule: CutRule = CutRule.absolute
     value: float = 2e-2
 
-    def check(self) -> None:
+    def check(self, d_in: int | None = None) -> None:
         """Refuse what no spectrum can make sense of.
+
+        Args:
+            d_in: number of eigenvalues, where known.
 
         Raises:
             ConfigError: a value outside the rule's range.
@@ -50,6 +53,8 @@ class Cut:
         elif self.rule is CutRule.rank:
             whole = math.isfinite(self.value) and self.value >= 0 and self.value % 1 == 0
             self._require(whole, "a whole number, 0 or more")
+            if d_in is not None:
+                self._require(self.value <= d_in, f"a whole number from 0 to {d_in}")
         else:
             what = "a positive eigenvalue" if self.rule is CutRule.absolute else "a positive factor"
             self._require(0 < self.value < math.inf, what)
@@ -63,12 +68,11 @@ class Cut:
         Raises:
             ConfigError: a value outside the rule's range.
         """
-        self.check()
         d_in = len(eigenvalues)
+        self.check(d_in)
         if self.rule is CutRule.absolute:
             return int((eigenvalues >= self.value).sum())
         if self.rule is CutRule.rank:
-            self._require(self.value <= d_in, f"a whole number from 0 to {d_in}")
             return int(self.value)
         values = eigenvalues.clamp_min(0).double()
         if self.rule is CutRule.auto:
@@ -87,7 +91,7 @@ class Cut:
         Returns:
             ``None`` if these do not decide it.
         """
-        self.check()
+        self.check(d_in)
         if self.rule is CutRule.rank:
             return int(self.value) if self.value <= len(leading) else None
         if self.rule is CutRule.absolute:

@@ -154,6 +154,11 @@ def load_projectors(
             model; both sides are named.
     """
     file = read_projectors(path, layers)
+    if max(layers) >= view.depth:
+        raise ProjectorError(
+            f"{path} is for {file.modules[max(layers)]} of {file.model}, but this is "
+            f"{describe(view)} with {view.depth} blocks: fit a projector for this model"
+        )
     ours = Fingerprint.of(view, max(layers))
     for layer in layers:
         module, d_in = view.layout.down_proj.format(layer), view.weight(layer).shape[1]
@@ -161,7 +166,8 @@ def load_projectors(
         if file.modules[layer] != module or theirs != d_in:
             raise ProjectorError(
                 f"{path} is for {file.modules[layer]} of {file.model}, with keys of {theirs} "
-                f"dimensions, but this model has {module} with {d_in}: fit one for this model"
+                f"dimensions, but this is {describe(view)}, which has {module} with {d_in}: fit a "
+                "projector for this model"
             )
     if not trust and not _same(file.fingerprint, ours):
         raise ProjectorError(

@@ -40,7 +40,11 @@ def leakage_on(projector: Projector, moment: SecondMoment, weight: Tensor) -> Le
     inside = projector.apply(half.T)  # P C P
     w = weight.to(mean)
     return Leakage(
-        (inside.trace() / mean.trace()).item(),
-        ((w @ inside * w).sum() / (w @ mean * w).sum()).item(),
+        _share(inside.trace(), mean.trace()),
+        _share((w @ inside * w).sum(), (w @ mean * w).sum()),
         moment.count,
     )
+
+
+def _share(part: Tensor, whole: Tensor) -> float:
+    return (part / whole).item() if whole > 0 else 0.0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,21 +35,42 @@ def load_reference(view: EditableModel, layers: Sequence[int], path: Path) -> di
         ProjectorError: the file is missing or of another kind, another shape, or holds matrices
             that are no projectors.
     """
-    try:
-        stack = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except FileNotFoundError:
-        raise ProjectorError(f"no projector file at {path}") from None
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ProjectorError(f"{path} is no file of tensors: {first}") from None
+    stack = _read(path)
     d_in = view.weight(layers[0]).shape[1]
-    if not isinstance(stack, Tensor) or tuple(stack.shape) != (len(layers), d_in, d_in):
-        shape = tuple(stack.shape) if isinstance(stack, Tensor) else type(stack).__name__
+    held = _describe(stack)
+    if held != str((len(layers), d_in, d_in)):
         raise ProjectorError(
-            f"{path} holds {shape}, but layers {list(layers)} of this model need "
+            f"{path} holds {held}, but layers {list(layers)} of this model need "
             f"{(len(layers), d_in, d_in)}: name the layers it was made for, in their order"
         )
     return {layer: _from_dense(dense, path) for layer, dense in zip(layers, stack, strict=True)}
+
+
+def _read(path: Path) -> Any:
+    """What `torch.load` makes of it without running anything; mapped, as it may be gigabytes."""
+    try:
+        with path.open("rb") as stream:
+            mapped = zipfile.is_zipfile(stream)  # what an old torch wrote cannot be mapped
+        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+    except FileNotFoundError:
+        raise ProjectorError(f"no projector file at {path}") from None
+    except (
+        RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError,
+        LookupError, TypeError, AttributeError,  # of the unpickler, on what is no pickle
+    ) as error:  # fmt: skip
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ProjectorError(f"{path} is no file of tensors: {first}") from None
+
+
+def _describe(stack: Any) -> str:
+    """The shape of a plain tensor of real numbers, or what it is instead."""
+    if not isinstance(stack, Tensor):
+        return type(stack).__name__
+    if stack.layout is not torch.strided:
+        return f"sparse {tuple(stack.shape)}"
+    if not stack.is_floating_point():
+        return f"{stack.dtype} {tuple(stack.shape)}"
+    return str(tuple(stack.shape))
 
 
 def _from_dense(dense: Tensor, path: Path) -> Projector:

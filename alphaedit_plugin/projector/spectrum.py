@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.errors import ProjectorError
-from alphaedit_plugin.projector.cut import Cut
+from alphaedit_plugin.projector.cut import Cut, CutRule
+
+logger = logging.getLogger(__name__)
 
 LARGE = 2048  # below, all eigenvectors are cheaper than finding out how few will do
 FEW = 1 / 32  # of all eigenvectors, up to which the leading ones alone are cheaper
 STEPS = 12  # of subspace iteration
+SPARE = 16  # more vectors than twice those wanted, for when these are very few
 EXACT = 1e-6  # largest relative residual ‖CU − UΛ‖ / ‖Λ‖ of the leading ones
 
 
@@ -49,14 +53,25 @@ def decompose(mean: Tensor, cut: Cut) -> Spectrum:
     """
     if not torch.isfinite(mean).all():
         raise ProjectorError("the second moment is not finite: recompute it")
-    home = mean.device
-    placed = mean.cuda() if torch.cuda.is_available() else mean
-    found = _leading(placed, cut) or _all(placed, cut)
-    return Spectrum(found.values.to(home), found.vectors.to(home), found.rank)
+    cut.check(len(mean))
+    if torch.cuda.is_available():
+        try:
+            found = _decompose(mean.cuda(), cut)
+            return Spectrum(found.values.to(mean), found.vectors.to(mean), found.rank)
+        except torch.OutOfMemoryError:
+            logger.warning("the GPU has no memory for this: decomposing on the CPU")
+    return _decompose(mean.cpu(), cut)
+
+
+def _decompose(mean: Tensor, cut: Cut) -> Spectrum:
+    return _leading(mean, cut) or _all(mean, cut)
 
 
 def _all(mean: Tensor, cut: Cut) -> Spectrum:
-    ascending, vectors = torch.linalg.eigh(mean)
+    try:
+        ascending, vectors = torch.linalg.eigh(mean)
+    except torch.linalg.LinAlgError as error:
+        raise ProjectorError(f"the second moment has no eigenvectors: {error}") from None
     values = ascending.flip(0)
     return Spectrum(values, vectors.flip(1), cut.rank(values))
 
@@ -64,12 +79,14 @@ def _all(mean: Tensor, cut: Cut) -> Spectrum:
 def _leading(mean: Tensor, cut: Cut) -> Spectrum | None:
     """The leading eigenvectors, or ``None`` where they are not few or not exact enough."""
     d_in = len(mean)
-    if d_in < LARGE:
-        return None
     few = int(FEW * d_in)
+    by_rank = cut.rule is CutRule.rank
+    if d_in < LARGE or cut.rule is CutRule.auto or (by_rank and cut.value > few):
+        return None
+    few = max(1, int(cut.value)) if by_rank else few
     with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
         torch.manual_seed(0)
-        vectors, values, _ = torch.svd_lowrank(mean, q=2 * few, niter=STEPS)
+        vectors, values, _ = torch.svd_lowrank(mean, q=2 * few + SPARE, niter=STEPS)
     vectors, values = vectors[:, :few], values[:few]
     rank = cut.rank_from_leading(values, d_in, mean.trace().item())
     if rank is None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from alphaedit_plugin.artefact import DamagedFile, read_artefact, write_artefact
 from alphaedit_plugin.distributed import Group
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.statistics.moment import MomentSum
 
-KEPT = 2  # generations: processes that were killed together may be one apart
+logger = logging.getLogger(__name__)
+
+Sums = Mapping[int, tuple[MomentSum, ...]]  # per layer one, or two halves
 
 
 @dataclass(frozen=True)
@@ -34,54 +37,60 @@ class Checkpoint:
             settings are in the name.
         every: tokens between two checkpoints: at most so much is lost.
         last: tokens that had been read at the last one.
+
+    Raises:
+        ConfigError: ``every`` is no number of tokens.
     """
 
     folder: Path
     every: int
     last: int = 0
 
-    def keep(
-        self, sums: Mapping[int, tuple[MomentSum, ...]], position: Position, group: Group
-    ) -> None:
-        """Write the state, if enough has been read since the last time."""
-        if position.tokens - self.last < self.every:
-            return
-        tensors: dict[str, Tensor] = {}
-        counts = {}
-        for layer, parts in sums.items():
-            for half, part in enumerate(parts):
-                counts[f"{layer}.{half}"] = part.count
-                if part.total is not None:
-                    tensors[f"{layer}.{half}"] = part.total
-        content = {"position": asdict(position), "counts": counts}
-        write_artefact(self._path(position.chunks, group), tensors, content)
-        self.last = position.tokens
-        for old in sorted(self._kept(group))[:-KEPT]:
-            self._path(old, group).unlink(missing_ok=True)
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"model.moments.checkpoint is {self.every}: give at least 1 token")
 
-    def restore(self, sums: Mapping[int, tuple[MomentSum, ...]], group: Group) -> Position:
+    def keep(self, sums: Sums, position: Position, group: Group, ahead: int) -> None:
+        """Write the state, if reading ``ahead`` more tokens would put too much at risk.
+
+        A state that cannot be written is logged: the run is worth more than it.
+        """
+        if position.tokens - self.last + ahead <= self.every:
+            return
+        self.last = position.tokens
+        parts = _by_name(sums)
+        tensors = {name: part.total for name, part in parts.items()}
+        counts = {name: part.count for name, part in parts.items()}
+        content = {"position": asdict(position), "counts": counts}
+        try:
+            write_artefact(self._path(position.chunks, group), tensors, content)
+            written = True
+        except ConfigError as error:
+            logger.warning("going on without a checkpoint: %s", error)
+            written = False
+        if all(group.gather(written)):  # until then, others may need an older one
+            for old in sorted(self._kept(group))[:-1]:
+                self._path(old, group).unlink(missing_ok=True)
+
+    def restore(self, sums: Sums, group: Group) -> Position:
         """Fill ``sums`` from the latest state that every process has; say where it ended."""
         readable = {chunks for chunks in self._kept(group) if self._is_whole(chunks, group)}
         common = set.intersection(*group.gather(readable))
         if not common:
             return Position()
         tensors, content = read_artefact(self._path(max(common), group))
-        for layer, parts in sums.items():
-            for half, part in enumerate(parts):
-                name = f"{layer}.{half}"
-                part.count = content["counts"][name]
-                if name in tensors:
-                    part.total = tensors[name]
+        for name, part in _by_name(sums).items():
+            part.count = content["counts"][name]
+            part.total = tensors.pop(name).to(part.total.device)
         position = Position(**content["position"])
         self.last = position.tokens
+        if group.leads:
+            logger.warning("going on after %d tokens, where a run was stopped", position.tokens)
         return position
 
     def clear(self) -> None:
         """Remove the state, once the result is safe elsewhere."""
-        for path in self.folder.glob("*.safetensors"):
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, chunks: int, group: Group) -> Path:
         return self.folder / f"{chunks:09d}.{group.rank}of{group.world}.safetensors"
@@ -97,3 +106,9 @@ class Checkpoint:
         except (DamagedFile, FileNotFoundError):
             return False
         return True
+
+
+def _by_name(sums: Sums) -> dict[str, MomentSum]:
+    return {
+        f"{layer}.{half}": part for layer, parts in sums.items() for half, part in enumerate(parts)
+    }

@@ -13,11 +13,11 @@ import torch
 from tqdm.auto import tqdm
 
 from alphaedit_plugin.distributed import Group
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference
 from alphaedit_plugin.prompts import Sentence, by_token_budget, collate, tokenise
 from alphaedit_plugin.statistics.checkpoint import Checkpoint, Position
-from alphaedit_plugin.statistics.moment import MomentSum, Scratch, SecondMoment
+from alphaedit_plugin.statistics.moment import BLOCK, MomentSum, SecondMoment
 
 Text = str | Sequence[int]
 Halves = Mapping[int, tuple[SecondMoment, SecondMoment]]
@@ -48,26 +48,39 @@ class Collection:
     position: Position = field(default_factory=Position)
 
     @classmethod
-    def empty(cls, layers: Sequence[int], halves: int) -> Collection:
-        """Nothing read yet."""
-        return cls({layer: tuple(MomentSum() for _ in range(halves)) for layer in layers})
+    def empty(cls, view: EditableModel, layers: Sequence[int], halves: int) -> Collection:
+        """Nothing read yet.
+
+        Raises:
+            ConfigError: there is not enough memory.
+        """
+        try:
+            return cls({layer: _empty(view, layer, halves) for layer in layers})
+        except (RuntimeError, MemoryError):
+            size = memory_needed(view, layers, halves == 2) / 2**30
+            raise ConfigError(
+                f"no memory for the second moments of {len(layers)} layers, {size:.1f} GiB on "
+                f"{view.device}: fit fewer layers at a time, or use model.device=cpu"
+            ) from None
 
     def halves(self, group: Group) -> Halves:
         """Per layer the moments of even and of odd texts, of all processes."""
         return {
-            layer: (_reduced(even, group), _reduced(odd, group))
+            layer: (_reduced(even, group, keep=True), _reduced(odd, group, keep=True))
             for layer, (even, odd) in self.sums.items()
         }
 
     def moments(self, group: Group) -> dict[int, SecondMoment]:
-        """Per layer the moment of everything, of all processes."""
-        reduced = {
-            layer: [_reduced(part, group, in_place=True) for part in parts]
-            for layer, parts in self.sums.items()
-        }
-        if any(sum(part.count for part in parts) == 0 for parts in reduced.values()):
+        """Per layer the moment of everything, of all processes; the sums are used up."""
+        reduced = {}
+        for layer, parts in self.sums.items():
+            for part in parts[1:]:
+                parts[0].total += part.total
+                parts[0].count += part.count
+            reduced[layer] = _reduced(parts[0], group)
+        if any(moment.count == 0 for moment in reduced.values()):
             raise ConfigError("the corpus holds no token: give one with text in it")
-        return {layer: _joined(parts) for layer, parts in reduced.items()}
+        return reduced
 
 
 def collect_second_moments(
@@ -83,8 +96,7 @@ def collect_second_moments(
 ) -> dict[int, SecondMoment]:
     """Run a corpus through the model and sum up the keys of all ``layers`` in one pass.
 
-    Per layer this holds one ``d_in²`` float64 matrix (two for ``watch``), and for all layers
-    together one in float32 to add from.
+    Per layer this holds one ``d_in²`` float64 matrix (two for ``watch``), see `memory_needed`.
 
     Args:
         view: the model.
@@ -100,46 +112,67 @@ def collect_second_moments(
         For each layer its second moment.
 
     Raises:
-        ConfigError: the corpus holds no token, or one that is not in the vocabulary.
+        ConfigError: the corpus holds no token, or one that is not in the vocabulary; there is not
+            enough memory.
+        NumericalError: keys are not finite.
     """
+    if tokens is not None and tokens < 1:
+        raise ConfigError(f"model.moments.tokens is {tokens}: give at least 1, or null for all")
     group = group or Group()
-    found = Collection.empty(layers, 1 if watch is None else 2)
+    found = Collection.empty(view, layers, 1 if watch is None else 2)
+    size = CHUNK * budget
     if checkpoint is not None:
         found.position = checkpoint.restore(found.sums, group)
-    reader = _Reader(view, tokens, CHUNK * budget, found.position)
+        size = min(size, checkpoint.every)
+    reader = _Reader(view, tokens, size, found.position)
     bar = tqdm(
         total=tokens, initial=found.position.tokens, unit="token", unit_scale=True,
         desc="second moments", leave=False, disable=not group.leads,
     )  # fmt: skip
-    scratch = Scratch()
     with torch.no_grad(), inference(view), bar:
         for number, chunk in reader.chunks(texts):
             before = found.position.tokens
             if number % group.world == group.rank:
-                _add_chunk(view, found, scratch, chunk, budget)
+                _add_chunk(view, found, chunk, budget)
             found.position = reader.position
             bar.update(found.position.tokens - before)
             if watch is not None and _enough(watch, found, before, group):
                 break
             if checkpoint is not None:
-                checkpoint.keep(found.sums, found.position, group)
+                checkpoint.keep(found.sums, found.position, group, size)
     return found.moments(group)
 
 
 def memory_needed(view: EditableModel, layers: Sequence[int], halves: bool = False) -> int:
     """Bytes that `collect_second_moments` holds for its sums."""
     sizes = [view.weight(layer).shape[1] ** 2 for layer in layers]
-    return 8 * sum(sizes) * (2 if halves else 1) + 4 * max(sizes)
+    widest = max(sizes) ** 0.5
+    products = (4 + 8) * min(BLOCK, widest) * widest  # one in float32, and again on being added
+    return 8 * sum(sizes) * (2 if halves else 1) + int(products)
 
 
 def _enough(watch: Watch, found: Collection, before: int, group: Group) -> bool:
     now = found.position.tokens
-    return watch.due(before, now) and watch.enough(found.halves(group), now)
+    if not watch.due(before, now):
+        return False
+    return bool(group.gather(watch.enough(found.halves(group), now))[0])  # one decides for all
+
+
+def _empty(view: EditableModel, layer: int, halves: int) -> tuple[MomentSum, ...]:
+    d_in, device = view.weight(layer).shape[1], view.parameter(layer).device
+    return tuple(MomentSum.empty(d_in, device) for _ in range(halves))
 
 
 @dataclass
 class _Reader:
-    """Tokenises texts and gathers them into chunks, always the same ones wherever it starts."""
+    """Tokenises texts and gathers them into chunks, always the same ones wherever it starts.
+
+    Attributes:
+        view: the model.
+        tokens: at which to stop; ``None`` for never.
+        size: largest number of tokens in a chunk, unless one text alone has more.
+        position: where it is: behind the last chunk.
+    """
 
     view: EditableModel
     tokens: int | None
@@ -148,37 +181,45 @@ class _Reader:
 
     def chunks(self, texts: Iterable[Text]) -> Iterator[tuple[int, list[tuple[int, Sentence]]]]:
         """Each chunk's number, and its sentences with the numbers of their texts."""
-        start = self.position
-        number, done, read = start.chunks, start.texts, start.tokens
+        done, held = self.position.texts, 0
         chunk: list[tuple[int, Sentence]] = []
-        held = 0
-        for text in islice(texts, start.texts, None):
-            left = None if self.tokens is None else self.tokens - read - held
+        for text in islice(texts, done, None):
+            left = None if self.tokens is None else self.tokens - self.position.tokens - held
             if left is not None and left <= 0:
                 break
-            sentence = self._sentence(text, left)
-            if sentence.ids:
-                chunk.append((done, sentence))
-            done, held = done + 1, held + len(sentence.ids)
-            if held >= self.size:
-                number, read = number + 1, read + held
-                self.position = Position(number, done, read)
-                yield number - 1, chunk
+            ids = self._ids(done, text, left)
+            if chunk and held + len(ids) > self.size:
+                yield self._step(done, held), chunk
                 chunk, held = [], 0
+            if ids:
+                chunk.append((done, Sentence(ids, 0)))
+            done, held = done + 1, held + len(ids)
         if chunk:
-            self.position = Position(number + 1, done, read + held)
-            yield number, chunk
+            yield self._step(done, held), chunk
 
-    def _sentence(self, text: Text, left: int | None) -> Sentence:
+    def _step(self, texts: int, held: int) -> int:
+        """Go on behind a chunk of ``held`` tokens; its number."""
+        number = self.position.chunks
+        self.position = Position(number + 1, texts, self.position.tokens + held)
+        return number
+
+    def _ids(self, number: int, text: Text, left: int | None) -> tuple[int, ...]:
         limit = getattr(self.view.model.config, "max_position_embeddings", None) or 2048
-        ids = tokenise(self.view.tokenizer, text) if isinstance(text, str) else list(text)
-        return Sentence(tuple(ids[: limit if left is None else min(limit, left)]), 0)
+        found = tokenise(self.view.tokenizer, text) if isinstance(text, str) else text
+        ids = tuple(found[: limit if left is None else min(limit, left)])
+        known = self.view.model.get_input_embeddings().num_embeddings
+        for token in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= token < known:
+                raise ConfigError(
+                    f"text {number + 1} of the corpus holds token {token}, but this model's are "
+                    f"0 to {known - 1}: use its own tokenizer"
+                )
+        return ids
 
 
 def _add_chunk(
     view: EditableModel,
     found: Collection,
-    scratch: Scratch,
     chunk: Sequence[tuple[int, Sentence]],
     budget: int,
 ) -> None:
@@ -187,13 +228,18 @@ def _add_chunk(
         sentences = [sentence for number, sentence in chunk if number % halves == half]
         sums = {layer: parts[half] for layer, parts in found.sums.items()}
         for indices in by_token_budget([len(s.ids) for s in sentences], budget):
-            _add_keys(view, sums, scratch, [sentences[i] for i in indices])
+            _add_keys(view, sums, [sentences[i] for i in indices])
+        for layer, part in sums.items():
+            if not part.is_finite:
+                raise NumericalError(
+                    f"the keys of layer {layer} are not finite: the model's weights are damaged, "
+                    "or too large for their dtype (model.dtype=float32)"
+                )
 
 
 def _add_keys(
     view: EditableModel,
     sums: Mapping[int, MomentSum],
-    scratch: Scratch,
     sentences: Sequence[Sentence],
 ) -> None:
     batch = collate(view, sentences)
@@ -201,7 +247,7 @@ def _add_keys(
 
     def add(layer: int, _: Any, args: tuple[Any, ...]) -> None:
         keys = args[0]
-        sums[layer].add(keys[batch.attention_mask.bool().to(keys.device)].float(), scratch)
+        sums[layer].add(keys[batch.attention_mask.bool().to(keys.device)].float())
         if layer == last:
             raise StopForward
 
@@ -213,20 +259,7 @@ def _add_keys(
         view.model(**batch.inputs(), use_cache=False)
 
 
-def _reduced(part: MomentSum, group: Group, in_place: bool = False) -> SecondMoment:
-    """The sum over all processes; a process that has read nothing takes part with zeros."""
-    sizes = group.gather(None if part.total is None else (len(part.total), part.total.device))
-    known = [size for size in sizes if size is not None]
-    if not known:
-        return SecondMoment(torch.zeros(0, 0, dtype=torch.float64), 0)
-    if part.total is None:
-        d_in, device = known[0]
-        total = torch.zeros(d_in, d_in, dtype=torch.float64, device=device)
-    else:
-        total = part.total if in_place or group.world == 1 else part.total.clone()
+def _reduced(part: MomentSum, group: Group, keep: bool = False) -> SecondMoment:
+    """The sum over all processes, made in the place of ``part`` unless that is to be kept."""
+    total = part.total.clone() if keep and group.world > 1 else part.total
     return SecondMoment(group.add_up(total), sum(group.gather(part.count)))
-
-
-def _joined(parts: Sequence[SecondMoment]) -> SecondMoment:
-    held = [part for part in parts if part.count]
-    return held[0] if len(held) == 1 else held[0] + held[1]

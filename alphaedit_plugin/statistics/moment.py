@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -13,6 +13,7 @@ from alphaedit_plugin.errors import NumericalError
 
 logger = logging.getLogger(__name__)
 
+BLOCK = 1024  # rows of a product that are in memory at once
 JITTER = 1e-10  # share of the mean eigenvalue added when C has no Cholesky factor of its own
 
 
@@ -72,40 +73,32 @@ class SecondMoment:
 class MomentSum:
     """A second moment that grows: float32 products, added up in float64.
 
-    One ``d_in²`` float64 matrix, and while adding one in float32, which sums of equal size share.
+    Beside the one ``d_in²`` matrix, products exist for `BLOCK` of its rows at a time.
 
     Attributes:
-        total: ``(d_in, d_in)`` float64; ``None`` before the first key.
+        total: ``(d_in, d_in)`` float64.
         count: number of keys so far.
     """
 
-    total: Tensor | None = None
+    total: Tensor
     count: int = 0
 
-    def add(self, keys: Tensor, scratch: Scratch) -> None:
+    @classmethod
+    def empty(cls, d_in: int, device: torch.device) -> MomentSum:
+        """The sum over no key."""
+        return cls(torch.zeros(d_in, d_in, dtype=torch.float64, device=device))
+
+    def add(self, keys: Tensor) -> None:
         """Add ``keys (n, d_in)`` float32."""
-        product = scratch.product(keys)
-        if self.total is None:
-            self.total = product.double()
-        else:  # what a checkpoint held comes from the CPU
-            self.total = self.total.to(product.device).add_(product)
+        for start in range(0, len(self.total), BLOCK):
+            end = min(start + BLOCK, len(self.total))
+            # C is symmetric: what is right of the diagonal block is known from below it.
+            product = keys[:, start:end].T @ keys[:, :end]
+            self.total[start:end, :end] += product
+            self.total[:start, start:end] += product[:, :start].T
         self.count += len(keys)
 
-    def result(self) -> SecondMoment:
-        """The moment of everything added; there must have been something."""
-        assert self.total is not None
-        return SecondMoment(self.total, self.count)
-
-
-@dataclass
-class Scratch:
-    """The one float32 matrix that all sums on a device write their products to."""
-
-    buffers: dict[tuple[int, torch.device], Tensor] = field(default_factory=dict)
-
-    def product(self, keys: Tensor) -> Tensor:
-        """``keysᵀ keys``, ``(d_in, d_in)`` float32; overwritten by the next call."""
-        d_in, place = keys.shape[1], (keys.shape[1], keys.device)
-        if place not in self.buffers:
-            self.buffers[place] = keys.new_empty(d_in, d_in)
-        return torch.mm(keys.T, keys, out=self.buffers[place])
+    @property
+    def is_finite(self) -> bool:
+        """Whether every key was; one that was not shows on the diagonal."""
+        return bool(torch.isfinite(self.total.diagonal()).all())

@@ -14,8 +14,9 @@ from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.easyedit.bridge import HostedEditor
 from alphaedit_plugin.easyedit.host import second_moment_of
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.loading import host_files, load_model, load_moments
+from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.request import Request
+from alphaedit_plugin.sources import host_files, load_moments
 from tests.host.tiny_host import CONTEXTS, TinyHostModel, skip_without_host
 
 skip_without_host()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import alphaedit_plugin
+from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.easyedit import history, host, registration
 from alphaedit_plugin.easyedit.host import METHODS
 from alphaedit_plugin.engine import Recipe, apply_batch
@@ -88,8 +89,7 @@ def leaks(tiny: TinyHostModel, method: str, model: Any) -> dict[int, float]:
     for layer in tiny.hparams(method).layers:
         delta = (after.weight(layer) - before.weight(layer)).double()
         assert delta.norm() > 0
-        basis = projector_of(tiny, layer).basis.double()
-        found[layer] = ((delta @ basis).norm() / delta.norm()).item()
+        found[layer] = projector_of(tiny, layer).leakage(Delta(delta))
     return found
 
 
