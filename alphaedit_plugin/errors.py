@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 LISTED = 12  # of more names than this, only the top level is listed, and only if none is near
 
+LONGEST = 200  # characters of another library's message
+
 
 class AlphaEditError(Exception):
     """Base of every error raised on purpose; the command line prints it in one line."""
@@ -32,6 +34,22 @@ class NumericalError(AlphaEditError):
     """A computation that left the finite numbers; no weight keeps its result."""
 
 
+def require(holds: bool, name: str, value: object, what: str) -> None:
+    """Refuse a setting's value, unless it ``holds``.
+
+    Args:
+        holds: whether the value is fine; written so that ``nan`` is not.
+        name: the setting's, as in an override: ``"model.target.lr"``.
+        value: as it was given.
+        what: what it has to be.
+
+    Raises:
+        ConfigError: it does not hold.
+    """
+    if not holds:
+        raise ConfigError(f"{name} is {value}: it must be {what}")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that ``name`` is no known ``kind``, and which names are nearest.
 
@@ -49,3 +67,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     shown = options if len(options) <= LISTED else [o for o in options if "." not in o and not near]
     listed = f" (known: {', '.join(shown)})" if shown else ""
     return f"unknown {kind} {name!r}{hint}{listed}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, and not too much of it: libraries add pages."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if len(lines[0]) <= LONGEST else lines[0][: LONGEST - 1] + "…"

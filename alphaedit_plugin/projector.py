@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -54,17 +55,31 @@ class Cut:
         Raises:
             ConfigError: a value outside the rule's range.
         """
+        self.check()
         d_in = len(eigenvalues)
         if self.rule is CutRule.absolute:
-            self._require(self.value > 0, "a positive eigenvalue")
             return int((eigenvalues >= self.value).sum())
         if self.rule is CutRule.rank:
-            whole = float(self.value).is_integer() and 0 <= self.value <= d_in
-            self._require(whole, f"a whole number from 0 to {d_in}")
+            self._require(self.value <= d_in, f"a whole number from 0 to {d_in}")
             return int(self.value)
-        self._require(0 < self.value <= 1, "a share of the energy in (0, 1]")
         energy = eigenvalues.clamp_min(0).double().cumsum(0)
         return int(torch.searchsorted(energy, self.value * energy[-1]).clamp_max(d_in - 1)) + 1
+
+    def check(self) -> None:
+        """Refuse a value that suits no model.
+
+        Raises:
+            ConfigError: a value outside the rule's range.
+        """
+        fine, what = {
+            CutRule.absolute: (0 < self.value < math.inf, "a positive eigenvalue"),
+            CutRule.energy: (0 < self.value <= 1, "a share of the energy in (0, 1]"),
+            CutRule.rank: (
+                self.value >= 0 and float(self.value).is_integer(),
+                "a whole number from 0 to the keys' dimension",
+            ),
+        }[self.rule]
+        self._require(fine, what)
 
     def _require(self, holds: bool, what: str) -> None:
         if not holds:
