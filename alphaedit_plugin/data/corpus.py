@@ -6,7 +6,17 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, first_line
+
+
+def check_corpus(path: Path) -> None:
+    """Refuse a corpus that is not there.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no corpus at {path}: give a text or JSONL file")
 
 
 def read_corpus(path: Path, field_name: str = "text") -> Iterator[str]:
@@ -16,8 +26,7 @@ def read_corpus(path: Path, field_name: str = "text") -> Iterator[str]:
         ConfigError: no such file, one that is not UTF-8, or a JSONL line without the field; the
             message has its number.
     """
-    if not path.is_file():
-        raise ConfigError(f"no corpus at {path}: give a text or JSONL file")
+    check_corpus(path)
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
@@ -37,6 +46,21 @@ def _text(path: Path, number: int, line: str, field_name: str) -> str:
         raise ConfigError(f"{path}:{number}: not JSON with a {field_name!r} field") from None
 
 
+def check_hub(name: str) -> None:
+    """Refuse a data set of the hub where nothing can read it.
+
+    Raises:
+        ConfigError: the ``datasets`` package is missing.
+    """
+    try:
+        import datasets  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
+            "or give model.moments.corpus=<text file>"
+        ) from None
+
+
 def stream_hub(name: str, config: str | None, field_name: str = "text") -> Iterator[str]:
     """Texts of a Hugging Face data set's train split, streamed.
 
@@ -44,13 +68,9 @@ def stream_hub(name: str, config: str | None, field_name: str = "text") -> Itera
         ConfigError: the ``datasets`` package is missing, or the data set cannot be reached or
             has no such field.
     """
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise ConfigError(
-            f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
-            "or give model.moments.corpus=<text file>"
-        ) from None
+    check_hub(name)
+    from datasets import load_dataset
+
     try:
         rows = load_dataset(name, config, split="train", streaming=True)
         for row in rows:
@@ -61,6 +81,6 @@ def stream_hub(name: str, config: str | None, field_name: str = "text") -> Itera
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read {name}: {str(error).splitlines()[0]}; "
+            f"cannot read {name}: {first_line(error)}; "
             "give model.moments.corpus=<text file> instead"
         ) from None
