@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.contexts import generate_contexts
-from alphaedit_plugin.data.corpus import read_corpus, stream_hub
+from alphaedit_plugin.data.corpus import check_corpus, check_hub, read_corpus, stream_hub
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import ConfigError, ModelError
+from alphaedit_plugin.errors import ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.pocket import load_pocket, load_world
@@ -68,9 +68,7 @@ def _device(name: str) -> torch.device:
         torch.empty(1, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"model.device={name} cannot be used: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"model.device={name} cannot be used: {first_line(error)}") from None
 
 
 @contextmanager
@@ -119,6 +117,24 @@ def host_files(view: EditableModel, config: ModelConfig, stats_dir: Path) -> dic
     )
     modules = {layer: view.layout.down_proj.format(layer) for layer in config.layers}
     return {layer: files.path(module) for layer, module in modules.items()}
+
+
+def check_sources(config: EditorConfig) -> None:
+    """Refuse second moments that cannot be collected, before a large model is loaded for them.
+
+    Raises:
+        ConfigError: a corpus that is not there, or the ``datasets`` package is not.
+    """
+    method, given = build_method(config.base), config.projector.path is not None
+    if config.null_space:
+        method = Projected(method, {}, config.projector.mode, config.projector.l2)
+    moments = config.model.moments
+    if moments.stats_dir is not None or not (method.needs_moment or config.null_space > given):
+        return
+    if moments.corpus is not None:
+        check_corpus(Path(moments.corpus).expanduser())
+    elif config.model.path is not None and moments.hub is not None:
+        check_hub(moments.hub)
 
 
 def load_method(

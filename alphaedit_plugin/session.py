@@ -77,6 +77,10 @@ class EditSession:
         none = pristine.new_zeros(pristine.shape[1], 0, dtype=torch.float32)
         return torch.cat([none, *(e.past_keys[layer] for e in self.journal if e.past_keys)], dim=1)
 
+    def change(self, layer: int) -> Delta:
+        """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
+        return Delta(self.view.weight(layer).double() - self._pristine[layer].double())
+
     @property
     def requests(self) -> list[Request]:
         """Every request applied so far, in order."""
