@@ -45,7 +45,6 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("compare.jobs", _at_least(1), "at least 1, or null for as many as help"),
     ("compare.out", _says_something, "a folder"),
     ("model.path", _says_something, "a folder or hub name, or null for the pocket model"),
-    ("model.layers", bool, "at least one layer"),
     ("model.threads", _at_least(1), "at least 1, or null for torch's choice"),
     ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
     ("model.moments.tokens", _at_least(1), "at least 1, or null for all"),

@@ -231,7 +231,6 @@ def test_quoted_request_text_is_taken_as_hydra_does() -> None:
         ([f"seed={2**63}"], f"seed is {2**63}"),
         (["model.path="], "model.path is ''"),
         (["model.threads=0"], "model.threads is 0"),
-        (["model.layers=[]"], "model.layers is []"),
         (["model.contexts.lengths=[[10,5],[1]]"], "model.contexts.lengths is [[10, 5], [1]]"),
         (["model.contexts.lengths=[[10,0]]"], "must be pairs"),
         (["model.moments.tokens=0"], "model.moments.tokens is 0"),
