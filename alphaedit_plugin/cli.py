@@ -5,8 +5,11 @@ Nothing heavy is imported before a command needs it, so that help comes at once.
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from alphaedit_plugin.errors import AlphaEditError, ConfigError, unknown_name
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line, unknown_name
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.version import VERSION
 
@@ -60,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = typed.index("--") if "--" in typed else len(typed)
     words, script = typed[:own], typed[own:]  # behind "--" nothing is ours to read
     verbose = [word for word in words if word in ("-v", "--verbose")]
+    _print_anything()
     console, errors = Console(), Console(stderr=True)
     _start_logging(errors, logging.INFO if verbose else logging.WARNING)
     try:
@@ -70,6 +74,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say(errors, "alphaedit: interrupted")
         return INTERRUPTED
+    except Exception as error:
+        if words[:1] == ["run"]:
+            raise  # the script's own: Python shows it as it would without us
+        if verbose:
+            traceback.print_exception(error)
+        _say(errors, f"alphaedit: error: {_unexpected(error)}")
+        return FAILED
+
+
+def _unexpected(error: Exception) -> str:
+    """One line for an error that nobody raised on purpose."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+        return "out of memory: lower batch_size or model.target.budget, or set model.dtype=bfloat16"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for {error.filename or 'what has to be written'}: make some"
+    said = ": ".join(text for text in (type(error).__name__, first_line(error)) if text)
+    return f"{said} (a bug or an unexpected state; run again with -v for the traceback)"
 
 
 def _dispatch(words: list[str], script: list[str], console: Console) -> int:
@@ -278,6 +299,13 @@ def _group_help(console: Console) -> None:
     table.add_row("null_space=", "true | false")
     console.print(table)
     _say(console, "any other setting: see alphaedit config, e.g. model.layers=[13,14]")
+
+
+def _print_anything() -> None:
+    """A terminal that lacks a character shows ``?`` in its place, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _say(console: Console, text: str) -> None:

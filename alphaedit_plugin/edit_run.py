@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -17,8 +16,10 @@ from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.loading import check_sources
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.outputs import empty_folder, filled_folder
 from alphaedit_plugin.prompts import target_ids
 from alphaedit_plugin.quality import Metrics, add_locality, edit_quality
 from alphaedit_plugin.request import Request
@@ -48,7 +49,8 @@ def run_edit(config: EditorConfig, console: Console) -> None:
             failed; see `NullSpaceEditor`.
     """
     requests = requests_of(config)
-    folder = _free_folder(config.save)
+    folder = None if config.save is None else empty_folder("save", config.save)
+    check_sources(config)
     editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
     before = take(editor.view, requests)
@@ -62,9 +64,13 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     console.print(request_table(requests, before, after))
     console.print(summary(after.metrics), highlight=False)
     console.print(layer_table(editor))
+    note = rounding_note(editor)
+    if note is not None:
+        console.print(note, style="dim", highlight=False)
     if folder is not None:
-        editor.view.model.save_pretrained(folder)
-        editor.view.tokenizer.save_pretrained(folder)
+        with filled_folder(folder) as unfinished:
+            editor.view.model.save_pretrained(unfinished)
+            editor.view.tokenizer.save_pretrained(unfinished)
         console.print(f"saved to {folder}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -169,8 +175,8 @@ def layer_table(editor: NullSpaceEditor) -> Table:
         table.add_column("null space", justify="right")
         table.add_column("‖ΔU‖/‖Δ‖", justify="right")
     for layer in editor.recipe.layers:
-        delta = Delta(editor.session.accumulated(layer))
-        share = delta.norm / editor.session.pristine(layer).float().norm().item()
+        delta = editor.session.change(layer)
+        share = delta.norm / editor.session.pristine(layer).double().norm().item()
         row = [str(layer), f"{delta.norm:.3g}", f"{share:.3g}"]
         if isinstance(method, Projected):
             projector = method.projectors[layer]
@@ -182,23 +188,19 @@ def layer_table(editor: NullSpaceEditor) -> Table:
     return table
 
 
-def _free_folder(save: str | None) -> Path | None:
-    """The folder to save to, made now, so that a long run does not end in an error.
-
-    Raises:
-        ConfigError: it holds files already, or cannot be made.
-    """
-    if save is None:
+def rounding_note(editor: NullSpaceEditor) -> str | None:
+    """Where half-precision weights round more than the projector leaves: what it does leave."""
+    method, session = editor.recipe.method, editor.session
+    if not isinstance(method, Projected):
         return None
-    folder = Path(save).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
-    except OSError as error:
-        raise ConfigError(f"save={save} cannot be written: {error.strerror}") from None
-    if taken:
-        raise ConfigError(f"save={save} is not empty: give a new folder")
-    return folder
+    layers = editor.recipe.layers
+    dtype = editor.view.weight(layers[0]).dtype
+    written = max(method.projectors[n].leakage(session.change(n)) for n in layers)
+    summed = max(method.projectors[n].leakage(Delta(session.accumulated(n))) for n in layers)
+    if dtype.itemsize > 2 or summed >= written:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    return f"‖ΔU‖/‖Δ‖ is the rounding of {name} weights; before it, at most {summed:.1e}"
 
 
 def _percent(values: Sequence[float]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 LISTED = 12  # of more names than this, only the top level is listed, and only if none is near
 
+LONGEST = 200  # characters of another library's message
+
 
 class AlphaEditError(Exception):
     """Base of every error raised on purpose; the command line prints it in one line."""
@@ -65,3 +67,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     shown = options if len(options) <= LISTED else [o for o in options if "." not in o and not near]
     listed = f" (known: {', '.join(shown)})" if shown else ""
     return f"unknown {kind} {name!r}{hint}{listed}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, and not too much of it: libraries add pages."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0] if len(lines[0]) <= LONGEST else lines[0][: LONGEST - 1] + "…"

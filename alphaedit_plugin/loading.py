@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.contexts import generate_contexts
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.pocket import load_pocket
 from alphaedit_plugin.prompts import ContextTemplates
-from alphaedit_plugin.sources import load_moments, provide_projectors
+from alphaedit_plugin.sources import corpus_for, load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -87,9 +87,7 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=name).item()  # which a meta device cannot give
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"model.device={name} cannot be used: {str(error).splitlines()[0]}"
-        ) from None
+        raise ConfigError(f"model.device={name} cannot be used: {first_line(error)}") from None
 
 
 @contextmanager
@@ -101,6 +99,21 @@ def cpu_threads(most: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def check_sources(config: EditorConfig) -> None:
+    """Refuse second moments that cannot be collected, before a large model is loaded for them.
+
+    Raises:
+        ConfigError: a corpus that is not there, or the ``datasets`` package is not.
+    """
+    method, given = build_method(config.base), config.projector.path is not None
+    if config.null_space:
+        method = Projected(method, {}, config.projector.mode, config.projector.l2)
+    if config.model.moments.stats_dir is None and (
+        method.needs_moment or (config.null_space and not given)
+    ):
+        corpus_for(config.model)
 
 
 def load_method(

@@ -92,6 +92,10 @@ class EditSession:
         self._past[layer] = replace(self._past.get(layer, PastKeys()), blocks=blocks)
         return self._past[layer]
 
+    def change(self, layer: int) -> Delta:
+        """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
+        return Delta(self.view.weight(layer).double() - self._pristine[layer].double())
+
     @property
     def requests(self) -> list[Request]:
         """Every request applied so far, in order."""

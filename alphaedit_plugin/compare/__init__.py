@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from alphaedit_plugin.compare.cells import Cell, Shared, grid, run_cell
+from alphaedit_plugin.compare.cells import Cell, Shared
+from alphaedit_plugin.compare.grid import grid
 from alphaedit_plugin.compare.metrics import Evaluation, evaluate
-from alphaedit_plugin.compare.report import rich_table, write_report
-from alphaedit_plugin.config import EditorConfig, build_method
-from alphaedit_plugin.data import EditData, load_data
-from alphaedit_plugin.engine import Recipe, check_requests
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import cpu_threads, load_model, recipe_of
-from alphaedit_plugin.methods import Projected
+from alphaedit_plugin.compare.pool import run_all
+from alphaedit_plugin.compare.report import report_folder, rich_table, write_report
+from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.data import load_data
+from alphaedit_plugin.engine import check_requests
+from alphaedit_plugin.loading import check_sources, cpu_threads, load_model
 
 __all__ = ["Cell", "Evaluation", "evaluate", "run_comparison"]
 
@@ -40,73 +31,27 @@ def run_comparison(overrides: Sequence[str], console: Console) -> list[Cell]:
         RequestError: a request that cannot be edited; nothing has run then.
     """
     configs = grid(overrides)
-    if not configs:
-        raise ConfigError("compare.bases is empty: name at least one base method")
-    folder = _folder(configs[0].compare.out)
+    folder = report_folder(configs[0].compare.out)
     with cpu_threads(configs[0].model.threads):
         before, cells = _run_grid(configs, console)
+    console.print(rich_table(cells, before))  # first, as writing can still fail
     write_report(cells, before, " ".join(["alphaedit compare", *overrides]), folder)
-    console.print(rich_table(cells, before))
     console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
     return cells
-
-
-def _folder(out: str) -> Path:
-    """The report's folder, made now, so that a long run does not end in an error."""
-    folder = Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"compare.out={out} cannot be written: {error.strerror}") from None
-    return folder
 
 
 def _run_grid(configs: Sequence[EditorConfig], console: Console) -> tuple[Evaluation, list[Cell]]:
     """The evaluation of the unedited model, and every cell's run."""
     first = configs[0]
-    shared, data = Shared(load_model(first.model)), load_data(first)
+    data = load_data(first)
+    for config in configs:
+        check_sources(config)
+    shared = Shared(load_model(first.model))
     requests = data.requests[: first.compare.edits]
     if len(requests) < first.compare.edits:
         console.print(f"[dim]the data holds {len(requests)} requests: editing all of them[/]")
-    recipes = [_recipe(config, shared) for config in configs]
-    for recipe in recipes:
-        check_requests(shared.view, recipe, requests)
+    jobs = [shared.job_of(config) for config in configs]
+    for job in jobs:
+        check_requests(shared.view, job.recipe, requests)
     before = evaluate(shared.view, requests, data.retention)
-    return before, _run_all(configs, recipes, shared, data, console)
-
-
-def _recipe(config: EditorConfig, shared: Shared) -> Recipe:
-    method = build_method(config.base)
-    moments = shared.moments_of(config)
-    if config.null_space:
-        projectors = shared.projectors_of(config)
-        method = Projected(method, projectors, config.projector.mode, config.projector.l2)
-    return recipe_of(shared.view, config, method, moments)
-
-
-def _run_all(
-    configs: Sequence[EditorConfig],
-    recipes: Sequence[Recipe],
-    shared: Shared,
-    data: EditData,
-    console: Console,
-) -> list[Cell]:
-    columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("edits"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    total = len(configs) * min(configs[0].compare.edits, len(data.requests))
-    cells = []
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
-        for config, recipe in zip(configs, recipes, strict=True):
-            name = config.base["name"].upper() + (" + null space" if config.null_space else "")
-            progress.update(task, description=name)
-            cells.append(
-                run_cell(config, recipe, shared, data, lambda n: progress.advance(task, n))
-            )
-    return cells
+    return before, run_all(jobs, shared.view, data, console)

@@ -1,24 +1,26 @@
-"""The grid of a comparison, and the run of one cell: many edits, evaluated on the way."""
+"""One cell of a comparison: many edits with one method, evaluated on the way."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.compare.metrics import Evaluation, evaluate
-from alphaedit_plugin.config import EditorConfig, Host, load_config
+from alphaedit_plugin.config import EditorConfig, build_method
 from alphaedit_plugin.data import EditData
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.methods import METHODS
+from alphaedit_plugin.loading import recipe_of
+from alphaedit_plugin.methods import Mode, Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, Projector, fit_projectors
 from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.sources import load_moments
+from alphaedit_plugin.sources import load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
+
+READ_BY_SOLVE = ("moment_weight", "sequential_cache")  # which AlphaEdit's closed form replaces
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class LayerReport:
     Attributes:
         relative_norm: ``‖Δ‖ / ‖W0‖`` of the accumulated delta.
         leakage: ``‖Δ U‖ / ‖Δ‖``; what old keys see of it. For plain cells too.
+        unrounded_leakage: the same of the sum of deltas, before it was rounded into the weight.
         null_dimension: of the layer's projector.
         d_in: dimension of its keys.
     """
 
     relative_norm: float
     leakage: float
+    unrounded_leakage: float
     null_dimension: int
     d_in: int
 
@@ -72,6 +76,21 @@ class Cell:
         return self.points[-1].evaluation
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a cell needs, besides the model and the data that all cells share.
+
+    Attributes:
+        config: the cell's.
+        recipe: the cell's.
+        projectors: of its layers; plain cells are measured with them, too.
+    """
+
+    config: EditorConfig
+    recipe: Recipe
+    projectors: Mapping[int, Projector]
+
+
 @dataclass
 class Shared:
     """What cells have in common and need compute only once; all on one pristine model."""
@@ -80,6 +99,18 @@ class Shared:
     moments: dict[int, SecondMoment] = field(default_factory=dict)
     projectors: dict[tuple[int, str, float], Projector] = field(default_factory=dict)
 
+    def job_of(self, config: EditorConfig) -> Job:
+        """Everything that the cell of ``config`` needs.
+
+        Raises:
+            AlphaEditError: see `load_method`.
+        """
+        method, projectors = build_method(config.base), self.projectors_of(config)
+        if config.null_space:
+            method = Projected(method, projectors, config.projector.mode, config.projector.l2)
+        moments = self.moments_of(config) if method.needs_moment else {}
+        return Job(config, recipe_of(self.view, config, method, moments), projectors)
+
     def moments_of(self, config: EditorConfig) -> dict[int, SecondMoment]:
         """Second moments of the configured layers."""
         if any(layer not in self.moments for layer in config.model.layers):
@@ -87,7 +118,9 @@ class Shared:
         return {layer: self.moments[layer] for layer in config.model.layers}
 
     def projectors_of(self, config: EditorConfig) -> dict[int, Projector]:
-        """Projectors of the configured layers, with the configured cut."""
+        """Projectors of the configured layers: from ``projector.path``, or with its cut."""
+        if config.projector.path is not None:
+            return provide_projectors(self.view, config)
         cut: Cut = config.projector.cut
         keys = {layer: (layer, cut.rule.value, cut.value) for layer in config.model.layers}
         missing = [layer for layer, key in keys.items() if key not in self.projectors]
@@ -97,55 +130,17 @@ class Shared:
         return {layer: self.projectors[key] for layer, key in keys.items()}
 
 
-def grid(overrides: Sequence[str]) -> list[EditorConfig]:
-    """The configurations of all cells: every base of ``compare.bases``, plain then projected.
-
-    An override ``base.x=…`` goes to those bases that have a field ``x``.
-
-    Raises:
-        ConfigError: an override that no base takes, or one that does not compose.
-    """
-    own = [o for o in overrides if o.lstrip("+~").startswith("base.")]
-    common = [o for o in overrides if o not in own and not o.startswith(("base=", "null_space="))]
-    first = load_config(common)
-    if first.host is not Host.native:
-        raise ConfigError("compare runs host=native only: use alphaedit edit for other hosts")
-    bases = first.compare.bases
-    takes = {base: {f.name for f in fields(METHODS.get(base))} for base in bases}  # type: ignore[arg-type]
-    for override in own:
-        if not any(_field(override) in known for known in takes.values()):
-            raise ConfigError(f"none of {', '.join(bases)} has a setting for {override!r}")
-    return [
-        load_config(
-            [*common, f"base={base}", f"null_space={flag}"]
-            + [o for o in own if _field(o) in takes[base]]
-        )
-        for base in bases
-        for flag in ("false", "true")
-    ]
-
-
-def _field(override: str) -> str:
-    return override.lstrip("+~").removeprefix("base.").split("=")[0]
-
-
-def run_cell(
-    config: EditorConfig,
-    recipe: Recipe,
-    shared: Shared,
-    data: EditData,
-    advance: Callable[[int], None],
-) -> Cell:
+def run_cell(job: Job, view: EditableModel, data: EditData, advance: Callable[[int], None]) -> Cell:
     """Edit ``compare.edits`` requests in sequence, evaluate, and put the model back.
 
     Args:
-        config: the cell's.
-        recipe: the cell's.
-        shared: the pristine model and what is known of it.
+        job: the cell's.
+        view: the pristine model.
         data: the requests, and the facts that must survive.
         advance: told after each batch how many requests were edited.
     """
-    view, session = shared.view, EditSession(shared.view, recipe.layers)
+    config, recipe = job.config, job.recipe
+    session = EditSession(view, recipe.layers)
     points, seconds, requests = [], 0.0, data.requests[: config.compare.edits]
     try:
         for number, batch in enumerate(_batches(requests, config.batch_size), start=1):
@@ -163,12 +158,11 @@ def run_cell(
         engine.finalize(session, recipe)
         seconds += time.perf_counter() - began
         points.append(Point(len(requests), evaluate(view, requests, data.retention)))
-        layers = _layer_reports(session, shared.projectors_of(config))
+        layers = {n: _layer_report(session, n, p) for n, p in job.projectors.items()}
     finally:
         session.reset()
-    return Cell(
-        config.base["name"], config.null_space, _settings(config), tuple(points), layers, seconds
-    )
+    name, settings = config.base["name"], settings_of(job)
+    return Cell(name, config.null_space, settings, tuple(points), layers, seconds)
 
 
 def _batches(requests: Sequence[engine.Request], size: int) -> Iterator[Sequence[engine.Request]]:
@@ -176,28 +170,30 @@ def _batches(requests: Sequence[engine.Request], size: int) -> Iterator[Sequence
         yield requests[start : start + size]
 
 
-def _layer_reports(
-    session: EditSession, projectors: Mapping[int, Projector]
-) -> dict[int, LayerReport]:
-    reports = {}
-    for layer, projector in projectors.items():
-        delta, pristine = session.accumulated(layer), session.pristine(layer).float()
-        reports[layer] = LayerReport(
-            relative_norm=(delta.norm() / pristine.norm()).item(),
-            leakage=projector.leakage(Delta(delta)),
-            null_dimension=projector.null_dimension,
-            d_in=projector.d_in,
-        )
-    return reports
+def _layer_report(session: EditSession, layer: int, projector: Projector) -> LayerReport:
+    delta, pristine = session.change(layer), session.pristine(layer)
+    return LayerReport(
+        relative_norm=delta.norm / pristine.double().norm().item(),
+        leakage=projector.leakage(delta),
+        unrounded_leakage=projector.leakage(Delta(session.accumulated(layer))),
+        null_dimension=projector.null_dimension,
+        d_in=projector.d_in,
+    )
 
 
-def _settings(config: EditorConfig) -> dict[str, object]:
+def settings_of(job: Job) -> dict[str, object]:
+    """What the cell was run with, for the report: only what it reads."""
+    config, method = job.config, job.recipe.method
     own = {key: value for key, value in config.base.items() if key not in ("name", "span")}
-    if config.null_space:
-        cut = config.projector.cut
-        own |= {
-            "cut": f"{cut.rule.value} {cut.value:g}",
-            "l2": config.projector.l2,
-            "mode": config.projector.mode.value,
-        }
-    return own | {"layers": list(config.model.layers), "batch_size": config.batch_size}
+    if isinstance(method, Projected):
+        cut = next(iter(job.projectors.values())).cut
+        own["cut"] = f"{cut.rule.value} {cut.value:g}"
+        own["mode"] = Mode.solve.value if method.solves else Mode.post.value
+        if method.solves:
+            own = {key: value for key, value in own.items() if key not in READ_BY_SOLVE}
+            own["l2"] = method.ridge
+    own |= {"layers": list(config.model.layers), "batch_size": config.batch_size}
+    if config.model.dtype != "float32":
+        own["dtype"] = config.model.dtype
+    tuned = config.model.tuned.side(config.null_space)
+    return own | ({"tuned": " ".join(tuned)} if tuned else {})

@@ -12,10 +12,25 @@ from rich.table import Table
 
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.metrics import Evaluation
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.outputs import writable_folder, writing
 from alphaedit_plugin.version import VERSION
 
 COLUMNS = ("efficacy", "generalisation", "specificity", "retention", "score")
-PICTURE = "comparison.png"
+PAGE, METRICS, PICTURE = "report.md", "metrics.json", "comparison.png"
+
+
+def report_folder(out: str) -> Path:
+    """The folder of a report, looked at now, so that a long run does not end in an error.
+
+    Raises:
+        ConfigError: something in it or on the way to it is in the report's place.
+    """
+    folder = writable_folder("compare.out", out)
+    for name in (PAGE, METRICS, PICTURE):
+        if (folder / name).is_dir():
+            raise ConfigError(f"compare.out={out} cannot be written: {name} in it is a folder")
+    return folder
 
 
 def figures(evaluation: Evaluation) -> dict[str, float | None]:
@@ -112,6 +127,7 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
         "facts still answered right. Score: their harmonic mean. ‖ΔU‖/‖Δ‖: the share of the "
         "accumulated delta that old keys see; rounding level when projected.",
         "",
+        *_rounding(cells),
     ]
     for cell in cells:
         plain = next((c for c in cells if c.base == cell.base and not c.null_space), None)
@@ -131,6 +147,16 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
+def _rounding(cells: Sequence[Cell]) -> list[str]:
+    """Where weights are in half precision: what the projector leaves before they are rounded."""
+    layers = [layer for cell in cells if cell.null_space for layer in cell.layers.values()]
+    halved = [cell.settings["dtype"] for cell in cells if "dtype" in cell.settings]
+    if not layers or not halved:
+        return []
+    summed = max(layer.unrounded_leakage for layer in layers)
+    return [f"Projected, it is the rounding of {halved[0]} weights: {summed:.1e} before it.", ""]
+
+
 def as_json(cells: Sequence[Cell], before: Evaluation, command: str) -> str:
     """Everything that was measured."""
     document = {
@@ -143,13 +169,21 @@ def as_json(cells: Sequence[Cell], before: Evaluation, command: str) -> str:
 
 
 def write_report(cells: Sequence[Cell], before: Evaluation, command: str, folder: Path) -> None:
-    """Write ``report.md``, ``metrics.json`` and the picture into ``folder``."""
+    """Write ``report.md``, ``metrics.json`` and the picture into ``folder``.
+
+    Raises:
+        AlphaEditError: a file cannot be written; the message says which and why.
+    """
     from alphaedit_plugin.compare.plots import plot_comparison  # matplotlib is slow to import
 
-    folder.mkdir(parents=True, exist_ok=True)
-    plot_comparison(cells, folder / PICTURE)
-    (folder / "metrics.json").write_text(as_json(cells, before, command), encoding="utf-8")
-    (folder / "report.md").write_text(markdown(cells, before, command), encoding="utf-8")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / METRICS):
+        (folder / METRICS).write_text(as_json(cells, before, command), encoding="utf-8")
+    with writing(folder / PAGE):
+        (folder / PAGE).write_text(markdown(cells, before, command), encoding="utf-8")
+    with writing(folder / PICTURE):
+        plot_comparison(cells, folder / PICTURE)
 
 
 def _number(value: float | None) -> str:

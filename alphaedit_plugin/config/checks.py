@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alphaedit_plugin.config.explain import first_line
 from alphaedit_plugin.config.nodes import EditorConfig
-from alphaedit_plugin.errors import ConfigError, unknown_name
+from alphaedit_plugin.data import DATA
+from alphaedit_plugin.errors import ConfigError, first_line, require, unknown_name
 from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
 
 
+def _at_least(least: int) -> Callable[[int], bool]:
+    return lambda count: count >= least
+
+
+def _says_something(text: str) -> bool:
+    return bool(text.strip())
+
+
+def _distinct(names: Sequence[str]) -> bool:
+    return len(set(names)) == len(names)
+
+
+def _are_pairs(lengths: Sequence[Sequence[int]]) -> bool:
+    return all(len(pair) == 2 and min(pair) >= 1 for pair in lengths)
+
+
+# Setting, whether a value is fine, and what it must be; None is fine where its type allows it.
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("batch_size", _at_least(1), "at least 1"),
+    ("seed", lambda seed: 0 <= seed < 2**63, "from 0 to 2**63 - 1"),
+    ("save", _says_something, "a folder, or null to save nothing"),
+    ("data.limit", _at_least(1), "at least 1, or null for all"),
+    ("compare.bases", _distinct, "without repetitions"),
+    ("compare.edits", _at_least(1), "at least 1"),
+    ("compare.retention", _at_least(0), "at least 0"),
+    ("compare.every", _at_least(0), "at least 0, which is only at the end"),
+    ("compare.jobs", _at_least(1), "at least 1, or null for as many as help"),
+    ("compare.out", _says_something, "a folder"),
+    ("model.path", _says_something, "a folder or hub name, or null for the pocket model"),
+    ("model.threads", _at_least(1), "at least 1, or null for torch's choice"),
+    ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
+    ("model.moments.tokens", _at_least(1), "at least 1, or null for all"),
+    ("model.moments.stats_samples", _at_least(1), "at least 1"),
+    ("model.moments.checkpoint", _at_least(1), "at least 1"),
+)
+
+
 def check(config: EditorConfig) -> None:
-    """Refuse what is of the right type but makes no sense, before anything heavy is loaded."""
+    """Refuse what is of the right type but makes no sense, before anything heavy is loaded.
+
+    What belongs together checks itself where it is defined: methods, target settings, cuts.
+
+    Raises:
+        ConfigError: what is wrong with which setting.
+    """
+    for key, holds, what in RULES:
+        value = attrgetter(key)(config)
+        require(value is None or holds(value), key, repr(value), what)
     method = build_method(config.base)
     method.check_layers(config.model.layers)
     if config.null_space:
         Projected(method, {}, config.projector.mode, config.projector.l2)
+    config.projector.cut.check()
+    DATA.get(config.data.name)
     for name in config.compare.bases:
         METHODS.get(name)
-    counts = {
-        "batch_size": config.batch_size,
-        "compare.edits": config.compare.edits,
-    }
-    for key, count in counts.items():
-        if count < 1:
-            raise ConfigError(f"{key} is {count}: it must be at least 1")
-    if config.data.limit is not None and config.data.limit < 1:
-        raise ConfigError(f"data.limit is {config.data.limit}: give at least 1, or null for all")
 
 
 def build_method(settings: dict[str, Any]) -> BaseMethod:

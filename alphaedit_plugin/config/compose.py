@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,8 +16,11 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from alphaedit_plugin.config.checks import check
 from alphaedit_plugin.config.explain import explain
 from alphaedit_plugin.config.nodes import EditorConfig
+from alphaedit_plugin.config.overrides import bases_with, key_of, read_overrides
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.groups import CONFIG_MODULE
+
+logger = logging.getLogger(__name__)
 
 
 def register_configs() -> None:
@@ -43,10 +46,26 @@ def load_config(overrides: Sequence[str] = (), config_name: str = "config") -> E
     Raises:
         ConfigError: an unknown key, option or value; one line, with the nearest names.
     """
-    quoted = [_quote_request(override) for override in overrides]
-    config = _compose(quoted, config_name)
-    tuned = config.model.tuned.null_space if config.null_space else config.model.tuned.plain
-    return _compose([*tuned, *quoted], config_name) if tuned else config
+    given = read_overrides(overrides)
+    config = _compose(given, config_name)
+    tuned = config.model.tuned.side(config.null_space)
+    tuned[:] = [override for override in tuned if _applies(override, config, given)]
+    if not tuned:
+        return config
+    logger.info("tuned for this model with null_space=%s: %s", config.null_space, " ".join(tuned))
+    applied = list(tuned)
+    config = _compose([*applied, *given], config_name)
+    config.model.tuned.side(config.null_space)[:] = applied
+    return config
+
+
+def _applies(override: str, config: EditorConfig, given: Sequence[str]) -> bool:
+    """Whether one of the model's own overrides is not overridden, and read by the chosen base."""
+    key = key_of(override)
+    if key in map(key_of, given):
+        return False
+    last = key.rpartition(".")[2]
+    return last in config.base or not bases_with(last)
 
 
 def _compose(overrides: Sequence[str], config_name: str) -> EditorConfig:
@@ -85,15 +104,3 @@ def as_config(composed: DictConfig) -> EditorConfig:
     assert isinstance(config, EditorConfig)
     check(config)
     return config
-
-
-def _quote_request(override: str) -> str:
-    """Quote the text of a request, whose slot ``{}`` Hydra's grammar takes for a dictionary."""
-    key, sign, value = override.partition("=")
-    quoted = len(value) > 1 and value[0] in "'\"" and value[0] == value[-1]
-    if not key.startswith("request.") or not sign or value == "null" or quoted:
-        return override
-    # Hydra reads backslashes before a quote only, and an uneven number of them at the end.
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    trailing = len(escaped) - len(escaped.rstrip("\\"))
-    return f"{key}='{escaped}{chr(92) * trailing}'"

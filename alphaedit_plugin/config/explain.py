@@ -11,7 +11,8 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from alphaedit_plugin.config.nodes import EditorConfig
-from alphaedit_plugin.errors import unknown_name
+from alphaedit_plugin.config.overrides import bases_with
+from alphaedit_plugin.errors import first_line, unknown_name
 from alphaedit_plugin.groups import options
 from alphaedit_plugin.methods import METHODS
 
@@ -23,6 +24,9 @@ def explain(error: BaseException) -> str:
     if option:
         group, name = option.groups()
         return unknown_name(f"option for {group}", name, options(group))
+    several = re.search(r"Ambiguous value for argument '(.+)'", text)
+    if several:
+        return f"{several.group(1)}: write a list as [a,b], and a text with commas in quotes"
     key = re.search(r"Could not override '([^']+)'", text) or re.search(
         r"Key '[^']+' (?:is )?not in [\s\S]*?full_key: (\S+)", text
     )
@@ -39,6 +43,10 @@ def explain(error: BaseException) -> str:
 
 def _unknown_key(key: str) -> str:
     """Name the nearest keys: those that end alike, or those beside it, or any."""
+    group, _, name = key.partition(".")
+    if group == "base" and bases_with(name):
+        owners = " and ".join(f"base={base}" for base in bases_with(name))
+        return f"{key} is a setting of {owners}, not of the base that is chosen"
     known = _known_keys()
     alike = [name for name in known if name.endswith(f".{key}")]
     if alike:
@@ -59,8 +67,3 @@ def _known_keys() -> list[str]:
     schema = OmegaConf.to_container(OmegaConf.structured(EditorConfig))
     own = {f"base.{f.name}" for name in METHODS for f in fields(METHODS.get(name))}  # type: ignore[arg-type]
     return [*walk(schema, ""), *sorted(own)]
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message: libraries like to add pages."""
-    return str(error).strip().splitlines()[0]

@@ -92,6 +92,10 @@ class TunedConfig:
     plain: list[str] = field(default_factory=list)
     null_space: list[str] = field(default_factory=list)
 
+    def side(self, null_space: bool) -> list[str]:
+        """The overrides of one side."""
+        return self.null_space if null_space else self.plain
+
 
 @dataclass
 class ModelConfig:
@@ -112,7 +116,8 @@ class ModelConfig:
         cut: the projector's default cut for this model.
         l2: AlphaEdit's ridge for this model.
         presets: what ``layers`` and others take by default, by the base's span.
-        tuned: overrides for plain and for projected editing; one's own come after them.
+        tuned: overrides for plain and for projected editing; `load_config` keeps those here that
+            it applied.
     """
 
     path: str | None = MISSING
@@ -162,7 +167,7 @@ class DataConfig:
         limit: at most this many requests; ``None`` for all.
     """
 
-    name: str = "pocket"
+    name: str = "default"
     path: str | None = None
     limit: int | None = None
 
@@ -186,6 +191,8 @@ class CompareConfig:
         retention: how many untouched facts of each kind are asked.
         every: evaluate after this many batches, too; 0 for only at the end.
         out: folder for the report.
+        jobs: cells that run at once, each in a process of its own; ``None`` for as many as help:
+            one per core for a small model on the CPU, else one.
     """
 
     bases: list[str] = field(default_factory=lambda: ["rome", "memit", "prune", "rect"])
@@ -193,6 +200,7 @@ class CompareConfig:
     retention: int = 300
     every: int = 2
     out: str = "runs/compare"
+    jobs: int | None = None
 
 
 @dataclass

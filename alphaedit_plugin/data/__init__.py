@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data.base import NEIGHBOURHOOD, EditData
 from alphaedit_plugin.data.easyedit import load_easyedit
 from alphaedit_plugin.data.pocket import load_pocket_data
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.registry import Registry
 
-Loader = Callable[[EditorConfig], EditData]
+if TYPE_CHECKING:
+    from alphaedit_plugin.config import EditorConfig
 
-DATA: Registry[Loader] = Registry("data")
-DATA.register("pocket", lambda config: load_pocket_data(config.seed, config.compare.retention))
+DATA: Registry[Callable[[EditorConfig], EditData]] = Registry("data")
+DATA.register("default", lambda config: _default(config))
+DATA.register("pocket", lambda config: _pocket(config))
 DATA.register("easyedit", lambda config: load_easyedit(_path(config)))
 
 
@@ -27,6 +29,25 @@ def load_data(config: EditorConfig) -> EditData:
     """
     found = DATA.get(config.data.name)(config)
     return EditData(found.requests[: config.data.limit], found.retention)
+
+
+def _default(config: EditorConfig) -> EditData:
+    """The pocket world's data for the pocket model; other models have none of their own."""
+    if config.model.path is not None:
+        raise ConfigError(
+            f"no requests for {config.model.path}: give request.prompt, request.subject and "
+            "request.target_new, or data=easyedit data.path=… (data=pocket is about people whom "
+            "only the pocket model knows)"
+        )
+    return _pocket(config)
+
+
+def _pocket(config: EditorConfig) -> EditData:
+    if config.data.path is not None:
+        raise ConfigError(
+            f"data={config.data.name} has no file: leave data.path away, or choose data=easyedit"
+        )
+    return load_pocket_data(config.seed, config.compare.retention)
 
 
 def _path(config: EditorConfig) -> Path:

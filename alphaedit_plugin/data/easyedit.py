@@ -24,6 +24,8 @@ def load_easyedit(path: Path) -> EditData:
         raise ConfigError(f"no data at {path}: set data.path to EasyEdit's JSON file") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply to be a list of records") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(records, list):
@@ -47,11 +49,14 @@ def _request(record: Any) -> Request:
         locality[NEIGHBOURHOOD] = Probe.parse(
             NEIGHBOURHOOD, record["locality_prompt"], record["locality_ground_truth"]
         )
+    truth = record.get("ground_truth")
+    if truth is not None and not isinstance(truth, str):
+        raise RequestError(f"ground_truth is {truth!r}: needs text, or leave it away")
     return Request.parse(
         record["prompt"],
         record["subject"],
         record["target_new"],
-        ground_truth=record.get("ground_truth"),
+        ground_truth=truth,
         rephrase=_texts("rephrase_prompt", record.get("rephrase_prompt") or []),
         locality=locality,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,10 @@ def test_python_dash_m() -> None:
         (["config", "bse=rect"], "unknown key 'bse'; did you mean 'base'?"),
         (["config", "base=rct"], "unknown option for base 'rct'; did you mean 'rect'?"),
         (["config", "--nonsense"], "cannot read '--nonsense'"),
-        (["compare", "host=easyedit"], "compare runs host=native only"),
+        (["compare", "host=easyedit"], "it runs host=native only"),
+        (["edit", "model=gpt2-xl"], "no requests for openai-community/gpt2-xl"),
+        (["edit", "data.path=x.json"], "data=default has no file"),
+        (["edit", "model.device=" + "x" * 500], "cannot be used: "),
         (["edit", "data=easyedit"], "data=easyedit needs a file: set data.path"),
         (["edit", "data=easyedit", "data.path=none.json"], "no data at none.json"),
         (["edit", "request.prompt=The {} is"], "request.subject is not set"),
@@ -129,7 +133,19 @@ def test_python_dash_m() -> None:
             "subject 'x' is not in prompt 'The is'",
         ),
         (["edit", "model=custom", "model.layers=[0]"], "model.path is not set"),
-        (["edit", "model=custom", "model.path=/none", "model.layers=[0]"], "cannot load model"),
+        (
+            [
+                "edit",
+                "data=pocket",
+                "model=custom",
+                "model.path=/none",
+                "model.layers=[0]",
+                "null_space=false",
+                "base=rome",
+                "base.use_moment=false",
+            ],
+            "cannot load model",
+        ),
         (["edit", "model.layers=[77]"], "layer 77 is out of range"),
         (["edit", "projector.path=none.safetensors"], "no projector file at none.safetensors"),
         (["compare", "compare.bases=[memitt]"], "unknown base method 'memitt'"),
@@ -158,6 +174,63 @@ def test_messages_of_several_lines_are_folded(
     monkeypatch.setattr(edit_run, "run_edit", fail)
     assert main(["edit"]) == 2
     assert capsys.readouterr().err == "alphaedit: error: [bold]first second[/bold]\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyError("x\ny"), "KeyError: 'x\\ny' (a bug or an unexpected state; run again with -v"),
+        (RuntimeError(), "RuntimeError (a bug or"),
+        (RuntimeError("long " * 100), "long… (a bug or"),
+        (MemoryError(), "out of memory: lower batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: lower batch_size"),
+        (OSError(28, "No space left on device", "/tmp/x"), "no space left for /tmp/x: make some"),
+    ],
+)
+def test_whatever_else_fails_takes_one_line(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(edit_run, "run_edit", fail)
+    assert main(["edit"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("alphaedit: error: ")
+    assert message in line
+    assert main(["edit", "-v"]) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" in told
+    assert told.splitlines()[-1] == line
+
+
+def test_a_terminal_that_lacks_characters() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alphaedit_plugin", "config", "request.prompt=北京 ‖Δ‖"],
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert b"request:\n  prompt: ?? ???\n" in done.stdout
+    assert not done.stderr
+
+
+def test_a_missing_package_is_missed_before_the_model_is_loaded(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    asked = [
+        "model=gpt2-xl",
+        "request.prompt=The {} is",
+        "request.subject=x",
+        "request.target_new=y",
+    ]
+    monkeypatch.setattr(edit_run, "NullSpaceEditor", None)  # nothing may be loaded
+    assert main(["edit", *asked]) == 2
+    assert "reading wikimedia/wikipedia needs the datasets package" in capsys.readouterr().err
+    assert main(["compare", "model=gpt2-xl", "data=pocket"]) == 2
+    assert "needs the datasets package" in capsys.readouterr().err
+    assert main(["edit", *asked, "model.moments.corpus=none.txt"]) == 2
+    assert "no corpus at none.txt" in capsys.readouterr().err
 
 
 def test_interrupted(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +310,31 @@ def test_edit_save_and_reload(capsys: Capture, tmp_path: Path) -> None:
         assert torch.equal(parameter, model.get_parameter(name)) is (name not in edited)
 
 
+def test_a_failed_save_leaves_nothing(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projectors: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", fail)
+    assert main(asked("memit", projectors, f"save={tmp_path / 'edited'}")) == 2
+    out, err = capsys.readouterr()
+    assert "after 1 edit: rewrite 100.0%" in out
+    assert f"cannot write {tmp_path / 'edited'}: No space left on device" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_says_what_its_rounding_is(capsys: Capture, projectors: str) -> None:
+    assert main(asked("memit", "model.dtype=bfloat16", "projector.cut.value=0.9")) == 0
+    out = capsys.readouterr().out
+    (note,) = [line for line in out.splitlines() if "rounding of bfloat16 weights" in line]
+    assert float(note.split()[-1]) < 1e-6
+    (layer,) = [line for line in out.splitlines() if line.startswith("0 ")]
+    assert float(layer.split()[-1]) > 1e-4
+    assert main(asked("memit", projectors)) == 0
+    assert "rounding" not in capsys.readouterr().out
+
+
 def test_edit_of_many_shows_ten(capsys: Capture) -> None:
     assert main(["edit", "data.limit=12", "null_space=false", "batch_size=6", *QUICK]) == 0
     out = capsys.readouterr().out
@@ -275,7 +373,7 @@ def test_a_folder_that_is_taken_is_refused_first(
         (folder / "config.json").write_text("{}")
     assert main(asked("memit", f"save={folder}")) == 2
     err = capsys.readouterr().err
-    assert ("cannot be written" if taken == "file" else "is not empty") in err
+    assert ("is a file; give a folder" if taken == "file" else "is not empty") in err
 
 
 def test_verbose_logs(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

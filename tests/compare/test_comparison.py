@@ -11,10 +11,12 @@ from rich.console import Console
 
 from alphaedit_plugin import compare
 from alphaedit_plugin.compare import Cell, run_comparison
-from alphaedit_plugin.compare.cells import Shared, grid, run_cell
+from alphaedit_plugin.compare.cells import Shared, run_cell, settings_of
+from alphaedit_plugin.compare.grid import grid
 from alphaedit_plugin.data import load_data
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import load_model, load_recipe
+from alphaedit_plugin.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.loading import load_model
+from alphaedit_plugin.projector import save_projectors
 
 QUICK = ["model.target.steps=8", "compare.retention=20", "compare.every=1", "batch_size=4"]
 
@@ -82,11 +84,10 @@ def test_a_cell_leaves_the_model_as_it_was() -> None:
     config = grid([*QUICK, "compare.bases=[prune]", "compare.edits=6"])[1]
     view = load_model(config.model)
     before = {name: p.detach().clone() for name, p in view.model.named_parameters()}
-    shared = Shared(view)
-    recipe = load_recipe(view, config)
+    job = Shared(view).job_of(config)
     seen: list[int] = []
-    first = run_cell(config, recipe, shared, load_data(config), seen.append)
-    again = run_cell(config, recipe, shared, load_data(config), seen.append)
+    first = run_cell(job, view, load_data(config), seen.append)
+    again = run_cell(job, view, load_data(config), seen.append)
     assert seen == [4, 2, 4, 2]
     assert first.points == again.points
     for name, parameter in view.model.named_parameters():
@@ -110,10 +111,21 @@ def test_overrides_of_a_base_go_where_they_fit() -> None:
         ("compare.bases=[memti]", "memit"),
         ("compare.bases=[]", "at least one"),
         ("compare.edits=0", "compare.edits"),
+        ("compare.bases=[memit,rome,memit]", "without repetitions"),
+        ("base=rect", r"those of compare\.bases="),
+        ("null_space=true", "both with and without"),
+        ("+null_space=maybe", "both with and without"),
+        ("host=easyedit", "host=native only"),
+        ("save=edited", "compare.out"),
+        ("request.prompt=The {} is", "data="),
+        ("base.name=rect", "none of rome, memit, prune, rect has a setting"),
+        ("compare.jobs=0", "compare.jobs"),
+        ("model=gpt2-xl", "no requests for openai-community/gpt2-xl"),
+        ("projector.path=none.safetensors", "no projector file at none.safetensors"),
     ],
 )
 def test_a_comparison_that_makes_no_sense_is_refused(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(AlphaEditError, match=message):
         run_comparison([override], Console(quiet=True))
 
 
@@ -131,3 +143,58 @@ def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch) -> No
     fitted = [shared.projectors_of(config) for config in configs]
     assert len(calls) == 1
     assert all(other[0] is fitted[0][0] for other in fitted)
+
+
+def test_given_projectors_are_used(tmp_path: Path) -> None:
+    (_, config) = grid([*QUICK, "compare.bases=[rect]", "projector.cut.value=0.5"])
+    fitting = Shared(load_model(config.model))
+    fitted = fitting.projectors_of(config)
+    save_projectors(fitting.view, fitted, tmp_path / "p.safetensors")
+    given = f"projector.path={tmp_path / 'p.safetensors'}"
+    shared = Shared(fitting.view)
+    plain, projected = map(shared.job_of, grid([*QUICK, "compare.bases=[memit]", given]))
+    for job in (plain, projected):
+        assert torch.equal(job.projectors[0].basis, fitted[0].basis)
+    assert plain.recipe.moments
+    assert not projected.recipe.moments
+    assert settings_of(projected)["cut"] == "energy 0.5"
+
+
+def test_settings_are_those_that_a_cell_reads() -> None:
+    asked = ["model.moments.tokens=3000", "compare.bases=[rome,rect]"]
+    more = ["projector.mode=post", "compare.bases=[rect]"]
+    configs = grid(asked) + grid([asked[0], *more])
+    shared = Shared(load_model(configs[0].model))
+    read = [
+        set(settings_of(shared.job_of(config))) - {"layers", "batch_size"} for config in configs
+    ]
+    rect = {"moment_weight", "sequential_cache", "keep_percent"}
+    assert read == [
+        {"use_moment", "tuned"},
+        {"use_moment", "tuned", "cut", "mode"},
+        rect,
+        {"keep_percent", "cut", "mode", "l2"},
+        rect,
+        rect | {"cut", "mode"},
+    ]
+
+
+def test_half_precision_says_what_its_rounding_is(tmp_path: Path) -> None:
+    asked = [*QUICK, "compare.bases=[memit]", "compare.edits=4", "model.dtype=bfloat16"]
+    _, cell = run_comparison(
+        [*asked, f"compare.out={tmp_path}", "compare.jobs=1"], Console(quiet=True)
+    )
+    (layer,) = cell.layers.values()
+    assert layer.unrounded_leakage < 1e-6 < 1e-4 < layer.leakage
+    note = f"the rounding of bfloat16 weights: {layer.unrounded_leakage:.1e} before it"
+    assert note in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["report.md", "metrics.json", "comparison.png"])
+def test_a_folder_in_the_place_of_a_report_is_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(compare, "load_model", None)  # nothing may be loaded
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=f"{name} in it is a folder"):
+        run_comparison([f"compare.out={tmp_path}"], Console(quiet=True))

@@ -211,15 +211,45 @@ def test_quoted_request_text_is_taken_as_hydra_does() -> None:
         (["model=custom", "model.path=x"], "model.layers is not set"),
         (["foo"], "cannot read 'foo': overrides look like key=value"),
         (["model.layers=[3"], "cannot read 'model.layers=[3'"),
-        (["=3"], ""),
+        (["=3"], "cannot read '=3'"),
+        (["="], "cannot read '='"),
+        ("base=rect", """give a list of texts, ["base=rect"]"""),
+        ([5], "overrides are [5]"),
         (["~base"], "base"),
         (["batch_size=0"], "batch_size is 0"),
         (["data.limit=0"], "data.limit is 0"),
         (["compare.edits=0"], "compare.edits is 0"),
         (["model.target.steps=0"], "model.target.steps is 0"),
         (["compare.bases=[rome,memitt]"], "did you mean 'memit'"),
+        (["compare.bases=[rome,rome]"], "compare.bases is ['rome', 'rome']"),
+        (["compare.retention=-1"], "compare.retention is -1"),
+        (["compare.every=-1"], "compare.every is -1"),
+        (["compare.jobs=0"], "compare.jobs is 0"),
+        (["compare.out="], "compare.out is ''"),
+        (["save=' '"], "save is ' '"),
+        (["seed=-1"], "seed is -1"),
+        ([f"seed={2**63}"], f"seed is {2**63}"),
+        (["model.path="], "model.path is ''"),
+        (["model.threads=0"], "model.threads is 0"),
+        (["model.contexts.lengths=[[10,5],[1]]"], "model.contexts.lengths is [[10, 5], [1]]"),
+        (["model.contexts.lengths=[[10,0]]"], "must be pairs"),
+        (["model.moments.tokens=0"], "model.moments.tokens is 0"),
+        (["model.moments.stats_samples=-5"], "model.moments.stats_samples is -5"),
+        (["projector=absolute", "projector.cut.value=0"], "needs a positive eigenvalue"),
+        (["projector.cut.value=1.5"], "needs a share of the energy in (0, 1]"),
+        (["projector.cut.value=nan"], "needs a share of the energy in (0, 1]"),
+        (["projector=rank", "projector.cut.value=2.5"], "needs a whole number"),
+        (["data.name=easyedti"], "unknown data 'easyedti'; did you mean 'easyedit'"),
+        (["base=memit", "base.keep_percent=20"], "keep_percent is a setting of base=rect, not"),
+        (["base.moment_weight=1", "base=rome"], "of base=memit and base=rect and base=prune, not"),
+        (["base="], "base=: choose one of memit, prune, rect, rome"),
+        (["data="], "data=: choose one of default, easyedit, pocket"),
+        (["base=null"], "base=null: choose one of"),
+        (["base=[rect]"], "compare.bases=[rome,rect]"),
+        (["base=rome,rect"], "compare.bases=[rome,rect]"),
+        (["seed=1,2"], "seed=1,2: write a list as [a,b]"),
     ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
 def test_errors_take_one_line_with_the_nearest_names(overrides: list[str], expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -228,6 +258,33 @@ def test_errors_take_one_line_with_the_nearest_names(overrides: list[str], expec
     assert expected in message
     assert "\n" not in message
     assert caught.value.__suppress_context__ or caught.value.__cause__ is None
+
+
+# ---------------------------------------------------------------------------------------------
+# What a model tunes for one side only
+
+
+@pytest.mark.parametrize(
+    ("overrides", "use_moment", "applied"),
+    [
+        (["base=rome"], False, ["model.use_moment=false"]),
+        (["base=rome", "null_space=false"], True, ["model.use_moment=true"]),
+        (["base=rome", "model.use_moment=true"], True, []),
+        (["base=memit"], None, []),
+        (["base=rome", "model=gpt2-xl"], True, []),
+    ],
+)
+def test_tuned_overrides_are_logged_and_kept(
+    caplog: pytest.LogCaptureFixture,
+    overrides: list[str],
+    use_moment: bool | None,
+    applied: list[str],
+) -> None:
+    with caplog.at_level("INFO", "alphaedit_plugin"):
+        config = load_config(overrides)
+    assert config.base.get("use_moment") is use_moment
+    assert config.model.tuned.side(config.null_space) == applied
+    assert [applied[0] in message for message in caplog.messages] == [True] * len(applied)
 
 
 # ---------------------------------------------------------------------------------------------

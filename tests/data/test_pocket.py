@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
 from alphaedit_plugin.data.pocket import load_pocket_data
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.pocket import load_world
 
 
@@ -52,6 +55,19 @@ def test_the_seed_orders_requests() -> None:
     assert first == again
     assert first.requests != other.requests
     assert {r.filled for r in first.requests} == {r.filled for r in other.requests}
+
+
+def test_the_default_data_are_those_of_the_pocket_model() -> None:
+    assert load_data(load_config()) == load_data(load_config(["data=pocket"]))
+    with pytest.raises(ConfigError, match=r"no requests for .*gpt2-xl: give request\.prompt"):
+        load_data(load_config(["model=gpt2-xl"]))
+    assert load_data(load_config(["model=gpt2-xl", "data=pocket"])).requests
+
+
+@pytest.mark.parametrize("name", ["default", "pocket"])
+def test_a_path_is_refused_not_ignored(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"data={name} has no file: leave data.path away"):
+        load_data(load_config([f"data={name}", "data.path=edits.json"]))
 
 
 def test_by_name_with_limit_and_retention() -> None:

@@ -13,6 +13,7 @@ import torch
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe, apply_batch, finalize
 from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.methods import (
     METHODS,
@@ -25,7 +26,6 @@ from alphaedit_plugin.methods import (
     Rect,
     Rome,
 )
-from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.session import EditSession
@@ -127,7 +127,9 @@ def problem_for(seed: int, n: int = 3, m: int = 0) -> LayerProblem:
 def test_memit_with_a_cache_keeps_past_keys_in_place() -> None:
     problem = problem_for(0, n=2, m=4)
     plain = Memit(1.0).delta(problem).dense.float() @ problem.past.joined(problem.keys)
-    cached = Memit(1.0, sequential_cache=True).delta(problem).dense.float() @ problem.past.joined(problem.keys)
+    cached = Memit(1.0, sequential_cache=True).delta(problem).dense.float() @ problem.past.joined(
+        problem.keys
+    )
     assert cached.norm() < 0.7 * plain.norm()
 
 
@@ -138,7 +140,10 @@ def test_alphaedit_keeps_past_keys_in_place() -> None:
     method = Projected(Memit(), {0: projector}, ridge=0.1)
     alone = LayerProblem(**(vars(problem) | {"past": PastKeys()}))
     kept = method.delta(problem).dense.float() @ problem.past.joined(problem.keys)
-    assert kept.norm() < 0.7 * (method.delta(alone).dense.float() @ problem.past.joined(problem.keys)).norm()
+    assert (
+        kept.norm()
+        < 0.7 * (method.delta(alone).dense.float() @ problem.past.joined(problem.keys)).norm()
+    )
 
 
 def test_post_is_the_bases_delta_times_p() -> None:

@@ -1,0 +1,69 @@
+"""Where results go: refused before a long run, or in one line where writing fails after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line
+
+
+def writable_folder(name: str, given: str) -> Path:
+    """A folder that a long run will write to, looked at now; nothing is made.
+
+    Args:
+        name: of the setting, for the message.
+        given: its value.
+
+    Raises:
+        ConfigError: it is a file, or behind one, or in a place where nothing may be written.
+    """
+    folder = Path(os.path.expanduser(given))
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
+    if not there.is_dir():
+        raise ConfigError(f"{name}={given} cannot be written: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{name}={given} cannot be written: {there} is not yours to write to")
+    return folder
+
+
+def empty_folder(name: str, given: str) -> Path:
+    """As `writable_folder`, and refused where it holds anything."""
+    folder = writable_folder(name, given)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{name}={given} is not empty: give a new folder")
+    return folder
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say in one line why ``path`` could not be written.
+
+    Raises:
+        AlphaEditError: the disk is full, a folder is in the file's place, …
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise AlphaEditError(f"cannot write {path}: {reason}") from None
+
+
+@contextmanager
+def filled_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place once it is complete; else nothing is left of it."""
+    place = folder.absolute()
+    unfinished = place.with_name(place.name + ".part")
+    with writing(folder):
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+            unfinished.replace(place)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
