@@ -102,12 +102,15 @@ def test_a_script_that_knows_nothing_of_us(run_it: RunIt, tiny: TinyHostModel, m
     assert max(leaks(tiny, method, edited(tiny)).values()) > 1e-3
 
 
-def test_yaml_goes_first_and_says_so(
+def test_what_is_typed_goes_before_yaml_and_says_so(
     run_it: RunIt, tiny_gpt2: TinyHostModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run_it(tiny_gpt2, "MEMIT", "--null_space", *cut(tiny_gpt2), null_space=False) == 7
+    assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
+    assert "--null_space True goes before what MEMITHyperParams has" in caplog.text
+    caplog.clear()
+    assert run_it(tiny_gpt2, "MEMIT", "--null_space", "false", null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) > 1e-3
-    assert "has null_space: False, which goes before --null_space True" in caplog.text
     caplog.clear()
     assert run_it(tiny_gpt2, "MEMIT", *cut(tiny_gpt2), null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
