@@ -123,11 +123,12 @@ def _current() -> Registration | None:
 def _flagged(registration: Registration, method: HostMethod, apply: Apply) -> Apply:
     """``apply``, which projects where its hparams say so."""
     signature = inspect.signature(apply)
+    rest = next((name for name, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), "")
 
     @functools.wraps(apply)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = dict(signature.bind(*args, **kwargs).arguments)
-        extra = given.pop("kwargs", {})
+        extra = given.pop(rest, {})
         model, tok, requests, hparams = (given.pop(name) for name in list(given)[:4])
         flag = NullSpaceFlag.of(hparams)
         with registration.lock:
@@ -166,7 +167,7 @@ def _add_native(registration: Registration, known: dict[str, Apply], batches: An
     batches.is_batchable_method = staticmethod(lambda name: name in names or before(name))
 
     def wrapper(
-        model: Any, tok: Any, requests: Any, hparams: Any, copy: bool = False, **_: Any
+        model: Any, tok: Any, requests: Any, hparams: Any, copy: bool = False, *_: Any, **__: Any
     ) -> Any:
         if copy:
             raise ConfigError(f"{hparams.alg_name} edits the model it is given: leave copy= out")

@@ -12,7 +12,7 @@ import logging
 import math
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from alphaedit_plugin.easyedit.host import (
     algorithms,
     clone_around,
     find_clone,
+    hparams_classes,
     import_host,
 )
 from alphaedit_plugin.easyedit.native import NATIVE
@@ -148,13 +149,16 @@ def plugged_in(flags: Mapping[str, Any]) -> Iterator[list[str]]:
 
     Raises:
         HostError: there is no host, or it cannot be imported.
+        ConfigError: hparams are made of a method that cannot take the flag.
     """
     taken: list[str] = []
-    with registered() as coverage, ExitStack() as stack:
-        for hparams_class in (*(method.hparams_class() for method in METHODS), *NATIVE):
-            stack.enter_context(_typed_first(hparams_class, flags, taken))
-        if flags.get("null_space"):
-            stack.enter_context(_refused(coverage))
+    with registered(), ExitStack() as stack:
+        able = [*(method.hparams_class() for method in METHODS), *NATIVE]
+        for kind in able:
+            stack.enter_context(_typed_first(kind, flags, taken))
+        if flags.get("null_space"):  # the others refuse it, before a large model is loaded
+            for kind in set(hparams_classes()).difference(able):
+                stack.enter_context(_typed_first(kind, {"null_space": True}, []))
         yield taken
 
 
@@ -194,30 +198,6 @@ def _typed_first(hparams_class: Any, flags: Mapping[str, Any], taken: list[str])
     finally:
         if hparams_class.__init__ is __init__:  # else the script itself has unregistered
             hparams_class.__init__ = constructor
-
-
-@contextmanager
-def _refused(coverage: Coverage) -> Iterator[None]:
-    """Have the methods that cannot project say so: their hparams do not know of the flag."""
-    known = algorithms()
-    before = {name: known[name] for name in coverage.unsupported}
-    refusing = {name: _refusal(name, apply, coverage) for name, apply in before.items()}
-    known.update(refusing)
-    try:
-        yield
-    finally:
-        for name, apply in refusing.items():
-            if known.get(name) is apply:
-                known[name] = before[name]
-
-
-def _refusal(name: str, apply: Callable[..., Any], coverage: Coverage) -> Callable[..., Any]:
-    @functools.wraps(apply)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        supported = ", ".join(coverage.supported)
-        raise ConfigError(f"--null_space is not for {name}: it projects {supported}")
-
-    return wrapper
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import alphaedit_plugin
-from alphaedit_plugin.easyedit import history, host, registration
+from alphaedit_plugin.easyedit import host, registration
 from alphaedit_plugin.easyedit.host import METHODS
 from alphaedit_plugin.engine import Recipe, apply_batch
 from alphaedit_plugin.errors import ConfigError, NumericalError
@@ -266,11 +266,6 @@ def test_host_and_native_agree(registered: ModuleType, tiny: TinyHostModel, meth
         assert (theirs - ours).norm() / ours.norm() < 1e-2
 
 
-def editor_of(host: ModuleType, tiny: TinyHostModel, method: str, **keys: Any) -> Any:
-    pin_contexts(method)
-    return host.BaseEditor.from_hparams(tiny.hparams(method, **keys))
-
-
 def asked(tiny: TinyHostModel, count: int) -> dict[str, Any]:
     chosen = tiny.requests[:count]
     return {
@@ -280,33 +275,6 @@ def asked(tiny: TinyHostModel, count: int) -> dict[str, Any]:
         "ground_truth": ["Rome"] * count,
         "verbose": False,
     }
-
-
-@pytest.mark.parametrize("method", NAMES)
-@pytest.mark.parametrize("sequential", [True, False])
-def test_the_hosts_editor_edits_and_restores(
-    registered: ModuleType, tiny: TinyHostModel, method: str, sequential: bool
-) -> None:
-    editor = editor_of(registered, tiny, method, **flag(tiny))
-    before = weights(editor.model)
-    side = editor.tok.padding_side
-    metrics, model, _ = editor.edit(**asked(tiny, 2), sequential_edit=sequential)
-    assert len(metrics) == 2
-    same = all(torch.equal(w, before[n]) for n, w in weights(editor.model).items())
-    assert same != sequential
-    assert editor.tok.padding_side == side
-    if sequential:
-        assert max(leaks(tiny, method, model).values()) < 1e-5
-
-
-@pytest.mark.parametrize("method", ["MEMIT", "MEMIT-FE", "EMMET", "PMET"])
-def test_batch_edit_goes_through_the_flag(
-    registered: ModuleType, tiny: TinyHostModel, method: str
-) -> None:
-    editor = editor_of(registered, tiny, method, **flag(tiny, batch_size=2))
-    metrics, model, _ = editor.batch_edit(**asked(tiny, 4), sequential_edit=True)
-    assert len(metrics) == 4
-    assert max(leaks(tiny, method, model).values()) < 1e-5
 
 
 def test_independent_edits_share_nothing(registered: ModuleType, tiny: TinyHostModel) -> None:
@@ -321,24 +289,6 @@ def test_independent_edits_share_nothing(registered: ModuleType, tiny: TinyHostM
     run("MEMIT", tiny, requests[1:], model, **flag(tiny))
     for name, weight in weights(alone).items():
         assert torch.equal(weight, weights(model[0])[name])
-
-
-def test_sequential_edits_keep_earlier_keys_in_place(
-    registered: ModuleType, tiny: TinyHostModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    requests = request_of(tiny, 2)
-
-    def edited(forgetful: bool) -> dict[str, Tensor]:
-        model = tiny.load()
-        with monkeypatch.context() as patch:
-            if forgetful:
-                patch.setattr(history.KeyHistory, "past_keys", lambda self, name: None)
-            for request in requests:
-                run("MEMIT", tiny, [request], model, **flag(tiny, null_space_l2=1e-3))
-        return weights(model[0])
-
-    kept, forgotten = edited(False), edited(True)
-    assert any(not torch.equal(w, forgotten[n]) for n, w in kept.items())
 
 
 def test_models_share_no_state(registered: ModuleType, tiny: TinyHostModel) -> None:

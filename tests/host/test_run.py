@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -121,12 +122,14 @@ def test_a_method_that_cannot_project_is_refused(
     run_it: RunIt, tiny_gpt2: TinyHostModel, tmp_path: Path, capsys: Capture
 ) -> None:
     functions = dict(algorithms())
+    constructor = importlib.import_module("easyeditor").FTHyperParams.__init__
     script = tmp_path / "other.py"
-    script.write_text(
-        "from easyeditor.util.alg_dict import ALG_DICT\nALG_DICT['FT'](None, None, [], None)"
-    )
+    script.write_text("from easyeditor import FTHyperParams\nFTHyperParams(alg_name='FT')")
     assert main(["run", "--", str(script), "--null_space"]) == 2
-    assert "--null_space is not for FT: it projects ROME, " in capsys.readouterr().err
+    assert "null_space is not for FT: it projects ROME, " in capsys.readouterr().err
+    with pytest.raises(TypeError, match="missing"):
+        main(["run", "--", str(script), "--null_space", "false"])
+    assert importlib.import_module("easyeditor").FTHyperParams.__init__ is constructor
     assert algorithms() == functions
 
 
