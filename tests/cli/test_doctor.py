@@ -13,13 +13,12 @@ import pytest
 
 from alphaedit_plugin import doctor
 from alphaedit_plugin.cli import main
-from alphaedit_plugin.doctor import Verdict, commit_of
+from alphaedit_plugin.doctor import Verdict
 from alphaedit_plugin.easyedit import run
 from alphaedit_plugin.easyedit.host import HostError
 from alphaedit_plugin.version import VERSION
 
 Capture = pytest.CaptureFixture[str]
-COMMIT = "14cea8245f" + "0" * 30
 
 
 @pytest.fixture(autouse=True)
@@ -179,33 +178,6 @@ def test_the_host_is_looked_for_as_it_is_imported(
         monkeypatch.setenv("EASYEDIT_HOME", str(clone if where == "home" else tmp_path))
     expected = clone if where in ("home", "shell", "inside") else None
     assert folder_of_host() == expected
-
-
-def test_the_commit_of_a_clone(tmp_path: Path) -> None:
-    assert commit_of(tmp_path) is None
-    git = tmp_path / ".git"
-    git.mkdir()
-    assert commit_of(tmp_path) is None
-    (git / "HEAD").write_text(f"{COMMIT}\n")
-    assert commit_of(tmp_path) == COMMIT
-    (git / "HEAD").write_text("ref: refs/heads/main\n")
-    assert commit_of(tmp_path) is None
-    (git / "packed-refs").write_text(f"# pack-refs\n{COMMIT} refs/heads/main\n")
-    assert commit_of(tmp_path) == COMMIT
-    (git / "refs" / "heads").mkdir(parents=True)
-    (git / "refs" / "heads" / "main").write_text("f" * 40 + "\n")
-    assert commit_of(tmp_path) == "f" * 40
-
-
-def test_the_commit_of_a_worktree(tmp_path: Path) -> None:
-    tree, own = tmp_path / "tree", tmp_path / "main" / ".git" / "worktrees" / "tree"
-    own.mkdir(parents=True)
-    tree.mkdir()
-    (tree / ".git").write_text(f"gitdir: {own}\n")
-    (own / "HEAD").write_text("ref: refs/heads/side\n")
-    (own / "commondir").write_text("../..\n")
-    (own.parents[1] / "packed-refs").write_text(f"{COMMIT} refs/heads/side\n")
-    assert commit_of(tree) == COMMIT
 
 
 def test_it_takes_no_settings(capsys: Capture) -> None:
