@@ -202,7 +202,7 @@ def prepare(family: str, place: Path) -> TinyHostModel:
         tokenizer = AutoTokenizer.from_pretrained(source / "model")
     else:
         tokenizer = fast_tokenizer()
-        model = build_model(family, len(tokenizer))
+        model = _deep(build_model(family, len(tokenizer)))
         view = EditableModel.wrap(model, tokenizer)
         moments = collect_second_moments(view, random_sequences(len(tokenizer)), LAYERS)
         spectra = [torch.linalg.eigvalsh(moment.mean.double()) for moment in moments.values()]
@@ -219,6 +219,19 @@ def prepare(family: str, place: Path) -> TinyHostModel:
         write_moment(files.path(module), moment, SAMPLES)
     depth = model.config.num_hidden_layers
     return TinyHostModel(family, folder, stats_dir, requests, depth, threshold, expected)
+
+
+def _deep(shallow: Any) -> Any:
+    """A random model like it with blocks above the last edited one.
+
+    Nothing at a later token sees what the last block of all writes at the subject: the search for
+    a target there follows rounding errors.
+    """
+    config = shallow.config
+    config.num_hidden_layers = max(LAYERS) + 3
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return type(shallow)(config).eval()
 
 
 def write_moment(path: Path, moment: SecondMoment, samples: int) -> None:
