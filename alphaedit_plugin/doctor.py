@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alphaedit_plugin.commits import commit_of
 from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.version import VERSION
 
@@ -100,29 +101,6 @@ def examine() -> list[Finding]:
             verdict = Verdict.note if name in ("EasyEdit", "optional") else Verdict.broken
             found.append(Finding(name, "cannot be used", verdict, _one_line(error), fix))
     return found
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit that a git clone has checked out; ``None`` where that cannot be read."""
-    git = folder / ".git"
-    try:
-        if git.is_file():  # a worktree or submodule
-            git = folder / git.read_text().partition("gitdir:")[2].strip()
-        head = (git / "HEAD").read_text().strip()
-        if not head.startswith("ref:"):
-            return head
-        name = head.removeprefix("ref:").strip()
-        common = git / "commondir"
-        places = [git, git / common.read_text().strip()] if common.is_file() else [git]
-        for place in places:
-            if (place / name).is_file():
-                return (place / name).read_text().strip()
-        for line in (places[-1] / "packed-refs").read_text().splitlines():
-            if line.endswith(f" {name}"):
-                return line.partition(" ")[0]
-    except (OSError, UnicodeDecodeError):
-        return None
-    return None
 
 
 def _ourselves() -> list[Finding]:
@@ -209,10 +187,6 @@ def _host() -> list[Finding]:
     except HostError as error:
         problem, fix = _explained(error, folder)
         return [Finding("EasyEdit", place, Verdict.note, problem, fix)]
-    except Exception as error:
-        problem = f"it cannot be imported: {_one_line(error)}"
-        fix = "run python -c 'import easyeditor' in its folder; the plug-in needs no EasyEdit"
-        return [Finding("EasyEdit", place, Verdict.note, problem, fix)]
     return [
         Finding("EasyEdit", place if folder else _described(_host_folder())),
         Finding("with null_space", flagged),
@@ -229,28 +203,45 @@ def _described(folder: Path | None) -> str:
 
 def _host_folder() -> Path | None:
     """The folder that holds ``easyeditor``, by the same rules as `import_host`."""
+    from alphaedit_plugin.easyedit.host import HostError, find_clone
+
     if "easyeditor" in sys.modules:
         file = getattr(sys.modules["easyeditor"], "__file__", None)
         return Path(file).parents[1] if file else None
     spec = importlib.util.find_spec("easyeditor")
     if spec is not None:
         return Path(spec.origin).parents[1] if spec.origin else None
-    home = Path(os.environ.get("EASYEDIT_HOME") or os.devnull).expanduser()
-    return home if (home / "easyeditor").is_dir() else None
+    try:
+        return find_clone()
+    except HostError:  # `_host` tells it
+        return None
 
 
 def _explained(error: AlphaEditError, folder: Path | None) -> tuple[str, str]:
-    """Problem and fix of a host that is missing, or of which a package is missing."""
+    """Problem and fix of a host that is missing, or that cannot be imported."""
     cause = error.__cause__
-    if not isinstance(cause, ImportError):
+    if cause is None:
         problem, _, fix = str(error).rpartition(": ")
         return problem, fix
     problem = f"it cannot be imported: {_one_line(cause)}"
+    if not isinstance(cause, ImportError):
+        fix = "run python -c 'import easyeditor' in its folder; the plug-in needs no EasyEdit"
+        return problem, fix
     missing = _missing_of(folder / "requirements.txt") if folder else []
     if missing:
         problem += f"; of its requirements.txt are missing: {', '.join(missing)}"
     wanted = missing or [(cause.name or "").partition(".")[0] or "-r requirements.txt"]
-    return problem, f"pip install {' '.join(wanted)}"
+    return problem, f"pip install {' '.join(wanted)} {_same_torch()}"
+
+
+def _same_torch() -> str:
+    """What keeps pip from replacing torch: the newest torchvision, which timm asks for, would.
+
+    A build of torch for a certain device has a torchvision of its own, from the same index.
+    """
+    version, _, build = (_version("torch") or "").partition("+")
+    index = f" --extra-index-url https://download.pytorch.org/whl/{build}" if build else ""
+    return f"torch=={version}{index}"
 
 
 def _missing_of(requirements: Path) -> list[str]:
@@ -282,10 +273,24 @@ def _caches() -> list[Finding]:
 def _optional() -> list[Finding]:
     version = _version("datasets")
     if version is not None:
-        return [Finding("datasets", version)]
+        return [Finding("datasets", version), *_torchvision()]
     problem = "second moments cannot be collected on Hub corpora without it"
     fix = "pip install datasets, or set model.moments.corpus to a text file"
-    return [Finding("datasets", "missing", Verdict.note, problem, fix)]
+    return [Finding("datasets", "missing", Verdict.note, problem, fix), *_torchvision()]
+
+
+def _torchvision() -> list[Finding]:
+    """EasyEdit brings it; one that was built for another torch breaks all of transformers."""
+    version = _version("torchvision")
+    if version is None:
+        return []
+    try:
+        importlib.import_module("torchvision")
+    except Exception as error:
+        problem = f"it does not fit torch, and transformers fails with it: {_one_line(error)}"
+        fix = f"pip uninstall -y torchvision && pip install torchvision {_same_torch()}"
+        return [Finding("torchvision", version, Verdict.broken, problem, fix)]
+    return [Finding("torchvision", version)]
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,7 +100,11 @@ class HostedEditor(NullSpaceEditor):
         weights = {
             self.view.weight_name(layer): self.view.parameter(layer) for layer in self.recipe.layers
         }
-        with unharmed(weights), _globals(self._name, self.recipe.contexts, self._scratch):
+        with (
+            unharmed(weights),
+            _globals(self._name, self.recipe.contexts, self._scratch),
+            redirect_stdout(sys.stderr),  # the host prints each step; our report is the output
+        ):
             for group in groups:
                 algorithms()[self._name](
                     self.view.model, self.view.tokenizer, group, self._hparams,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from os import PathLike
+from types import NoneType
+from typing import Any, get_type_hints
 
 from alphaedit_plugin.errors import ConfigError, unknown_name
 from alphaedit_plugin.methods import Mode
@@ -33,9 +36,17 @@ class NullSpaceFlag:
 
     @classmethod
     def of(cls, hparams: Any) -> NullSpaceFlag:
-        """The keys as set on ``hparams``; defaults where they are not."""
-        flag = cls()
-        return replace(flag, **{key: getattr(hparams, key, getattr(flag, key)) for key in KEYS})
+        """The keys as set on ``hparams``; defaults where they are not.
+
+        Raises:
+            ConfigError: a value of another type, or an attribute that must be a misspelt key.
+        """
+        for name in vars(hparams):
+            if name.startswith(LOOKS_LIKE_OURS) and name not in KEYS:
+                raise ConfigError(unknown_name("key in hparams", name, KEYS))
+        hints = get_type_hints(cls)
+        given = {key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)}
+        return cls(**{key: _checked(key, value, hints[key]) for key, value in given.items()})
 
     @property
     def cut(self) -> Cut:
@@ -72,3 +83,20 @@ class NullSpaceFlag:
 
 
 KEYS = tuple(f.name for f in fields(NullSpaceFlag))
+# Attributes can be set under any name: a misspelt flag would leave the null space off, unnoticed.
+LOOKS_LIKE_OURS = ("null", "projector")
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """``value`` in the type of its key; text that YAML reads as a number counts as one."""
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError):
+            return float(value)
+    if hint is str and isinstance(value, str):
+        return value
+    if hint not in (bool, float, str) and isinstance(value, (str, PathLike, NoneType)):
+        return value if value is None else str(value)
+    wanted = {bool: "true or false", float: "a number", str: "a name"}.get(hint, "a path")
+    raise ConfigError(f"{key} is {value!r}: give {wanted}")

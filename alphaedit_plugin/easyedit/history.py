@@ -1,8 +1,9 @@
-"""Keys of earlier edits of one model, which AlphaEdit's closed form keeps in place.
+"""Keys of earlier edits of one weight, which AlphaEdit's closed form keeps in place.
 
-The host restores weights behind our back after an independent edit. So each entry remembers what
-the weights looked like after it, and only the entries whose weights are still there count: edits
-that were taken back leave no trace (cf. EasyEdit issue 613).
+The host restores weights behind our back after an independent edit, and writes plain edits
+between ours. So a key counts for as long as the edit that wrote it is in the weight: edits that
+were taken back leave no trace (cf. EasyEdit issue 613), and those that others were written on top
+of are kept.
 """
 
 from __future__ import annotations
@@ -16,40 +17,88 @@ from torch import Tensor
 Marks = dict[str, Tensor]
 
 
-@dataclass
-class KeyHistory:
-    """The history of one model.
+@dataclass(frozen=True)
+class Written:
+    """One edit of one weight.
 
     Attributes:
-        entries: marks of the weights after an edit, and the keys ``(d_in, n)`` it wrote, by weight.
+        found: mark of the weight before the edit.
+        left: mark of the weight after it.
+        keys: ``(d_in, n)``.
+        before: the weight's outputs ``(d_out, n)`` at the keys, before the edit.
+        after: the same, after it.
     """
 
-    entries: list[tuple[Marks, dict[str, Tensor]]] = field(default_factory=list)
+    found: Tensor
+    left: Tensor
+    keys: Tensor
+    before: Tensor
+    after: Tensor
 
-    def rewind(self, weights: Mapping[str, Tensor]) -> None:
-        """Forget the entries that the weights as they are now no longer hold."""
-        now = marks(weights)
-        while self.entries and not same_marks(self.entries[-1][0], now):
-            self.entries.pop()
+    def stands(self, weight: Tensor) -> bool:
+        """Whether the outputs at the keys are nearer to what the edit left than to what it found.
 
-    def past_keys(self, name: str) -> Tensor | None:
-        """``Kp (d_in, m)`` of one weight; ``None`` where there is none."""
-        found = [keys[name] for _, keys in self.entries if name in keys]
-        return torch.cat(found, dim=1) if found else None
+        Args:
+            weight: ``W (d_out, d_in)`` as it is now.
+        """
+        now = outputs(weight, self.keys)
+        return bool((now - self.after).norm() < (now - self.before).norm())
 
-    def remember(self, weights: Mapping[str, Tensor], keys: dict[str, Tensor]) -> None:
-        """Add an edit, taken after it was written."""
-        self.entries.append((marks(weights), keys))
+
+@dataclass
+class KeyHistory:
+    """The history of one weight.
+
+    Attributes:
+        edits: those that are in the weight, oldest first.
+    """
+
+    edits: list[Written] = field(default_factory=list)
+
+    def rewind(self, weight: Tensor) -> None:
+        """Forget the edits that ``W (d_out, d_in)`` as it is now no longer holds."""
+        now = mark(weight)
+        for place, edit in reversed(list(enumerate(self.edits))):
+            if torch.equal(edit.left, now):
+                del self.edits[place + 1 :]
+                return
+            if torch.equal(edit.found, now):
+                del self.edits[place:]
+                return
+        # A state we have not seen: something else was written, or only some edits taken back.
+        self.edits = [edit for edit in self.edits if edit.stands(weight)]
+
+    def past_keys(self) -> Tensor | None:
+        """``Kp (d_in, m)``; ``None`` where there is none."""
+        return torch.cat([edit.keys for edit in self.edits], dim=1) if self.edits else None
+
+    def remember(self, before: Tensor, after: Tensor, keys: Tensor) -> None:
+        """Add an edit.
+
+        Args:
+            before: ``W (d_out, d_in)`` before it.
+            after: the same, after it.
+            keys: ``(d_in, n)``, taken after it.
+        """
+        outside = outputs(before, keys), outputs(after, keys)
+        self.edits.append(Written(mark(before), mark(after), keys.cpu(), *outside))
+
+
+def outputs(weight: Tensor, keys: Tensor) -> Tensor:
+    """``W K (d_out, n)``, float32 on the CPU."""
+    return (weight.detach().float() @ keys.to(weight.device, torch.float32)).cpu()
+
+
+def mark(weight: Tensor) -> Tensor:
+    """A short mark of a weight: a fixed random projection, equal for equal weights."""
+    generator = torch.Generator().manual_seed(weight.shape[-1])
+    direction = torch.randn(weight.shape[-1], generator=generator)
+    return (weight.detach().float() @ direction.to(weight.device)).cpu()
 
 
 def marks(weights: Mapping[str, Tensor]) -> Marks:
-    """A short mark of each weight: a fixed random projection, equal for equal weights."""
-    found = {}
-    for name, weight in weights.items():
-        generator = torch.Generator().manual_seed(weight.shape[-1])
-        direction = torch.randn(weight.shape[-1], generator=generator)
-        found[name] = (weight.detach().float() @ direction.to(weight.device)).cpu()
-    return found
+    """The mark of each weight."""
+    return {name: mark(weight) for name, weight in weights.items()}
 
 
 def same_marks(left: Marks, right: Marks) -> bool:

@@ -77,28 +77,46 @@ METHODS = (
 )
 
 
+def clone_around(*places: Path) -> Path | None:
+    """The first of some folders that is a clone of EasyEdit."""
+    return next((p for p in places if (p / "easyeditor" / "__init__.py").is_file()), None)
+
+
+def find_clone() -> Path | None:
+    """The clone that ``$EASYEDIT_HOME`` names or, without, that the shell is in.
+
+    Raises:
+        HostError: it names another folder.
+    """
+    home = os.environ.get(HOME)
+    if not home:
+        return clone_around(Path.cwd(), *Path.cwd().parents)
+    named = Path(home).expanduser().resolve()
+    if clone_around(named) is None:
+        raise HostError(f"{HOME} is {home}, where there is no folder easyeditor: fix the path")
+    return named
+
+
 def import_host() -> ModuleType:
-    """Import ``easyeditor``: installed, on ``sys.path``, or in the clone ``$EASYEDIT_HOME`` names.
+    """Import ``easyeditor``: installed, on ``sys.path``, or the clone that `find_clone` finds.
 
     Raises:
         HostError: it is nowhere, or lacks a package it imports; the message says what to do.
     """
-    home = os.environ.get(HOME)
     if "easyeditor" not in sys.modules and importlib.util.find_spec("easyeditor") is None:
-        if not home:
+        clone = find_clone()
+        if clone is None:
             raise HostError(
                 "EasyEdit is not here: git clone https://github.com/zjunlp/EasyEdit, and set "
                 f"{HOME} to that folder (or run from inside it)"
             )
-        if not (Path(home).expanduser() / "easyeditor").is_dir():
-            raise HostError(f"{HOME} is {home}, where there is no folder easyeditor: fix the path")
-        sys.path.insert(0, str(Path(home).expanduser()))
+        sys.path.insert(0, str(clone))
     try:
         return importlib.import_module("easyeditor")
-    except ImportError as error:
+    except Exception as error:  # a torchvision that does not fit torch raises RuntimeError
         raise HostError(
-            f"EasyEdit is here but cannot be imported: {error}; install its "
-            "requirements.txt; alphaedit doctor lists what is missing"
+            f"EasyEdit is here but cannot be imported: {error}; alphaedit doctor says what to "
+            "install"
         ) from error
 
 
@@ -115,6 +133,14 @@ def batch_editor() -> Any:
 def editor_class() -> Any:
     """The host's editor of text models."""
     return importlib.import_module("easyeditor.editors.editor").BaseEditor
+
+
+def hparams_classes() -> list[Any]:
+    """The hparams classes of all methods that the host has imported."""
+    found = [importlib.import_module("easyeditor.util.hparams").HyperParams]
+    for kind in found:  # grows on the way
+        found += [heir for heir in kind.__subclasses__() if heir not in found]
+    return [kind for kind in found[1:] if "__init__" in vars(kind)]
 
 
 def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> Any:

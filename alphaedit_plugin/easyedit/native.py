@@ -14,7 +14,7 @@ from yaml import YAMLError
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.easyedit.flag import NullSpaceFlag
-from alphaedit_plugin.easyedit.history import Marks, marks, same_marks
+from alphaedit_plugin.easyedit.history import KeyHistory, Marks, marks, same_marks
 from alphaedit_plugin.easyedit.host import HostMethod, second_moment_of
 from alphaedit_plugin.easyedit.wrapping import unharmed
 from alphaedit_plugin.engine import Recipe
@@ -25,7 +25,7 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.prompts import ContextTemplates, FactToken
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.statistics import SecondMoment
 from alphaedit_plugin.targets import TargetSettings
 
@@ -138,56 +138,106 @@ class NativeRun:
     """A run of one editor: its session, and what the weights looked like after each edit.
 
     The host restores weights behind our back, so a run continues from whichever of its states the
-    model is in, and starts anew where it is in none.
+    model is in. Where it is in none, others have written to the weights: a new run starts from
+    them, with the keys of those edits that still stand.
     """
 
     hparams: NativeHyperParams
+    settings: dict[str, Any]
     session: EditSession
     recipe: Recipe
     states: list[tuple[Marks, int]]
 
     @classmethod
     def begin(
-        cls, model: Any, tokenizer: Any, hparams: NativeHyperParams, projectors_of: ProjectorsOf
+        cls,
+        model: Any,
+        tokenizer: Any,
+        hparams: NativeHyperParams,
+        projectors_of: ProjectorsOf,
+        former: NativeRun | None = None,
     ) -> NativeRun:
-        """Start from the weights as they are now."""
+        """Start from the weights as they are now, with what stands of a ``former`` run."""
         view = EditableModel.wrap(model, tokenizer)
         session = EditSession(view, hparams.layers)
-        names = {layer: view.weight_name(layer) for layer in hparams.layers}
-        method = hparams.method()
-        if hparams.null_space:
-            found = projectors_of(list(names.values()))
-            projectors = {layer: found[name] for layer, name in names.items()}
-            mode = Mode.solve if hparams.solves(hparams.ALGORITHM, True) else Mode.post
-            method = Projected(method, projectors, mode, float(hparams.null_space_l2))
-        moments = _moments(view, hparams) if method.needs_moment else {}
-        recipe = Recipe(
-            method, tuple(hparams.layers), _host_contexts(model, tokenizer), moments,
-            FactToken(hparams.fact_token), _target_settings(hparams),
-        )  # fmt: skip
-        return cls(hparams, session, recipe, [(marks(weights_of(session)), 0)])
+        if former is not None and former.session.layers == session.layers:
+            session.journal.append(Entry((), (), standing_keys(former.session)))
+        recipe = _recipe(view, hparams, projectors_of)
+        states = [(marks(weights_of(session)), len(session.journal))]
+        return cls(hparams, settings_of(hparams), session, recipe, states)
 
-    def resume(self) -> bool:
-        """Go back to the state the weights are in; ``False`` where they are in none of ours."""
+    def resume(self, projectors_of: ProjectorsOf) -> bool:
+        """Go back to the state the weights are in, with the hparams as they are now.
+
+        Returns:
+            ``False`` where the weights are in none of our states, or other layers are asked for.
+        """
+        if tuple(self.hparams.layers) != self.session.layers:
+            return False
         now = marks(weights_of(self.session))
-        while self.states and not same_marks(self.states[-1][0], now):
+        known = [count for state, count in self.states if same_marks(state, now)]
+        if not known:
+            return False
+        while self.states[-1][1] != known[-1]:
             self.states.pop()
-        if self.states:
-            # The host has put those weights back already, behind the session's back.
-            self.session.undo(len(self.session.journal) - self.states[-1][1], force=True)
-        return bool(self.states)
+        # The host has put those weights back already, behind the session's back.
+        self.session.undo(len(self.session.journal) - known[-1], force=True)
+        if self.settings != settings_of(self.hparams):
+            self.settings = settings_of(self.hparams)
+            self.recipe = _recipe(self.session.view, self.hparams, projectors_of)
+        return True
 
     def edit(self, requests: Sequence[Request]) -> None:
         """Apply a batch; PRUNE's restraint is taken off before it and put on after it."""
         session, recipe = self.session, self.recipe
-        finalised = bool(session.journal) and not session.journal[-1].requests
-        if finalised:
+        last = session.journal[-1] if session.journal else None
+        if last is not None and last.writes and not last.requests:
             session.undo()
         try:
             engine.apply_batch(session.view, session, recipe, requests)
         finally:
             engine.finalize(session, recipe)
         self.states.append((marks(weights_of(session)), len(session.journal)))
+
+
+def settings_of(hparams: NativeHyperParams) -> dict[str, Any]:
+    """The hparams as they are now: the object is the user's, and may be changed between edits."""
+    return vars(hparams) | {"layers": tuple(hparams.layers)}
+
+
+def standing_keys(session: EditSession) -> dict[int, Tensor]:
+    """Per layer the keys ``(d_in, n)`` of a session's edits that the model still holds."""
+    found = {}
+    for layer in session.layers:
+        history = KeyHistory()
+        weight = session.pristine(layer).float()
+        for entry in session.journal:
+            before = weight
+            for write in entry.writes:
+                if write.layer == layer:
+                    weight = weight + write.delta.to(weight.device).dense
+            if layer in entry.past_keys:
+                history.remember(before, weight, entry.past_keys[layer])
+        history.rewind(session.view.weight(layer))
+        past = history.past_keys()
+        none = weight.new_zeros(weight.shape[1], 0)
+        found[layer] = none if past is None else past.to(weight)
+    return found
+
+
+def _recipe(view: EditableModel, hparams: NativeHyperParams, of: ProjectorsOf) -> Recipe:
+    names = {layer: view.weight_name(layer) for layer in hparams.layers}
+    flag, method = NullSpaceFlag.of(hparams), hparams.method()
+    if flag.null_space:
+        found = of(list(names.values()))
+        projectors = {layer: found[name] for layer, name in names.items()}
+        mode = Mode.solve if flag.solves(hparams.ALGORITHM, True) else Mode.post
+        method = Projected(method, projectors, mode, flag.null_space_l2)
+    return Recipe(
+        method, tuple(hparams.layers), _host_contexts(view.model, view.tokenizer),
+        _moments(view, hparams) if method.needs_moment else {},
+        FactToken(hparams.fact_token), _target_settings(hparams),
+    )  # fmt: skip
 
 
 def weights_of(session: EditSession) -> dict[str, Tensor]:
@@ -210,11 +260,10 @@ def apply_native(
     """
     model, tokenizer, given, hparams = call
     requests = [Request.parse(r["prompt"], r.get("subject"), r["target_new"]) for r in given]
-    runs[:] = [run for run in runs if run.hparams is not hparams or run.resume()]
     run = next((run for run in runs if run.hparams is hparams), None)
-    if run is None:
-        run = NativeRun.begin(model, tokenizer, hparams, projectors_of)
-        runs.append(run)
+    if run is None or not run.resume(projectors_of):
+        former, run = run, NativeRun.begin(model, tokenizer, hparams, projectors_of, run)
+        runs[:] = [*(other for other in runs if other is not former), run]
     weights = weights_of(run.session)
     copies = {name: weight.detach().clone() for name, weight in weights.items()}
     with unharmed(weights):

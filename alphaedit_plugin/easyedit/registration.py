@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
+from threading import RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from alphaedit_plugin.easyedit.flag import KEYS, NullSpaceFlag
-from alphaedit_plugin.easyedit.history import KeyHistory
 from alphaedit_plugin.easyedit.host import (
     METHODS,
     HostMethod,
     algorithms,
     batch_editor,
     editor_class,
+    hparams_classes,
     import_host,
-    second_moment_of,
 )
-from alphaedit_plugin.easyedit.native import NATIVE, NativeRun, apply_native
-from alphaedit_plugin.easyedit.wrapping import ClosedForm, apply_projected, edited_weights
+from alphaedit_plugin.easyedit.native import NATIVE, apply_native
+from alphaedit_plugin.easyedit.projecting import ModelState, apply_with_flag
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Projector, fit_projectors, load_projectors
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.projector import Projector
 
 Apply = Callable[..., Any]
 MARK = "_alphaedit_registration"  # on the functions we put into the host: how to take them out
-
-
-@dataclass
-class ModelState:
-    """What one model's edits have in common.
-
-    Attributes:
-        projectors: by weight name and source: a file, or a cut of some of the host's statistics.
-        runs: of PRUNE and RECT.
-        histories: by the edited weights.
-    """
-
-    projectors: dict[tuple[str, str], Projector] = field(default_factory=dict)
-    runs: list[NativeRun] = field(default_factory=list)
-    histories: dict[tuple[str, ...], KeyHistory] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,12 +39,14 @@ class Registration:
         constructors: the host's own ``__init__``, by hparams class; of its editor, too.
         batchable: its test of which methods take batches, as its class holds it.
         states: by model, gone with the model.
+        lock: one edit at a time, as an edit replaces functions of the host's modules.
     """
 
     algorithms: dict[str, Apply] = field(default_factory=dict)
     constructors: dict[Any, Callable[..., None]] = field(default_factory=dict)
     batchable: Any = None
     states: WeakKeyDictionary[Any, ModelState] = field(default_factory=WeakKeyDictionary)
+    lock: AbstractContextManager[Any] = field(default_factory=RLock)
 
 
 @dataclass(frozen=True)
@@ -100,6 +86,9 @@ def register() -> Coverage:
             )
         for kind in kinds:
             _admit_keys(registration, kind)
+        for kind in hparams_classes():
+            if kind not in kinds:
+                _refuse_keys(registration, kind)
         _add_native(registration, known, batches)
         _name_models(registration, editor)
     able = (*supported, *(kind.ALGORITHM for kind in NATIVE))
@@ -133,32 +122,21 @@ def _current() -> Registration | None:
 
 def _flagged(registration: Registration, method: HostMethod, apply: Apply) -> Apply:
     """``apply``, which projects where its hparams say so."""
+    signature = inspect.signature(apply)
+    rest = next((name for name, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), "")
 
     @functools.wraps(apply)
-    def wrapper(model: Any, tok: Any, requests: Any, hparams: Any, **options: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given = dict(signature.bind(*args, **kwargs).arguments)
+        extra = given.pop(rest, {})
+        model, tok, requests, hparams = (given.pop(name) for name in list(given)[:4])
         flag = NullSpaceFlag.of(hparams)
-        if not flag.null_space:
-            return apply(model, tok, requests, hparams, **options)
-        if options.pop("copy", False):
-            raise ConfigError(
-                "null_space edits the model it is given: copy it first, not with copy="
-            )
-        solves = flag.solves(method.name, method.solves)
-        state = registration.states.setdefault(model, ModelState())
-        weights = edited_weights(method, model, hparams)
-        projectors = _projectors(state, flag, (model, tok, hparams), list(weights))
-        closed_form = None
-        if solves:
-            history = state.histories.setdefault(tuple(weights), KeyHistory())
-            history.rewind(weights)
-            closed_form = ClosedForm(
-                method.load(), list(weights), projectors, float(flag.null_space_l2), history
-            )
-        # EMMET empties its copy of the weights without this, and the host then restores nothing.
-        options["keep_original_weight"] = True
-        return apply_projected(
-            method, apply, projectors, closed_form, (model, tok, requests, hparams), options
-        )
+        with registration.lock:
+            if not flag.null_space:
+                return apply(*args, **kwargs)
+            state = registration.states.setdefault(model, ModelState())
+            call = (model, tok, requests, hparams)
+            return apply_with_flag(state, flag, method, apply, call, {**given, **extra})
 
     setattr(wrapper, MARK, registration)
     return wrapper
@@ -169,15 +147,17 @@ def _refusing(registration: Registration, name: str, apply: Apply) -> Apply:
 
     @functools.wraps(apply)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = [*args, *kwargs.values()]
-        if any(getattr(value, "null_space", False) is True for value in given):
-            names = [*(m.name for m in METHODS), *(kind.ALGORITHM for kind in NATIVE)]
-            supported = ", ".join(names)
-            raise ConfigError(f"null_space is not for {name}: it projects {supported}")
+        if any(getattr(value, "null_space", False) for value in [*args, *kwargs.values()]):
+            raise _unsupported(name)
         return apply(*args, **kwargs)
 
     setattr(wrapper, MARK, registration)
     return wrapper
+
+
+def _unsupported(name: str) -> ConfigError:
+    supported = ", ".join([*(m.name for m in METHODS), *(kind.ALGORITHM for kind in NATIVE)])
+    return ConfigError(f"null_space is not for {name}: it projects {supported}")
 
 
 def _add_native(registration: Registration, known: dict[str, Apply], batches: Any) -> None:
@@ -186,15 +166,19 @@ def _add_native(registration: Registration, known: dict[str, Apply], batches: An
     before, names = batches.is_batchable_method, {kind.ALGORITHM for kind in NATIVE}
     batches.is_batchable_method = staticmethod(lambda name: name in names or before(name))
 
-    def wrapper(model: Any, tok: Any, requests: Any, hparams: Any, **options: Any) -> Any:
-        if options.get("copy"):
-            raise ConfigError(f"{hparams.alg_name} edits the model it is given: copy it yourself")
+    def wrapper(
+        model: Any, tok: Any, requests: Any, hparams: Any, copy: bool = False, *_: Any, **__: Any
+    ) -> Any:
+        if copy:
+            raise ConfigError(f"{hparams.alg_name} edits the model it is given: leave copy= out")
+        flag = NullSpaceFlag.of(hparams)
         state = registration.states.setdefault(model, ModelState())
 
         def projectors_of(weights: list[str]) -> dict[str, Projector]:
-            return _projectors(state, NullSpaceFlag.of(hparams), (model, tok, hparams), weights)
+            return state.projectors_of(flag, (model, tok, hparams), weights)
 
-        return apply_native(state.runs, projectors_of, (model, tok, requests, hparams))
+        with registration.lock:
+            return apply_native(state.runs, projectors_of, (model, tok, requests, hparams))
 
     setattr(wrapper, MARK, registration)
     for kind in NATIVE:
@@ -233,27 +217,15 @@ def _admit_keys(registration: Registration, hparams_class: Any) -> None:
     hparams_class.__init__ = __init__
 
 
-def _projectors(
-    state: ModelState, flag: NullSpaceFlag, host: tuple[Any, Any, Any], names: list[str]
-) -> dict[str, Projector]:
-    """One projector per weight: from a file, or fitted to the host's statistics and kept."""
-    model, tokenizer, hparams = host
-    statistics = (hparams.stats_dir, hparams.mom2_dataset, hparams.mom2_n_samples)
-    source = str(flag.projector_path or (flag.cut, *statistics, hparams.mom2_dtype))
-    missing = [name for name in names if (name, source) not in state.projectors]
-    if missing and flag.projector_path:
-        view = EditableModel.wrap(model, tokenizer)
-        foreign = set(missing) - {view.weight_name(layer) for layer in hparams.layers}
-        if foreign:
-            raise ConfigError(f"projector_path holds none for {min(foreign)}: leave the key out")
-        # Checked against the weights as they are before the first edit; later ones differ.
-        path = Path(flag.projector_path).expanduser()
-        for layer, projector in load_projectors(view, hparams.layers, path).items():
-            state.projectors[view.weight_name(layer), source] = projector
-    elif missing:
-        for number, name in enumerate(missing):
-            module = name.removesuffix(".weight")
-            mean = second_moment_of(model, tokenizer, module, hparams).double()
-            fitted = fit_projectors({number: SecondMoment(mean, 1)}, flag.cut)
-            state.projectors[name, source] = fitted[number]
-    return {name: state.projectors[name, source] for name in names}
+def _refuse_keys(registration: Registration, hparams_class: Any) -> None:
+    """Let the hparams class of another method say that it does not take our keys."""
+    constructor = hparams_class.__init__
+    registration.constructors[hparams_class] = constructor
+
+    @functools.wraps(constructor)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        if any(key in kwargs for key in KEYS):
+            raise _unsupported(str(kwargs.get("alg_name", hparams_class.__name__)))
+        constructor(self, *args, **kwargs)
+
+    hparams_class.__init__ = __init__

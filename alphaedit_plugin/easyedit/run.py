@@ -1,7 +1,7 @@
 """``alphaedit run -- SCRIPT``: a script written for EasyEdit, unchanged, with the plug-in in it.
 
-Our flags are taken off the script's command line and become defaults of every hparams object that
-it makes of a supported method. When the script has ended everything is as it was before.
+Our flags are taken off the script's command line and set on every hparams object that it makes of a
+supported method. When the script has ended everything is as it was before.
 """
 
 from __future__ import annotations
@@ -10,17 +10,23 @@ import functools
 import importlib.util
 import logging
 import math
-import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from alphaedit_plugin.easyedit.flag import KEYS, NullSpaceFlag
-from alphaedit_plugin.easyedit.host import HOME, METHODS, algorithms, import_host
+from alphaedit_plugin.easyedit.host import (
+    METHODS,
+    algorithms,
+    clone_around,
+    find_clone,
+    hparams_classes,
+    import_host,
+)
 from alphaedit_plugin.easyedit.native import NATIVE
 from alphaedit_plugin.easyedit.registration import MARK, Coverage, register, unregister
 from alphaedit_plugin.errors import ConfigError, unknown_name
@@ -134,22 +140,25 @@ def take_flags(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 @contextmanager
 def plugged_in(flags: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Have the plug-in registered, with these flags as defaults of new hparams; undone on exit.
+    """Have the plug-in registered, with these flags in all new hparams; undone on exit.
 
-    What a YAML file or a call says about a key goes before the flag, with a warning.
+    A flag goes before what a YAML file or a call says about its key, with a warning.
 
     Yields:
         The names of the hparams classes of which objects were made, as they are made.
 
     Raises:
         HostError: there is no host, or it cannot be imported.
+        ConfigError: hparams are made of a method that cannot take the flag.
     """
     taken: list[str] = []
-    with registered() as coverage, ExitStack() as stack:
-        for hparams_class in (*(method.hparams_class() for method in METHODS), *NATIVE):
-            stack.enter_context(_defaults(hparams_class, flags, taken))
-        if flags.get("null_space"):
-            stack.enter_context(_refused(coverage))
+    with registered(), ExitStack() as stack:
+        able = [*(method.hparams_class() for method in METHODS), *NATIVE]
+        for kind in able:
+            stack.enter_context(_typed_first(kind, flags, taken))
+        if flags.get("null_space"):  # the others refuse it, before a large model is loaded
+            for kind in set(hparams_classes()).difference(able):
+                stack.enter_context(_typed_first(kind, {"null_space": True}, []))
         yield taken
 
 
@@ -171,7 +180,7 @@ def registered() -> Iterator[Coverage]:
 
 
 @contextmanager
-def _defaults(hparams_class: Any, flags: Mapping[str, Any], taken: list[str]) -> Iterator[None]:
+def _typed_first(hparams_class: Any, flags: Mapping[str, Any], taken: list[str]) -> Iterator[None]:
     constructor = hparams_class.__init__
 
     @functools.wraps(constructor)
@@ -179,9 +188,9 @@ def _defaults(hparams_class: Any, flags: Mapping[str, Any], taken: list[str]) ->
         for key, value in flags.items():
             if kwargs.get(key, value) != value:
                 said = f"{hparams_class.__name__} has {key}: {kwargs[key]}"
-                log.warning("%s, which goes before --%s %s", said, key, value)
+                log.warning("--%s %s goes before what %s", key, value, said)
         taken.append(hparams_class.__name__)
-        constructor(self, *args, **{**flags, **kwargs})
+        constructor(self, *args, **{**kwargs, **flags})
 
     hparams_class.__init__ = __init__
     try:
@@ -189,30 +198,6 @@ def _defaults(hparams_class: Any, flags: Mapping[str, Any], taken: list[str]) ->
     finally:
         if hparams_class.__init__ is __init__:  # else the script itself has unregistered
             hparams_class.__init__ = constructor
-
-
-@contextmanager
-def _refused(coverage: Coverage) -> Iterator[None]:
-    """Have the methods that cannot project say so: their hparams do not know of the flag."""
-    known = algorithms()
-    before = {name: known[name] for name in coverage.unsupported}
-    refusing = {name: _refusal(name, apply, coverage) for name, apply in before.items()}
-    known.update(refusing)
-    try:
-        yield
-    finally:
-        for name, apply in refusing.items():
-            if known.get(name) is apply:
-                known[name] = before[name]
-
-
-def _refusal(name: str, apply: Callable[..., Any], coverage: Coverage) -> Callable[..., Any]:
-    @functools.wraps(apply)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        supported = ", ".join(coverage.supported)
-        raise ConfigError(f"--null_space is not for {name}: it projects {supported}")
-
-    return wrapper
 
 
 @contextmanager
@@ -229,13 +214,11 @@ def _command_line(asked: Invocation) -> Iterator[None]:
 
 
 def _clone_around(script: Path) -> list[str]:
-    """The clone of EasyEdit that the shell or the script is in, where none is named otherwise."""
-    if "easyeditor" in sys.modules or os.environ.get(HOME):
+    """The clone of EasyEdit that the script is in, where there is no other."""
+    if "easyeditor" in sys.modules or importlib.util.find_spec("easyeditor") is not None:
         return []
-    if importlib.util.find_spec("easyeditor") is not None:
-        return []
-    around = (Path.cwd(), *Path.cwd().parents, *script.parents)
-    return [str(f) for f in around if (f / "easyeditor" / "__init__.py").is_file()][:1]
+    clone = None if find_clone() else clone_around(*script.parents)
+    return [str(clone)] if clone else []
 
 
 @contextmanager

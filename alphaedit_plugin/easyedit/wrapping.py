@@ -9,7 +9,7 @@ residuals see projected weights, and the apply step writes exactly what the loop
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.easyedit.history import KeyHistory
 from alphaedit_plugin.easyedit.host import HostError, HostMethod
-from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.solve import null_space_delta
 
@@ -56,10 +56,12 @@ class Gate:
         if place >= len(self.names):
             return self.written[name]
         if self.update is not None:
-            oriented = self.update(place).to(matrix)
+            oriented = self.update(place).to(matrix.device)
         else:
             oriented = matrix.T if self.rank_one else matrix
-        projected = self.projectors[name].apply(oriented.T)
+        # ROME's come in the model's dtype; in half precision U would not be orthonormal.
+        precise = oriented.to(torch.promote_types(oriented.dtype, torch.float32))
+        projected = self.projectors[name].apply(precise.T).to(matrix.dtype)
         stored = projected if self.transposed[name] else projected.T
         if stored.shape != shape:
             raise HostError(
@@ -89,14 +91,14 @@ class ClosedForm:
         names: the edited weights, in the order of the loop.
         projectors: one per weight.
         ridge: ``L2``.
-        history: keys of earlier edits.
+        histories: keys of earlier edits, by weight.
     """
 
     module: ModuleType
     names: list[str]
     projectors: Mapping[str, Projector]
     ridge: float
-    history: KeyHistory
+    histories: Mapping[str, KeyHistory]
     targets: list[Tensor] = field(default_factory=list)
     current: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
@@ -135,18 +137,22 @@ class ClosedForm:
         targets = torch.stack(self.targets, dim=1)
         missing = targets - self.current[place].T.to(targets)
         residual = missing.detach().float() / (len(self.names) - place)
-        past = self.history.past_keys(name)
+        past = self.histories[name].past_keys()
         keys = projector.apply(self.keys[place].T.detach().float())
         kept = None if past is None else projector.apply(past.to(keys))
         return null_space_delta(keys, residual.to(keys), self.ridge, kept).dense
 
-    def keys_now(self) -> dict[str, Tensor]:
-        """The batch's keys in the edited model, ``(d_in, n)`` by weight."""
+    def remember(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        """Note the batch's keys in the edited model.
+
+        Args:
+            before: the weights ``(d_out, d_in)`` as the edit found them.
+            after: the same, as it left them.
+        """
         again = self.module.compute_ks
-        return {
-            name: again(*args, **kwargs).T.detach().float().cpu()
-            for name, (args, kwargs) in zip(self.names, list(self.asked), strict=True)
-        }
+        for name, (args, kwargs) in zip(self.names, self.asked, strict=True):
+            keys = again(*args, **kwargs).T.detach().float()
+            self.histories[name].remember(before[name], after[name], keys)
 
 
 @contextmanager
@@ -161,11 +167,15 @@ def replaced(module: ModuleType, globals_: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def unharmed(weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """On an error put the weights back: the host's layer loop leaves its writes in."""
+def unharmed(weights: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """On an error put the weights back: the host's layer loop leaves its writes in.
+
+    Yields:
+        A copy of the weights.
+    """
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
-        yield
+        yield before
     except BaseException:
         with torch.no_grad():
             for name, weight in weights.items():
@@ -189,9 +199,12 @@ def edited_weights(method: HostMethod, model: Any, hparams: Any) -> dict[str, Te
 
     Raises:
         HostError: a name is none of the model's.
+        ConfigError: no layer, or one that is named twice.
     """
     known = dict(model.named_parameters())
     names = method.weight_names(hparams)
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"layers is {hparams.layers}: name at least one layer, and none twice")
     for name in names:
         if name not in known:
             raise HostError(f"the model has no weight {name}: check layers and module templates")
@@ -222,19 +235,31 @@ def apply_projected(
     model, tokenizer, requests, hparams = call
     module, weights = method.load(), edited_weights(method, model, hparams)
     modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights}
+    transposed = {name: isinstance(found, Conv1D) for name, found in modules.items()}
     gate = Gate(
         list(weights),
-        {name: isinstance(found, Conv1D) for name, found in modules.items()},
+        transposed,
         projectors,
         method.rank_one,
         closed_form.update if closed_form else None,
     )
-    with ExitStack() as stack:
-        stack.enter_context(unharmed(weights))
-        stack.enter_context(padding_right(tokenizer))
+
+    def oriented(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: w.T if transposed[name] else w for name, w in stored.items()}
+
+    with unharmed(weights) as before, padding_right(tokenizer):
+        if closed_form is not None:
+            for name, weight in oriented(before).items():
+                closed_form.histories[name].rewind(weight)
         with replaced(module, {GATE: gate, **(closed_form.listen() if closed_form else {})}):
             result = apply(model, tokenizer, requests, hparams, **options)
         gate.check()
+        for name, weight in weights.items():
+            if not torch.isfinite(weight).all():
+                raise NumericalError(
+                    f"{name} overflows {weight.dtype} when edited: no weight was changed; "
+                    "edit in bfloat16 or float32"
+                )
         if closed_form is not None:
-            closed_form.history.remember(weights, closed_form.keys_now())
+            closed_form.remember(oriented(before), oriented(weights))
     return result

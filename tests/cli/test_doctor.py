@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,12 @@ import pytest
 
 from alphaedit_plugin import doctor
 from alphaedit_plugin.cli import main
-from alphaedit_plugin.doctor import Verdict, commit_of
+from alphaedit_plugin.doctor import Verdict
 from alphaedit_plugin.easyedit import run
 from alphaedit_plugin.easyedit.host import HostError
 from alphaedit_plugin.version import VERSION
 
 Capture = pytest.CaptureFixture[str]
-COMMIT = "14cea8245f" + "0" * 30
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +26,13 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
 
 
+@pytest.fixture
+def folder_of_host() -> Callable[[], Path | None]:
+    return doctor._host_folder
+
+
 @pytest.fixture(autouse=True)
-def no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_host(folder_of_host: Callable[[], Path | None], monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> Any:
         raise HostError("EasyEdit is not here: git clone it")
 
@@ -101,55 +107,77 @@ def test_a_gpu_that_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CUDA" in found.fix
 
 
-@pytest.mark.parametrize("error", [HostError("it is there"), RuntimeError("it broke")])
+@pytest.mark.parametrize("build", ["", "+cpu"])
 def test_a_broken_host_names_what_is_missing(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build: str
 ) -> None:
+    """And the line that installs it leaves torch alone."""
     lines = "torch==2.9.1\n# a comment\n\nno_such-package==1\n"
     (tmp_path / "requirements.txt").write_text(lines)
     monkeypatch.setattr(doctor, "_host_folder", lambda: tmp_path)
+    versions_without(monkeypatch, {"torch": f"2.13.0{build}"})
 
     def fail() -> Any:
-        raise error from ImportError("No module named 'no_such'", name="no_such.part")
+        cause = ImportError("No module named 'no_such'", name="no_such.part")
+        raise HostError("it is there") from cause
 
     monkeypatch.setattr(run, "import_host", fail)
     (found,) = doctor._host()
     assert found.verdict is Verdict.note
     assert str(tmp_path) in found.found
-    if isinstance(error, HostError):
-        assert "No module named 'no_such'" in found.problem
-        assert found.fix == "pip install no_such-package"
-        (tmp_path / "requirements.txt").unlink()
-        assert doctor._host()[0].fix == "pip install no_such"
-    else:
-        assert "it broke" in found.problem
+    assert "No module named 'no_such'" in found.problem
+    torch = "torch==2.13.0"
+    if build:
+        torch += " --extra-index-url https://download.pytorch.org/whl/cpu"
+    assert found.fix == f"pip install no_such-package {torch}"
+    (tmp_path / "requirements.txt").unlink()
+    assert doctor._host()[0].fix == f"pip install no_such {torch}"
 
 
-def test_the_commit_of_a_clone(tmp_path: Path) -> None:
-    assert commit_of(tmp_path) is None
-    git = tmp_path / ".git"
-    git.mkdir()
-    assert commit_of(tmp_path) is None
-    (git / "HEAD").write_text(f"{COMMIT}\n")
-    assert commit_of(tmp_path) == COMMIT
-    (git / "HEAD").write_text("ref: refs/heads/main\n")
-    assert commit_of(tmp_path) is None
-    (git / "packed-refs").write_text(f"# pack-refs\n{COMMIT} refs/heads/main\n")
-    assert commit_of(tmp_path) == COMMIT
-    (git / "refs" / "heads").mkdir(parents=True)
-    (git / "refs" / "heads" / "main").write_text("f" * 40 + "\n")
-    assert commit_of(tmp_path) == "f" * 40
+def test_a_host_that_fails_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Any:
+        raise HostError("it is there") from RuntimeError("it broke: here")
+
+    monkeypatch.setattr(run, "import_host", fail)
+    (found,) = doctor._host()
+    assert found.problem == "it cannot be imported: it broke: here"
+    assert "import easyeditor" in found.fix
 
 
-def test_the_commit_of_a_worktree(tmp_path: Path) -> None:
-    tree, own = tmp_path / "tree", tmp_path / "main" / ".git" / "worktrees" / "tree"
-    own.mkdir(parents=True)
-    tree.mkdir()
-    (tree / ".git").write_text(f"gitdir: {own}\n")
-    (own / "HEAD").write_text("ref: refs/heads/side\n")
-    (own / "commondir").write_text("../..\n")
-    (own.parents[1] / "packed-refs").write_text(f"{COMMIT} refs/heads/side\n")
-    assert commit_of(tree) == COMMIT
+def test_a_torchvision_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('no operator nms')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    versions_without(monkeypatch, {"torchvision": "0.1", "torch": "2.13.0"})
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "broken: torchvision: it does not fit torch" in out
+    assert "no operator nms\n  fix: pip uninstall -y torchvision && pip install torchvision" in out
+    assert "torchvision torch==2.13.0\n" in out
+
+
+@pytest.mark.parametrize("where", ["home", "shell", "inside", "nowhere", "elsewhere"])
+def test_the_host_is_looked_for_as_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    where: str,
+    folder_of_host: Callable[[], Path | None],
+) -> None:
+    clone = tmp_path / "clone"
+    (clone / "easyeditor").mkdir(parents=True)
+    (clone / "examples").mkdir()
+    (clone / "easyeditor" / "__init__.py").touch()
+    monkeypatch.delitem(sys.modules, "easyeditor", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("EASYEDIT_HOME", raising=False)
+    places = {"shell": clone, "inside": clone / "examples"}
+    monkeypatch.chdir(places.get(where, tmp_path))
+    if where in ("home", "elsewhere"):
+        monkeypatch.setenv("EASYEDIT_HOME", str(clone if where == "home" else tmp_path))
+    expected = clone if where in ("home", "shell", "inside") else None
+    assert folder_of_host() == expected
 
 
 def test_it_takes_no_settings(capsys: Capture) -> None:

@@ -507,6 +507,45 @@ def test_a_copy_of_the_model_is_refused(registered: ModuleType, linear: Host) ->
         algorithms()["ROME"](linear.model, linear.tokenizer, requests(), hparams, copy=True)
 
 
+def test_arguments_may_be_given_in_any_way(
+    registered: ModuleType, tiny_host: Callable[[str], Host]
+) -> None:
+    """By place or by the names that the host's function has, with the flag and without."""
+    for keys in (FLAG, {}):
+        hosts = [tiny_host("linear") for _ in range(2)]
+        hparams = hosts[0].hparams("MEMIT", **keys)
+        given = dict(zip(("model", "tok"), (hosts[0].model, hosts[0].tokenizer), strict=True))
+        algorithms()["MEMIT"](**given, requests=requests(), hparams=hparams)
+        _, copies = algorithms()["MEMIT"](
+            hosts[1].model, hosts[1].tokenizer, requests(), hparams, False, True
+        )
+        assert same(hosts[0].weights(), hosts[1].weights())
+        assert copies.keys() == set(hosts[1].names())
+
+
+@pytest.mark.parametrize("layers", [[], [1, 1]])
+def test_layers_are_checked(registered: ModuleType, linear: Host, layers: list[int]) -> None:
+    with pytest.raises(ConfigError, match="at least one layer, and none twice"):
+        linear.run("MEMIT", 1, layers=layers, **FLAG)
+
+
+def test_targets_from_files_are_refused(registered: ModuleType, linear: Host) -> None:
+    """The closed form listens to the search for targets, which they leave out."""
+    hparams = linear.hparams("MEMIT", **FLAG)
+    with pytest.raises(ConfigError, match="cache_template="):
+        algorithms()["MEMIT"](
+            linear.model, linear.tokenizer, requests(), hparams, cache_template="z_{}_{}_{}"
+        )
+
+
+def test_a_degenerate_cut_is_told_in_the_words_of_hparams(
+    registered: ModuleType, linear: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    linear.run("ROME", 1, **FLAG, null_space_cut=1e9)
+    assert f"{linear.names()[0]}: null_space_cut 1e+09 (absolute) makes" in caplog.text
+    assert "null_space_rule: energy" in caplog.text
+
+
 # YAML
 
 
@@ -570,6 +609,38 @@ def test_independent_edits_share_nothing(
             second.model.get_parameter(name).copy_(weight)
     second.run("MEMIT", slice(1, 2), **FLAG)
     assert same(second.weights(), alone.weights())
+
+
+def test_an_edit_of_anothers_does_not_take_the_keys_away(
+    registered: ModuleType, tiny_host: Callable[[str], Host]
+) -> None:
+    """Nor one of the host's own without the flag."""
+    keys = {"layers": [1], "null_space": True, "null_space_l2": 1e-6}
+    kept = tiny_host("linear")
+    kept.run("MEMIT", slice(0, 1), **keys)
+    (edit,) = kept_keys(kept)
+    kept.run("MEMIT", slice(1, 2), layers=[1])
+    with torch.no_grad():
+        kept.model.get_parameter(kept.names()[0]).mul_(1 + 1e-4)
+    kept.run("MEMIT", slice(2, 3), **keys)
+    assert kept_keys(kept)[0] is edit
+    assert len(kept_keys(kept)) == 2
+
+
+def kept_keys(host: Host) -> list[Any]:
+    """The edits of the first weight that count."""
+    registration = algorithms()["MEMIT"]._alphaedit_registration
+    return registration.states[host.model].histories[host.names()[0]].edits
+
+
+def test_layers_may_change_between_edits(
+    registered: ModuleType, tiny_host: Callable[[str], Host]
+) -> None:
+    """Each weight has a history of its own."""
+    host = tiny_host("linear")
+    host.run("MEMIT", slice(0, 1), **FLAG)
+    host.run("MEMIT", slice(1, 2), **FLAG, layers=[1])
+    assert len(kept_keys(host)) == 2
 
 
 def test_models_share_no_state(registered: ModuleType, tiny_host: Callable[[str], Host]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,39 @@ def test_every_key_is_read_from_hparams() -> None:
     flag = NullSpaceFlag.of(SimpleNamespace(**given))
     assert {key: getattr(flag, key) for key in given} == given
     assert flag.cut == Cut(CutRule.rank, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("null_space", "true", "true or false"),
+        ("null_space", 1, "true or false"),
+        ("null_space", None, "true or false"),
+        ("null_space_cut", "two", "a number"),
+        ("null_space_cut", True, "a number"),
+        ("null_space_l2", None, "a number"),
+        ("null_space_rule", 2, "a name"),
+        ("null_space_mode", None, "a name"),
+        ("projector_path", 3, "a path"),
+    ],
+)
+def test_values_of_another_type_are_refused(key: str, value: object, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is {value!r}: give {wanted}"):
+        NullSpaceFlag.of(SimpleNamespace(**{key: value}))
+
+
+def test_numbers_may_be_text_as_yaml_reads_them_and_paths_objects() -> None:
+    given = SimpleNamespace(null_space_cut="2e-3", null_space_l2=1, projector_path=Path("a/b"))
+    flag = NullSpaceFlag.of(given)
+    assert (flag.null_space_cut, flag.null_space_l2, flag.projector_path) == (2e-3, 1.0, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("nullspace", "null_space"), ("null_space_cutt", "null_space_cut")]
+)
+def test_a_misspelt_attribute_is_not_overlooked(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name!r}; did you mean {nearest!r}"):
+        NullSpaceFlag.of(SimpleNamespace(**{name: True}))
 
 
 @pytest.mark.parametrize(

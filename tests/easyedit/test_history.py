@@ -1,4 +1,4 @@
-"""Keys of earlier edits count for as long as the weights hold those edits."""
+"""Keys of earlier edits count for as long as the weight holds those edits."""
 
 from __future__ import annotations
 
@@ -9,49 +9,84 @@ from torch import Tensor
 from alphaedit_plugin.easyedit.history import KeyHistory, marks
 
 
+def edit(history: KeyHistory, weight: Tensor, key: Tensor) -> None:
+    """Send ``key`` elsewhere, as an edit does, and remember that."""
+    before = weight.clone()
+    weight += torch.outer(torch.ones(len(weight)), key) / key.norm() ** 2
+    history.remember(before, weight, key[:, None])
+
+
 @pytest.fixture
-def weights() -> dict[str, Tensor]:
-    return {"a": torch.randn(4, 6), "b": torch.randn(6, 4)}
+def weight() -> Tensor:
+    return torch.randn(4, 6)
 
 
-def keys(value: float, count: int = 1) -> dict[str, Tensor]:
-    return {"a": torch.full((6, count), value)}
+@pytest.fixture
+def keys() -> Tensor:
+    """Three of them, far apart; one a row."""
+    return torch.eye(6)[:3]
 
 
-def test_keys_of_all_edits_are_kept_in_order(weights: dict[str, Tensor]) -> None:
+def remembered(history: KeyHistory) -> list[int]:
+    """Which of the keys are in it."""
+    past = history.past_keys()
+    return [] if past is None else past.argmax(dim=0).tolist()
+
+
+def test_keys_of_all_edits_are_kept_in_order(weight: Tensor, keys: Tensor) -> None:
     history = KeyHistory()
-    assert history.past_keys("a") is None
-    for value, count in ((1.0, 2), (2.0, 1)):
-        history.rewind(weights)
-        weights["a"] += value
-        history.remember(weights, keys(value, count))
-    history.rewind(weights)
-    past = history.past_keys("a")
-    assert past is not None
-    assert past[0].tolist() == [1.0, 1.0, 2.0]
-    assert history.past_keys("b") is None
+    assert history.past_keys() is None
+    for key in keys:
+        history.rewind(weight)
+        edit(history, weight, key)
+    history.rewind(weight)
+    assert remembered(history) == [0, 1, 2]
 
 
-def test_edits_that_were_taken_back_are_forgotten(weights: dict[str, Tensor]) -> None:
+def test_edits_that_were_taken_back_are_forgotten(weight: Tensor, keys: Tensor) -> None:
     history, copies = KeyHistory(), []
-    for value in (1.0, 2.0, 3.0):
-        copies.append(weights["a"].clone())
-        weights["a"] += value
-        history.remember(weights, keys(value))
-    weights["a"].copy_(copies[2])  # the third
-    history.rewind(weights)
-    assert [entry[1]["a"][0].item() for entry in history.entries] == [1.0, 2.0]
-    weights["a"].copy_(copies[0])  # the first two
-    history.rewind(weights)
-    assert history.entries == []
+    for key in keys:
+        copies.append(weight.clone())
+        edit(history, weight, key)
+    weight.copy_(copies[2])  # the third
+    history.rewind(weight)
+    assert remembered(history) == [0, 1]
+    weight.copy_(copies[0])  # the first two
+    history.rewind(weight)
+    assert history.edits == []
 
 
-def test_one_foreign_weight_is_enough_to_forget(weights: dict[str, Tensor]) -> None:
+def test_an_edit_of_anothers_takes_nothing_away(weight: Tensor, keys: Tensor) -> None:
     history = KeyHistory()
-    history.remember(weights, keys(1.0))
-    weights["b"][0, 0] += 1e-3
-    history.rewind(weights)
-    assert history.entries == []
+    edit(history, weight, keys[0])
+    weight += 0.1 * torch.randn(4, 6)
+    history.rewind(weight)
+    between = weight.clone()
+    edit(history, weight, keys[1])
+    history.rewind(weight)
+    assert remembered(history) == [0, 1]
+    weight.copy_(between)  # what restores the second edit is not a state that the first one left
+    history.rewind(weight)
+    assert remembered(history) == [0]
+
+
+def test_weights_that_come_from_elsewhere_hold_no_edit(weight: Tensor, keys: Tensor) -> None:
+    """Say, a checkpoint from before the edits, which was changed since."""
+    history, original = KeyHistory(), weight.clone()
+    edit(history, weight, keys[0])
+    edit(history, weight, keys[1])
+    weight.copy_(original + 0.01 * torch.randn(4, 6))
+    history.rewind(weight)
+    assert history.edits == []
+
+
+def test_one_fact_edited_twice_counts_twice(weight: Tensor, keys: Tensor) -> None:
+    """As in AlphaEdit: while nobody else writes, its keys are all edits' keys."""
+    history = KeyHistory()
+    edit(history, weight, keys[0])
+    edit(history, weight, -3 * keys[0])
+    history.rewind(weight)
+    assert len(history.edits) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -64,8 +99,11 @@ def test_marks_tell_weights_apart(dtype: torch.dtype) -> None:
     assert not any(torch.equal(mark, marks({n: w})[n]) for n, w in others.items())
 
 
-def test_a_mark_keeps_no_part_of_the_weight_alive(weights: dict[str, Tensor]) -> None:
-    before = marks(weights)
-    kept = before["a"].clone()
-    weights["a"].zero_()
-    assert torch.equal(before["a"], kept)
+def test_a_history_keeps_no_part_of_the_weight_alive(weight: Tensor, keys: Tensor) -> None:
+    history, copy = KeyHistory(), weight.clone()
+    edit(history, weight, keys[0])
+    edit(history, copy, keys[0])
+    weight.zero_()
+    first, second = history.edits
+    for name in ("found", "left", "before", "after"):
+        assert torch.equal(getattr(first, name), getattr(second, name))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import alphaedit_plugin
+from alphaedit_plugin.cli import main
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.easyedit.bridge import HostedEditor
 from alphaedit_plugin.easyedit.host import second_moment_of
@@ -60,6 +61,28 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
     for layer in chosen.model.layers:
         expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
         assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("chosen", ["native", "easyedit"])
+def test_the_command_line_takes_either(
+    tiny: TinyHostModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], chosen: str
+) -> None:
+    """What is printed is our report alone; the host's own lines go to stderr."""
+    request = tiny.requests[0]
+    words = [
+        "edit", f"host={chosen}", "base=memit", "model=custom", f"model.path={tiny.folder}",
+        "model.layers=[1,2,3]", f"model.moments.stats_dir={tiny.stats_dir}", "null_space=true",
+        "model.moment_weight=15", "projector=energy", "projector.cut.value=0.9",
+        f"request.prompt={request['prompt']!r}", f"request.subject={request['subject']!r}",
+        f"request.target_new={request['target_new']!r}", f"save={tmp_path / 'edited'}",
+    ]  # fmt: skip
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("prompt ")
+    assert "null space" in out
+    assert ("LAYER 1" in err) == (chosen == "easyedit")
+    assert "LAYER" not in out
+    assert (tmp_path / "edited" / "config.json").is_file()
 
 
 def test_moments_we_collect_are_found_by_the_host(tiny: TinyHostModel, tmp_path: Path) -> None:

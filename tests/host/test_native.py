@@ -83,12 +83,19 @@ def test_an_edit_taken_back_leaves_no_trace(
     assert all(torch.equal(w, theirs[n]) for n, w in weights(alone.model).items())
 
 
+@pytest.mark.parametrize("null_space", [False, True])
+@pytest.mark.parametrize("method", KINDS)
 def test_a_pair_of_model_and_tokenizer_is_edited(
-    registered: ModuleType, tiny: TinyHostModel
+    registered: ModuleType, tiny_gpt2: TinyHostModel, method: str, null_space: bool
 ) -> None:
-    editor = editor_of(registered, tiny, "RECT", model_name=tiny.load())
-    metrics, _, _ = editor.edit(**asked(tiny, 1), sequential_edit=True)
+    pair = tiny_gpt2.load()
+    editor = editor_of(registered, tiny_gpt2, method, model_name=pair, null_space=null_space)
+    before = weights(editor.model)
+    metrics, _, _ = editor.edit(**asked(tiny_gpt2, 1), sequential_edit=False)
     assert "rewrite_acc" in metrics[0]["post"]
+    assert all(torch.equal(w, before[n]) for n, w in weights(editor.model).items())
+    editor.edit(**asked(tiny_gpt2, 1), sequential_edit=True)
+    assert any(not torch.equal(w, before[n]) for n, w in weights(editor.model).items())
 
 
 @pytest.mark.parametrize("method", KINDS)

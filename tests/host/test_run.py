@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -102,12 +103,15 @@ def test_a_script_that_knows_nothing_of_us(run_it: RunIt, tiny: TinyHostModel, m
     assert max(leaks(tiny, method, edited(tiny)).values()) > 1e-3
 
 
-def test_yaml_goes_first_and_says_so(
+def test_what_is_typed_goes_before_yaml_and_says_so(
     run_it: RunIt, tiny_gpt2: TinyHostModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run_it(tiny_gpt2, "MEMIT", "--null_space", *cut(tiny_gpt2), null_space=False) == 7
+    assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
+    assert "--null_space True goes before what MEMITHyperParams has" in caplog.text
+    caplog.clear()
+    assert run_it(tiny_gpt2, "MEMIT", "--null_space", "false", null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) > 1e-3
-    assert "has null_space: False, which goes before --null_space True" in caplog.text
     caplog.clear()
     assert run_it(tiny_gpt2, "MEMIT", *cut(tiny_gpt2), null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
@@ -118,12 +122,14 @@ def test_a_method_that_cannot_project_is_refused(
     run_it: RunIt, tiny_gpt2: TinyHostModel, tmp_path: Path, capsys: Capture
 ) -> None:
     functions = dict(algorithms())
+    constructor = importlib.import_module("easyeditor").FTHyperParams.__init__
     script = tmp_path / "other.py"
-    script.write_text(
-        "from easyeditor.util.alg_dict import ALG_DICT\nALG_DICT['FT'](None, None, [], None)"
-    )
+    script.write_text("from easyeditor import FTHyperParams\nFTHyperParams(alg_name='FT')")
     assert main(["run", "--", str(script), "--null_space"]) == 2
-    assert "--null_space is not for FT: it projects ROME, " in capsys.readouterr().err
+    assert "null_space is not for FT: it projects ROME, " in capsys.readouterr().err
+    with pytest.raises(TypeError, match="missing"):
+        main(["run", "--", str(script), "--null_space", "false"])
+    assert importlib.import_module("easyeditor").FTHyperParams.__init__ is constructor
     assert algorithms() == functions
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.models import EditableModel
@@ -187,7 +188,7 @@ def prepare(family: str, place: Path) -> TinyHostModel:
     """Write model, tokenizer and second moments below ``place``: the oracle's, else random ones."""
     folder = place / FOLDERS[family]
     source = ORACLE_DIR / family
-    threshold, expected = 0.02, {}
+    expected: dict[str, Tensor] = {}
     if source.is_dir():
         case = json.loads((source / "case.json").read_text())
         expected = load_file(source / "expected.safetensors")
@@ -201,9 +202,11 @@ def prepare(family: str, place: Path) -> TinyHostModel:
         tokenizer = AutoTokenizer.from_pretrained(source / "model")
     else:
         tokenizer = fast_tokenizer()
-        model = build_model(family, len(tokenizer), depth=LAYERS[-1] + 2)
+        model = build_model(family, len(tokenizer), depth=LAYERS[-1] + 3)
         view = EditableModel.wrap(model, tokenizer)
         moments = collect_second_moments(view, random_sequences(len(tokenizer)), LAYERS)
+        spectra = [torch.linalg.eigvalsh(moment.mean.double()) for moment in moments.values()]
+        threshold = torch.cat(spectra).median().item()
         requests = [
             {"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new} for r in REQUESTS
         ]

@@ -1,0 +1,54 @@
+"""What the README says of EasyEdit, done as it stands there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import alphaedit_plugin
+from tests.host.test_flag import asked, leaks, weights
+from tests.host.tiny_host import REPOSITORY, TinyHostModel, pin_contexts, skip_without_host
+
+skip_without_host()
+
+
+@pytest.fixture(autouse=True)
+def _unregistered(host: ModuleType) -> Iterator[None]:
+    yield
+    alphaedit_plugin.unregister()
+
+
+def page() -> str:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return text.partition("\n## In EasyEdit\n")[2].partition("\n## ")[0]
+
+
+def test_the_snippet(tiny_gpt2: TinyHostModel) -> None:
+    """In the folder that the host's editor is run in, with its YAML file for a tiny model."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", page(), re.DOTALL)
+    (file,) = re.findall(r'from_hparams\("(.*?)"\)', snippet)
+    folder = Path(file).parent
+    folder.mkdir(parents=True)
+    cut = {"null_space_cut": tiny_gpt2.nullspace_threshold, "null_space_l2": 1.0}
+    tiny_gpt2.write_hparams("MEMIT", folder, **cut).rename(file)
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "README.md", "exec"), names)
+    pin_contexts("MEMIT")
+    editor = names["editor"]
+    before = weights(editor.model)
+    editor.edit(**asked(tiny_gpt2, 1), sequential_edit=False)
+    assert all(torch.equal(w, before[n]) for n, w in weights(editor.model).items())
+    editor.edit(**asked(tiny_gpt2, 1), sequential_edit=True)
+    assert max(leaks(tiny_gpt2, "MEMIT", editor.model).values()) < 1e-5
+
+
+def test_its_table_lists_what_is_registered() -> None:
+    rows = re.findall(r"^\| ([A-Z][^|]*?) \|", page(), re.MULTILINE)
+    listed = {name for row in rows for name in row.split(", ")}
+    assert listed == set(alphaedit_plugin.register().supported)
