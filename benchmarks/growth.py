@@ -1,7 +1,7 @@
-"""What grows with the number of edits so far, and the closed form alone at a large size.
+"""What grows with the number of edits so far: AlphaEdit's closed form, and the memory kept.
 
-Neither makes the searches that so many edits would need: the history is filled with random keys
-of the right shape and size, which cost a solve what real ones do.
+No search is made for the edits so far: the history is filled with random keys of the right shape
+and size, which cost a solve what real ones do.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from transformers import GPT2Config
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.methods import LayerProblem, Memit, Projected
-from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
-from benchmarks.measure import Seconds, Stopwatch, held_bytes, peak_memory
+from benchmarks.measure import Peak, Seconds, Stopwatch, held_bytes, peak_memory
+from benchmarks.models import Shape, build
 from benchmarks.ours import Seen, observed
 from benchmarks.plain import alphaedit_solve
 from benchmarks.runs import apart
-from benchmarks.workload import RIDGE, Task, Workload, null_cut
+from benchmarks.workload import Words, Workload, build_tasks, null_cut
 
 COMMIT = 100  # requests per earlier batch
 SEARCH_STEPS = 2  # target searches do not depend on the history: make them short
+KEY_SIZE = 0.3  # root mean square of an entry of a key, as in the random models
 
 
 @dataclass(frozen=True)
@@ -33,74 +35,113 @@ class Growth:
     """One more AlphaEdit batch after ``history`` edits.
 
     Attributes:
-        history: edits so far.
+        name: of the model's shape.
+        d_in: dimension of the keys.
+        layers: how many are edited.
         batch: requests of this batch.
+        history: edits so far.
         ours: seconds of the whole batch; targets are left out.
-        plain_solve: seconds of the published closed forms and cache updates of the batch.
-        ours_held: bytes that the session and projectors hold, pristine weights included.
-        plain_held: bytes of ``P`` and ``Kp Kpᵀ``, and of copies of the weights.
+        plain: seconds of the published closed forms and cache updates of all layers.
+        peaks: bytes in use at most while a layer is solved, of plain and of ours.
+        held: bytes kept between batches, of plain and of ours, see `grow`.
         apart: the worst layer's ``‖Δ − Δ'‖ / ‖Δ'‖``.
     """
 
-    history: int
+    name: str
+    d_in: int
+    layers: int
     batch: int
+    history: int
     ours: Seconds
-    plain_solve: float
-    ours_held: int
-    plain_held: int
+    plain: float
+    peaks: tuple[int | None, int | None]
+    held: tuple[int, int]
     apart: float
 
 
 def grow(
-    load: Workload, dense: dict[int, Tensor], requests: Sequence[Request], history: int
+    name: str,
+    load: Workload,
+    dense: dict[int, Tensor],
+    requests: Sequence[Request],
+    history: int,
 ) -> Growth:
     """Time one AlphaEdit batch after so many edits; the weights are put back.
 
-    A batch before it takes what is done once, where a solver keeps something between batches.
+    A first request by itself takes what is done once, where a solver keeps something between
+    batches. Kept between batches are, of plain, ``P``, ``Kp Kpᵀ`` and a copy of each weight; of
+    ours, all that the session and the projectors hold.
+
+    Args:
+        name: of the model's shape.
+        load: the workload.
+        dense: ``P`` per layer, see `runs.dense_matrices`.
+        requests: one for the first batch, and those of the timed one.
+        history: edits before these.
     """
-    view = load.view
-    task = load.tasks["alphaedit"]
+    view, task = load.view, load.tasks["alphaedit"]
     task = replace(task, search=replace(task.search, steps=SEARCH_STEPS))
-    session = EditSession(view, task.layers)
-    generator = torch.Generator(device=view.device).manual_seed(history)
-    filled = _fill(load, session, task, history, generator)
-    recipe, watch = load.recipe(task), Stopwatch(view.device)
-    half = len(requests) // 2
-    engine.apply_batch(view, session, recipe, requests[:half])
-    past = [session.journal[-1].past_keys[layer] for layer in task.layers]
-    with observed(watch, type(recipe.method)) as seen:
-        engine.apply_batch(view, session, recipe, requests[half:])
-    caches = {
-        layer: filled[layer] + keys @ keys.T for layer, keys in zip(task.layers, past, strict=True)
-    }
-    ours_held = held_bytes(session, load.projectors)
+    recipe, session = load.recipe(task), EditSession(view, task.layers)
+    watch = Stopwatch(view.device)
+    caches = _fill(load, session, history)
+    with observed(Stopwatch(view.device), type(recipe.method)) as first:
+        engine.apply_batch(view, session, recipe, requests[:1])
+    for solved in first.solved:
+        keys = solved.problem.keys
+        caches[solved.problem.layer] += keys @ keys.T
+    with observed(watch, type(recipe.method), peaks=True) as seen:
+        engine.apply_batch(view, session, recipe, requests[1:])
+    kept = [*dense.values(), *caches.values(), *(view.weight(i) for i in task.layers)]
+    held = (sum(matrix.nbytes for matrix in kept), held_bytes(session, load.projectors))
     session.reset()
-    seconds, distance = _published(load, dense, caches, seen)
-    matrices = [*dense.values(), *caches.values(), *(view.weight(i) for i in task.layers)]
+    seconds, peak, distance = _published(dense, caches, seen, task.ridge)
     return Growth(
-        history, len(requests) - half, replace(watch.seconds, targets=0.0), seconds, ours_held,
-        sum(matrix.nbytes for matrix in matrices), distance,
-    )  # fmt: skip
+        name,
+        view.weight(task.layers[0]).shape[1],
+        len(task.layers),
+        len(requests) - 1,
+        history,
+        replace(watch.seconds, targets=0.0),
+        seconds,
+        (peak, seen.solve_peak),
+        held,
+        distance,
+    )
 
 
-def _fill(
-    load: Workload, session: EditSession, task: Task, history: int, generator: torch.Generator
-) -> dict[int, Tensor]:
-    """Commit batches of random keys and of deltas too small to matter; ``Kp Kpᵀ`` per layer."""
+def wide(d_model: int, count: int, device: torch.device, seed: int) -> Workload:
+    """A single block of GPT-2's kind, to solve at ``d_in = 4 d_model`` without a large model."""
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+
+    def config() -> GPT2Config:
+        return GPT2Config(
+            vocab_size=500, n_positions=64, n_embd=d_model, n_layer=1, n_head=d_model // 32, **ids
+        )
+
+    shape = Shape(config, (0,), 0)
+    view = build(shape, torch.float32, device, seed)
+    d_in = view.weight(0).shape[1]
+    cut = null_cut(d_in)
+    generator = torch.Generator(device=device).manual_seed(seed)
+    draw = torch.randn(d_in, int(cut.value), generator=generator, device=device)
+    projector = Projector(torch.linalg.qr(draw)[0], torch.ones(d_in), cut)
+    tasks = build_tasks(view, shape, SEARCH_STEPS, seed)
+    return Workload(view, tasks, Words(view, seed).requests(count), {}, {0: projector})
+
+
+def _fill(load: Workload, session: EditSession, history: int) -> dict[int, Tensor]:
+    """Commit batches of random keys, with deltas of zero; returns ``Kp Kpᵀ`` per layer."""
     view = load.view
-    sums = {}
-    for layer in task.layers:
-        d_in = view.weight(layer).shape[1]
-        sums[layer] = torch.zeros(d_in, d_in, device=view.device)
+    generator = torch.Generator(device=view.device).manual_seed(history)
+    shapes = {layer: view.weight(layer).shape for layer in session.layers}
+    sums = {i: torch.zeros(d, d, device=view.device) for i, (_, d) in shapes.items()}
     for start in range(0, history, COMMIT):
         count = min(COMMIT, history - start)
         keys = {}
         with session.batch():
-            for layer in task.layers:
-                d_out, d_in = view.weight(layer).shape
-                scale = (load.moments[layer].mean.diagonal().mean() ** 0.5).item()
+            for layer, (d_out, d_in) in shapes.items():
                 draw = torch.randn(d_in, count, generator=generator, device=view.device)
-                keys[layer] = scale * draw
+                keys[layer] = KEY_SIZE * draw
                 left = torch.zeros(d_out, count, device=view.device)
                 session.write(layer, Delta(left, load.projectors[layer].apply(keys[layer])))
                 sums[layer] += keys[layer] @ keys[layer].T
@@ -109,67 +150,17 @@ def _fill(
 
 
 def _published(
-    load: Workload, dense: dict[int, Tensor], caches: dict[int, Tensor], seen: Seen
-) -> tuple[float, float]:
-    """Seconds of the published closed forms on what ours solved, and how far ours is from them."""
-    watch, distances = Stopwatch(load.view.device), []
+    dense: dict[int, Tensor], caches: dict[int, Tensor], seen: Seen, ridge: float
+) -> tuple[float, int | None, float]:
+    """The published closed forms on what ours solved: seconds, peak bytes, how far apart."""
+    device = next(iter(dense.values())).device
+    watch, distances, peaks = Stopwatch(device), [], [Peak()]
     for solved in seen.solved:
-        layer, keys = solved.problem.layer, solved.problem.keys
-        with watch.phase("solve"):
-            delta = alphaedit_solve(
-                keys, solved.problem.residual, dense[layer], caches[layer], RIDGE
-            )
+        layer, keys, residual = solved.problem.layer, solved.problem.keys, solved.problem.residual
+        with peak_memory(device) as peak, watch.phase("solve"):
+            delta = alphaedit_solve(keys, residual, dense[layer], caches[layer], ridge)
             caches[layer] += keys @ keys.T
+        peaks.append(peak)
         distances.append(apart(solved.delta.dense, delta))
-    return watch.seconds.solve, max(distances)
-
-
-@dataclass(frozen=True)
-class ClosedForm:
-    """AlphaEdit's closed form alone.
-
-    Attributes:
-        d_in: dimension of the keys.
-        batch: requests.
-        history: earlier keys.
-        seconds: of plain and of ours.
-        peaks: bytes in use at most, of plain and of ours; ``None`` where not measured.
-        held: bytes kept between batches, of plain and of ours.
-        apart: ``‖Δ − Δ'‖ / ‖Δ'‖``.
-    """
-
-    d_in: int
-    batch: int
-    history: int
-    seconds: tuple[float, float]
-    peaks: tuple[int | None, int | None]
-    held: tuple[int, int]
-    apart: float
-
-
-def closed_form(d_in: int, batch: int, history: int, device: torch.device, seed: int) -> ClosedForm:
-    """Time it on random keys, ours through the method that the engine calls."""
-    generator = torch.Generator(device=device).manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, device=device)
-
-    rank = int(null_cut(d_in).value)
-    basis = torch.linalg.qr(draw(d_in, rank))[0]
-    projector = Projector(basis, torch.ones(d_in, device=device), Cut(CutRule.rank, rank))
-    method = Projected(Memit(), {0: projector}, ridge=RIDGE)
-    d_out = d_in // 4
-    keys, past, residual = draw(d_in, batch), draw(d_in, history), draw(d_out, batch)
-    problem = LayerProblem(0, keys, keys, residual, draw(d_out, d_in), None, past)
-    ours, plain = Stopwatch(device), Stopwatch(device)
-    with peak_memory(device) as ours_peak, ours.phase("solve"):
-        delta = method.delta(problem)
-    projection, cache = projector.apply(torch.eye(d_in, device=device)), past @ past.T
-    with peak_memory(device) as plain_peak, plain.phase("solve"):
-        published = alphaedit_solve(keys, residual, projection, cache, RIDGE)
-    return ClosedForm(
-        d_in, batch, history, (plain.seconds.solve, ours.seconds.solve),
-        (plain_peak.bytes, ours_peak.bytes),
-        (projection.nbytes + cache.nbytes, basis.nbytes + past.nbytes),
-        apart(delta.dense, published),
-    )  # fmt: skip
+    known = [peak.bytes for peak in peaks if peak.bytes is not None]
+    return watch.seconds.solve, max(known, default=None), max(distances)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.methods import LayerProblem
+from alphaedit_plugin.methods import BaseMethod, LayerProblem
 from alphaedit_plugin.session import EditSession
-from benchmarks.measure import Stopwatch
+from benchmarks.measure import Stopwatch, peak_memory
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,16 @@ class Seen:
     Attributes:
         solved: every closed form, in order.
         targets: ``(d_model, n)`` of every search, in order.
+        solve_peak: bytes in use at most during a closed form; ``None`` where not measured.
     """
 
     solved: list[Solved] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
+    solve_peak: int | None = None
 
 
 @contextmanager
-def observed(watch: Stopwatch, method: type) -> Iterator[Seen]:
+def observed(watch: Stopwatch, method: type[BaseMethod], peaks: bool = False) -> Iterator[Seen]:
     """Count the phases of every `engine.apply_batch` inside, and keep what they worked on.
 
     Forward passes for keys, checks and tokenising are what is left: they count as keys.
@@ -47,6 +49,7 @@ def observed(watch: Stopwatch, method: type) -> Iterator[Seen]:
     Args:
         watch: counts the phases.
         method: the class of the recipe's method.
+        peaks: measure the memory of closed forms; not inside another `peak_memory`.
     """
     seen = Seen()
 
@@ -62,10 +65,19 @@ def observed(watch: Stopwatch, method: type) -> Iterator[Seen]:
 
         return patch.object(owner, name, run)
 
+    def solve(self: Any, problem: LayerProblem, inner: Any = method.delta) -> Delta:
+        with peak_memory(problem.keys.device) as peak:
+            delta: Delta = inner(self, problem)
+        if peak.bytes is not None:
+            seen.solve_peak = max(seen.solve_peak or 0, peak.bytes)
+        return delta
+
     def keep_delta(delta: Delta, _: Any, problem: LayerProblem) -> None:
         seen.solved.append(Solved(problem, delta))
 
     with ExitStack() as stack:
+        if peaks:
+            stack.enter_context(patch.object(method, "delta", solve))
         for wrapped in (
             timed(
                 engine, "optimise_targets", "targets", lambda t, *_: seen.targets.append(t.values)

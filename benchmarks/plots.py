@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from alphaedit_plugin.compare.plots import MARKERS, PALETTE
+from benchmarks.growth import Growth
 from benchmarks.measure import PHASES
 from benchmarks.report import MEGABYTE, NAMES, Results
 
@@ -66,33 +68,43 @@ def _draw_phases(axes: Axes, results: Results) -> None:
 
 
 def _draw_seconds(axes: Axes, results: Results) -> None:
-    edits = [g.history for g in results.growth]
+    growth = _of_the_model(results)
+    edits = [g.history for g in growth]
     curves = (
-        ("plain: closed forms", [g.plain_solve for g in results.growth], "--"),
-        ("ours: closed forms", [g.ours.solve for g in results.growth], "-"),
-        ("ours: keys", [g.ours.keys for g in results.growth], "-"),
-        ("ours: write", [g.ours.write for g in results.growth], "-"),
+        ("plain: closed forms", [g.plain for g in growth], "--"),
+        ("ours: closed forms", [g.ours.solve for g in growth], "-"),
+        ("ours: keys", [g.ours.keys for g in growth], "-"),
+        ("ours: write", [g.ours.write for g in growth], "-"),
     )
-    for number, (label, values, style) in enumerate(curves):
-        axes.plot(edits, values, style, color=PALETTE[number], marker=MARKERS[number], label=label)
-    batch = results.growth[0].batch if results.growth else 0
+    _draw_curves(axes, edits, curves)
+    batch = growth[0].batch if growth else 0
     axes.set(yscale="log", xlabel="edits so far", ylabel=f"seconds per batch of {batch}")
     axes.set_title("AlphaEdit: time over edits so far")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def _draw_memory(axes: Axes, results: Results) -> None:
-    edits = [g.history for g in results.growth]
-    for number, (label, values, style) in enumerate(
-        (
-            ("plain", [g.plain_held / MEGABYTE for g in results.growth], "--"),
-            ("ours", [g.ours_held / MEGABYTE for g in results.growth], "-"),
-        )
-    ):
-        axes.plot(edits, values, style, color=PALETTE[number], marker=MARKERS[number], label=label)
+    growth = _of_the_model(results)
+    edits = [g.history for g in growth]
+    plain, ours = zip(*(g.held for g in growth), strict=True) if growth else ((), ())
+    curves = (
+        ("plain", [count / MEGABYTE for count in plain], "--"),
+        ("ours", [count / MEGABYTE for count in ours], "-"),
+    )
+    _draw_curves(axes, edits, curves)
     axes.set(xlabel="edits so far", ylabel="MB kept between batches")
     axes.set_ylim(bottom=0)
     axes.set_title("AlphaEdit: memory over edits so far")
+
+
+def _of_the_model(results: Results) -> list[Growth]:
+    """The growth of the chosen model, without the wide block's."""
+    return [g for g in results.growth if g.name == results.settings["model"]]
+
+
+def _draw_curves(
+    axes: Axes, edits: Sequence[int], curves: Sequence[tuple[str, Sequence[float], str]]
+) -> None:
+    for number, (label, values, style) in enumerate(curves):
+        axes.plot(edits, values, style, color=PALETTE[number], marker=MARKERS[number], label=label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

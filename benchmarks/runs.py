@@ -137,8 +137,8 @@ def dense_matrices(load: Workload, task: Task) -> dict[int, Tensor]:
     """
     device = load.view.device
     if task.method == "alphaedit":
-        eye = {i: torch.eye(load.projectors[i].d_in, device=device) for i in task.layers}
-        return {layer: load.projectors[layer].apply(eye[layer]) for layer in task.layers}
+        bases = {layer: load.projectors[layer].basis.to(device) for layer in task.layers}
+        return {i: torch.eye(len(u), device=device) - u @ u.T for i, u in bases.items()}
     means = {layer: load.moments[layer].mean for layer in task.layers}
     if task.method == "rome":
         means = {layer: torch.linalg.inv(mean) for layer, mean in means.items()}

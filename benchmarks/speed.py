@@ -6,9 +6,10 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -16,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from alphaedit_plugin.loading import DTYPES, cpu_threads
-from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.projector import Cut, Projector
 from alphaedit_plugin.request import Request
-from benchmarks.growth import closed_form, grow
+from alphaedit_plugin.statistics import SecondMoment
+from benchmarks.growth import grow, wide
 from benchmarks.host import run_host, why_not
 from benchmarks.measure import Seconds
 from benchmarks.models import SHAPES, build
@@ -37,14 +39,16 @@ from benchmarks.runs import (
 )
 from benchmarks.workload import METHODS, Task, Words, Workload, build_tasks, collect, null_cut
 
+T = TypeVar("T")
+
 QUICK = {
     "model": "tiny",
     "batches": [1, 4],
     "history": [0, 50],
     "steps": 4,
-    "closed": (256, 20, 50),
+    "wide": [64, 20, 50],
 }
-CLOSED = (6400, 100, 1000)  # d_in of GPT-2 XL, a batch, and earlier keys
+WIDE = [1600, 100, 1000]  # GPT-2 XL's width, a batch, and edits so far
 GROWTH_BATCH = 10
 
 
@@ -58,8 +62,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
                         help="at most so many edits on the slow sides")  # fmt: skip
     parser.add_argument("--history", nargs="*", type=int, default=[0, 100, 1000, 3000],
                         help="edits so far, for the growth tables; none skips them")  # fmt: skip
-    parser.add_argument("--closed", nargs=3, type=int, default=CLOSED,
-                        metavar=("D_IN", "N", "EARLIER"), help="the closed form alone")  # fmt: skip
+    parser.add_argument("--wide", nargs="*", type=int, default=WIDE, metavar="NUMBER",
+                        help="a single block: width, batch, edits so far")  # fmt: skip
     parser.add_argument("--steps", type=int, help="of the target search; default: the paper's")
     parser.add_argument("--tokens", type=int, help="of the second moments; default: 2 d_in")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -71,6 +75,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         vars(options).update(QUICK)
+    if options.wide and len(options.wide) != 3:
+        parser.error("--wide takes three numbers, or none")
     if min(options.batches) < 1 or options.plain_edits < 1:
         parser.error("batch sizes and --plain-edits must be at least 1")
     options.command = " ".join(["python -m benchmarks.speed", *arguments])
@@ -86,25 +92,33 @@ def prepare(options: argparse.Namespace, results: Results) -> Workload:
     d_in = view.weight(shape.rome_layer).shape[1]
     layers = (*shape.layers, shape.rome_layer)
     moments = collect(view, layers, options.tokens or 2 * d_in, options.seed)
-    cut = null_cut(d_in)
-    start = time.perf_counter()
-    projectors = {layer: Projector.fit(moments[layer], cut) for layer in shape.layers}
-    ours = (time.perf_counter() - start) / len(shape.layers)
-    start = time.perf_counter()
-    published = null_projection(moments[shape.layers[0]].mean, int(cut.value))
-    plain = time.perf_counter() - start
-    first = projectors[shape.layers[0]]
-    distance = apart(first.apply(torch.eye(d_in).to(first.basis)), published)
-    results.checks.append(Check("alphaedit", "plain, ours: P", 0, None, distance, distance < 1e-2))
-    results.once["projector of one layer"] = (plain, ours)
-    start = time.perf_counter()
-    _ = [moments[layer].factor for layer in shape.layers]
-    results.once["factor of C, one layer"] = (
-        0.0,
-        (time.perf_counter() - start) / len(shape.layers),
-    )
-    most = max(*options.batches, options.plain_edits, 2 * GROWTH_BATCH)
+    projectors = fit(moments, shape.layers, null_cut(d_in), results)
+    most = max(*options.batches, options.plain_edits, GROWTH_BATCH + 1)
     return Workload(view, tasks, Words(view, options.seed).requests(most), moments, projectors)
+
+
+def fit(
+    moments: dict[int, SecondMoment], layers: Sequence[int], cut: Cut, results: Results
+) -> dict[int, Projector]:
+    """Projectors of ``layers``; times what is done once per layer, and checks the first."""
+    first = moments[layers[0]]
+    projector, eigenvectors = timed(lambda: Projector.fit(first, cut))
+    published, singular = timed(lambda: null_projection(first.mean, int(cut.value)))
+    results.once["projector"] = (singular, eigenvectors)
+    _, factor = timed(lambda: first.factor)
+    _, inverse = timed(lambda: torch.linalg.inv(first.mean))
+    results.once["inverse of C, or its factor"] = (inverse, factor)
+    distance = apart(projector.apply(torch.eye(projector.d_in).to(published)), published)
+    verdict = distance <= TOLERANCE["deltas"]
+    results.checks.append(Check("alphaedit", "plain, ours: P", 0, None, distance, verdict))
+    return {layer: Projector.fit(moments[layer], cut) for layer in layers}
+
+
+def timed(run: Callable[[], T]) -> tuple[T, float]:
+    """What ``run`` gives, and the seconds it took."""
+    start = time.perf_counter()
+    result = run()
+    return result, time.perf_counter() - start
 
 
 def compare(
@@ -180,6 +194,25 @@ def _ours_and_closed_forms(
     results.rows.append(Row(task.method, "plain", count, seconds, None, fewer.measured))
 
 
+def grow_all(
+    options: argparse.Namespace, load: Workload, results: Results, progress: Progress
+) -> None:
+    """AlphaEdit over the edits so far, and its closed form in a wide block."""
+    bar = progress.add_task("edits so far", total=len(options.history) + bool(options.wide))
+    dense = dense_matrices(load, load.tasks["alphaedit"]) if options.history else {}
+    for history in options.history:
+        requests = load.requests[: GROWTH_BATCH + 1]
+        results.growth.append(grow(options.model, load, dense, requests, history))
+        progress.advance(bar)
+    if options.wide:
+        d_model, batch, history = options.wide
+        block = wide(d_model, batch + 1, torch.device(options.device), options.seed)
+        dense = dense_matrices(block, block.tasks["alphaedit"])
+        found = grow("one wide block", block, dense, block.requests, history)
+        results.growth.append(found)
+        progress.advance(bar)
+
+
 def run(options: argparse.Namespace, console: Console) -> Results:
     """Measure everything, and write the report."""
     results = Results({k: str(v) for k, v in vars(options).items()}, skipped=why_not())
@@ -192,15 +225,7 @@ def run(options: argparse.Namespace, console: Console) -> Results:
         load = prepare(options, results)
         progress.advance(bar)
         compare(options, load, results, progress)
-        bar = progress.add_task("edits so far", total=len(options.history) + 1)
-        dense = dense_matrices(load, load.tasks["alphaedit"])
-        for history in options.history:
-            requests = load.requests[: 2 * GROWTH_BATCH]
-            results.growth.append(grow(load, dense, requests, history))
-            progress.advance(bar)
-        device, (d_in, batch, earlier) = torch.device(options.device), options.closed
-        results.closed.append(closed_form(d_in, batch, earlier, device, options.seed))
-        progress.advance(bar)
+        grow_all(options, load, results, progress)
         write(results, options.out)
         plot(results, options.out / PICTURE)
     return results

@@ -73,8 +73,7 @@ class Workload:
             method = Memit(task.moment_weight)
             if task.method == "alphaedit":
                 method = Projected(method, self.projectors, ridge=task.ridge)
-        moments = {layer: self.moments[layer] for layer in task.layers}
-        return Recipe(method, task.layers, task.contexts, moments, targets=task.search)
+        return Recipe(method, task.layers, task.contexts, self.moments, targets=task.search)
 
 
 def build_tasks(view: EditableModel, shape: Shape, steps: int, seed: int) -> dict[str, Task]:

@@ -19,7 +19,8 @@ def test_the_command_writes_its_report(
     sides = {(row["method"], row["side"], row["batch"]) for row in document["rows"]}
     assert {("alphaedit", side, batch) for side in ("plain", "ours") for batch in (1, 4)} <= sides
     assert all(check["holds"] for check in document["checks"])
-    assert [growth["history"] for growth in document["growth"]] == [0, 50]
+    found = [(growth["d_in"], growth["history"]) for growth in document["growth"]]
+    assert found == [(128, 0), (128, 50), (256, 50)]
     assert document["skipped"]
     page = (tmp_path / "speed.md").read_text()
     assert "| AlphaEdit | 4 | plain |" in page
