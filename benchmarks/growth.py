@@ -21,7 +21,7 @@ from alphaedit_plugin.session import EditSession
 from benchmarks.measure import Peak, Seconds, Stopwatch, held_bytes, peak_memory
 from benchmarks.models import Shape, build
 from benchmarks.ours import Seen, observed
-from benchmarks.plain import alphaedit_solve
+from benchmarks.published import alphaedit_solve
 from benchmarks.runs import apart
 from benchmarks.workload import Words, Workload, build_tasks, null_cut
 
@@ -110,12 +110,12 @@ def grow(
 
 
 def wide(d_model: int, count: int, device: torch.device, seed: int) -> Workload:
-    """A single block of GPT-2's kind, to solve at ``d_in = 4 d_model`` without a large model."""
+    """Two blocks of GPT-2's kind, to solve one at ``d_in = 4 d_model`` without a large model."""
     ids = {"bos_token_id": 0, "eos_token_id": 0}
 
     def config() -> GPT2Config:
         return GPT2Config(
-            vocab_size=500, n_positions=64, n_embd=d_model, n_layer=1, n_head=d_model // 32, **ids
+            vocab_size=500, n_positions=64, n_embd=d_model, n_layer=2, n_head=d_model // 32, **ids
         )
 
     shape = Shape(config, (0,), 0)

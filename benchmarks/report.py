@@ -31,7 +31,7 @@ class Results:
         rows: seconds by method, side and batch.
         checks: whether the sides agree.
         once: seconds of what is done once per model, by name: (plain, ours).
-        growth: with edits so far, in the model and in a wide single block.
+        growth: with edits so far, in the model and in one wide block.
         skipped: why the host's own methods did not run; ``None`` where they did.
     """
 

@@ -21,10 +21,8 @@ from benchmarks.plain import (
     PlainEditor,
     PlainMemit,
     PlainRome,
-    alphaedit_solve,
-    memit_solve,
-    rome_solve,
 )
+from benchmarks.published import alphaedit_solve, memit_solve, rome_solve
 from benchmarks.workload import Task, Workload
 
 TOLERANCE = {"targets": 1e-3, "deltas": 1e-2}

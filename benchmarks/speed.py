@@ -24,10 +24,11 @@ from benchmarks.growth import grow, wide
 from benchmarks.host import run_host, why_not
 from benchmarks.measure import Seconds
 from benchmarks.models import SHAPES, build
-from benchmarks.plain import null_projection
 from benchmarks.plots import plot
+from benchmarks.published import null_projection
 from benchmarks.report import NAMES, PICTURE, Results, notes, tables, write
 from benchmarks.runs import (
+    TOLERANCE,
     Check,
     Row,
     apart,
@@ -63,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--history", nargs="*", type=int, default=[0, 100, 1000, 3000],
                         help="edits so far, for the growth tables; none skips them")  # fmt: skip
     parser.add_argument("--wide", nargs="*", type=int, default=WIDE, metavar="NUMBER",
-                        help="a single block: width, batch, edits so far")  # fmt: skip
+                        help="a wide block: width, batch, edits so far")  # fmt: skip
     parser.add_argument("--steps", type=int, help="of the target search; default: the paper's")
     parser.add_argument("--tokens", type=int, help="of the second moments; default: 2 d_in")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from alphaedit_plugin.request import Request
-from benchmarks.plain import null_projection
+from benchmarks.published import null_projection
 from benchmarks.runs import (
     TOLERANCE,
     apart,
