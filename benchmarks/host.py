@@ -63,7 +63,7 @@ def run_host(
         requests: the batch.
 
     Returns:
-        Times, and the deltas; targets are empty for ROME, whose host function returns none.
+        Times, and the outcome; without targets for ROME, whose host function returns none.
     """
     module, watch = METHODS[task.method].load(), Stopwatch(view.device)
     before = {layer: view.weight(layer).float().clone() for layer in task.layers}
@@ -87,7 +87,7 @@ def run_host(
         deltas = {layer: view.weight(layer).float() - before[layer] for layer in task.layers}
     count = len(requests)
     row = Row(task.method, "host", count, watch.seconds.over(count), peak.bytes, count)
-    return row, Outcome(torch.stack(found, dim=1) if found else torch.empty(0), deltas)
+    return row, Outcome(torch.stack(found, dim=1) if found else None, deltas)
 
 
 @contextmanager

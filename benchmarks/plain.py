@@ -33,11 +33,11 @@ class Outcome:
     """What a batch gave.
 
     Attributes:
-        targets: ``(d_model, n)``.
+        targets: ``(d_model, n)``; ``None`` where a side does not tell them.
         deltas: ``(d_out, d_in)`` per layer, summed over the batch.
     """
 
-    targets: Tensor
+    targets: Tensor | None
     deltas: dict[int, Tensor]
 
 

@@ -58,7 +58,7 @@ class Check:
         method: one of `workload.METHODS`.
         sides: which, e.g. ``plain, ours``.
         batch: requests edited together.
-        targets: of the worst target value; ``None`` where the second side took the first's.
+        targets: of the worst target value; ``None`` where a side has none of its own.
         deltas: of the worst layer's delta.
         holds: within `TOLERANCE`; ``None`` in half precision, where roundings differ.
     """
@@ -80,10 +80,12 @@ def apart(a: Tensor, b: Tensor) -> float:
 def check(
     view: EditableModel, task: Task, sides: str, batch: int, pairs: tuple[Outcome, Outcome]
 ) -> Check:
-    """Compare all targets and deltas of two sides."""
+    """Compare all targets, where both sides tell them, and all deltas."""
     first, second = pairs
-    columns = zip(first.targets.unbind(1), second.targets.unbind(1), strict=True)
-    targets = max(apart(a, b) for a, b in columns)
+    targets = None
+    if first.targets is not None and second.targets is not None:
+        columns = zip(first.targets.unbind(1), second.targets.unbind(1), strict=True)
+        targets = max(apart(a, b) for a, b in columns)
     deltas = max(apart(first.deltas[layer], second.deltas[layer]) for layer in task.layers)
     return Check(task.method, sides, batch, targets, deltas, holds(view, targets, deltas))
 

@@ -143,6 +143,7 @@ def compare(
             else:
                 _ours_and_closed_forms(load, dense, task, requests, results)
             progress.advance(bar)
+        write(results, options.out)  # a long run that is broken off leaves what it has
 
 
 def _warm_up(load: Workload, dense: dict[int, Tensor], task: Task) -> None:
