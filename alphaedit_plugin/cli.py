@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -114,6 +115,31 @@ def _commands() -> tuple[Command, ...]:
             _compare,
         ),
         Command(
+            "fit",
+            "make a projector file from any text",
+            "Collects the second moments of all model.layers in one pass over corpus=… (a text, "
+            "JSONL or NPY file, a folder; without, the model's own corpus), goes on where a killed "
+            "run was, and writes fit.out. fit.converge=0.1 stops once more text changes nothing. "
+            "torchrun --nproc-per-node 2 -m alphaedit_plugin fit … shares the corpus.",
+            (
+                "alphaedit fit fit.out=pocket.safetensors",
+                "alphaedit fit model=gpt2-xl corpus=texts.jsonl projector=auto",
+            ),
+            _fit,
+        ),
+        Command(
+            "inspect",
+            "show a projector's spectrum, its cut, and what leaks through it",
+            "Reads a projector file. With a model (model=…) it also measures leakage on held-out "
+            "text: corpus=… or, for the pocket model, people it was not fitted on.",
+            (
+                "alphaedit inspect projector.safetensors",
+                "alphaedit inspect pocket.safetensors model=pocket",
+            ),
+            _inspect,
+            "PROJECTOR [key=value …]",
+        ),
+        Command(
             "config",
             "print the composed configuration as YAML",
             "Every setting, with interpolations resolved; nothing is loaded or run.",
@@ -164,6 +190,34 @@ def _compare(overrides: Sequence[str], console: Console) -> None:
 
     _hide_foreign_bars()
     run_comparison(overrides, console)
+
+
+def _fit(overrides: Sequence[str], console: Console) -> None:
+    from alphaedit_plugin.config import load_config
+
+    config = load_config(overrides)
+    from alphaedit_plugin.fit_run import run_fit
+    from alphaedit_plugin.loading import cpu_threads
+
+    _hide_foreign_bars()
+    with cpu_threads(config.model.threads):
+        run_fit(config, console)
+
+
+def _inspect(words: Sequence[str], console: Console) -> None:
+    from alphaedit_plugin.config import load_config
+
+    paths = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if len(paths) != 1:
+        raise ConfigError("inspect takes one projector file: alphaedit inspect PROJECTOR")
+    config = load_config(overrides)
+    from alphaedit_plugin.inspect_run import run_inspect
+    from alphaedit_plugin.loading import cpu_threads
+
+    _hide_foreign_bars()
+    with cpu_threads(config.model.threads):
+        run_inspect(Path(paths[0]).expanduser(), config, bool(overrides), console)
 
 
 def _config(overrides: Sequence[str], console: Console) -> None:

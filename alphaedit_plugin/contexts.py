@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
+from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.models import EditableModel, inference
 from alphaedit_plugin.prompts import pad_id
 
@@ -26,6 +28,9 @@ def generate_contexts(
 
     Returns:
         The templates, without the bare ``"{}"``.
+
+    Raises:
+        NumericalError: the model's predictions are not numbers.
     """
     templates = []
     with torch.random.fork_rng(devices=_cuda_devices(view)), torch.no_grad(), inference(view):
@@ -45,13 +50,26 @@ def generate_contexts(
                     eos_token_id=view.tokenizer.eos_token_id,
                 )
                 texts = view.model.generate(
-                    ids, attention_mask=torch.ones_like(ids), generation_config=config
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    generation_config=config,
+                    logits_processor=[_refuse_nan],
                 )
                 templates += [
                     as_template(view.tokenizer.decode(text, skip_special_tokens=True))
                     for text in texts
                 ]
     return templates
+
+
+def _refuse_nan(_: Tensor, scores: Tensor) -> Tensor:
+    """Stop a generation whose next token cannot be drawn."""
+    if scores.isnan().any():
+        raise NumericalError(
+            "the model predicts nan: its weights are damaged, or overflow (try "
+            "model.dtype=bfloat16 or float32)"
+        )
+    return scores
 
 
 def as_template(text: str) -> str:

@@ -14,10 +14,16 @@ from tqdm.auto import tqdm
 from alphaedit_plugin import engine
 from alphaedit_plugin.config import EditorConfig, load_config, options
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import require
 from alphaedit_plugin.loading import load_model, load_recipe
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.quality import Metrics, add_locality, edit_quality, requested_rewrite
+from alphaedit_plugin.quality import (
+    Metrics,
+    add_locality,
+    check_quality,
+    edit_quality,
+    requested_rewrite,
+)
 from alphaedit_plugin.request import Request, prepare_requests
 from alphaedit_plugin.session import EditSession, Entry
 
@@ -39,8 +45,7 @@ class NullSpaceEditor:
     """
 
     def __init__(self, view: EditableModel, recipe: Recipe, batch_size: int = 1) -> None:
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}: it must be at least 1")
+        _check_batch_size(batch_size)
         self.view = view
         self.recipe = recipe
         self.batch_size = batch_size
@@ -74,9 +79,12 @@ class NullSpaceEditor:
         """
         name = str(model)
         known = name in options("model")
-        chosen = [f"model={name}"] if known else ["model=custom", f"model.path='{name}'"]
+        chosen = [f"model={name}"] if known else ["model=custom", "model.path=given"]
         flag = f"null_space={str(null_space).lower()}"
-        return cls.from_config(load_config([*chosen, flag, *overrides]))
+        config = load_config([*chosen, flag, *overrides])
+        if not known:  # which needs no quoting here, whatever is in it
+            config.model.path = name
+        return cls.from_config(config)
 
     @property
     def model(self) -> Any:
@@ -121,7 +129,7 @@ class NullSpaceEditor:
         """
         requests = prepare_requests(
             prompts, target_new, subject, ground_truth, rephrase_prompts,
-            locality_inputs, portability_inputs,
+            locality_inputs, portability_inputs, target_neg,
         )  # fmt: skip
         return self.edit_requests(requests, sequential_edit, verbose)
 
@@ -146,9 +154,9 @@ class NullSpaceEditor:
         """
         requests = prepare_requests(
             prompts, target_new, subject, ground_truth, rephrase_prompts,
-            locality_inputs, portability_inputs,
+            locality_inputs, portability_inputs, target_neg,
         )  # fmt: skip
-        engine.check_requests(self.view, self.recipe, requests)
+        self._check(requests)
         return self._edit_batches(requests, sequential_edit, verbose, self.batch_size)
 
     def edit_requests(
@@ -159,9 +167,17 @@ class NullSpaceEditor:
         batch_size: int = 1,
     ) -> Triple:
         """Edit prepared requests; see `edit`. All ``pre`` are measured before the first edit."""
-        engine.check_requests(self.view, self.recipe, requests)
+        _check_batch_size(batch_size)
+        self._check(requests)
         before = edit_quality(self.view, requests)
         return self._edit_batches(requests, sequential_edit, verbose, batch_size, before)
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        """Refuse what could fail halfway, before any weight changes."""
+        self.session.check_weights()
+        engine.check_recipe(self.session, self.recipe)
+        engine.check_requests(self.view, self.recipe, requests)
+        check_quality(self.view, requests)
 
     def _edit_batches(
         self,
@@ -224,3 +240,8 @@ class NullSpaceEditor:
             self.view.weight_name(layer): self.view.parameter(layer).detach().clone()
             for layer in self.recipe.layers
         }
+
+
+def _check_batch_size(batch_size: int) -> None:
+    fine = isinstance(batch_size, int) and batch_size >= 1
+    require(fine, "batch_size", batch_size, "a whole number, at least 1")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from alphaedit_plugin.errors import ConfigError, ModelError, RequestError
+from alphaedit_plugin.errors import ModelError, RequestError
 from alphaedit_plugin.keys import Part, Site, average, read
-from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
 from alphaedit_plugin.request import SLOT, Request
@@ -58,30 +58,46 @@ def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Reque
     """Refuse what cannot be edited, before anything is computed or changed.
 
     Raises:
-        RequestError: no request, a subject that cannot be located, a target without a token, or a
-            prompt longer than the model's context; the message says which request.
+        RequestError: no request, or something that is none; a subject that cannot be located, a
+            target without a token, a prompt longer than the model's context, or an edit that
+            cannot reach the answer; the message says which request.
     """
+    if not isinstance(requests, Sequence):
+        raise RequestError(f"requests is {requests!r}: give a list of them")
     if not requests:
         raise RequestError("no request to edit: give at least one prompt")
-    limit = getattr(view.model.config, "max_position_embeddings", None)
     for number, request in enumerate(requests):
         try:
-            rows = target_sentences(view, request, recipe.contexts, recipe.fact_token)
+            _check_request(view, recipe, request)
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
-        longest = max(len(sentence.ids) for sentence, _ in rows)
-        if limit is not None and longest > limit:
-            raise RequestError(
-                f"request {number}: {request.filled[:60]!r}… takes {longest} tokens with its "
-                f"context and target, but the model's context is {limit}"
-            )
+
+
+def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> None:
+    if not isinstance(request, Request):
+        raise RequestError(f"{request!r} is no Request: make it with Request.parse")
+    rows = target_sentences(view, request, recipe.contexts, recipe.fact_token)
+    longest, limit = max(len(sentence.ids) for sentence, _ in rows), view.context_length
+    if limit is not None and longest > limit:
+        raise RequestError(
+            f"{request.filled[:60]!r}… takes {longest} tokens with its context and target, but "
+            f"the model's context is {limit}"
+        )
+    bare, target = rows[0]
+    early = bare.position < len(bare.ids) - len(target)
+    if early and any(stage.layers[-1] == view.depth - 1 for stage in stages(recipe, [request])):
+        raise RequestError(
+            f"layer {view.depth - 1} is the model's last block, behind which nothing carries an "
+            f"edit from {request.subject!r} to the answer: edit earlier layers, or set "
+            "model.fact_token=last"
+        )
 
 
 def check_recipe(session: EditSession, recipe: Recipe) -> None:
     """Refuse a recipe that does not fit the session, before anything is computed or changed.
 
     Raises:
-        ModelError: a layer that the session does not keep.
+        ModelError: a layer that the session does not keep, or see `BaseMethod.check_layers`.
         ConfigError: a layer without the second moment that the method reads.
         ProjectorError: a layer without a projector.
     """
@@ -93,7 +109,7 @@ def check_recipe(session: EditSession, recipe: Recipe) -> None:
         )
     without = [layer for layer in recipe.layers if layer not in recipe.moments]
     if recipe.method.needs_moment and without:
-        raise ConfigError(f"layer {without[0]} has no second moment: give a corpus or stats_dir")
+        raise missing_moment(without[0])
     recipe.method.check_layers(recipe.layers)
 
 
@@ -107,6 +123,7 @@ def apply_batch(
 
     Raises:
         RequestError: see `check_requests`; and `check_recipe`.
+        AlphaEditError: see `EditSession.check_weights`.
         NumericalError: a target search or a delta left the finite numbers.
     """
     check_recipe(session, recipe)
@@ -147,8 +164,13 @@ def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
 
     Returns:
         The journal entry that turns the sum into its final form; ``None`` where the method has
-        nothing to do.
+        nothing to do, or nothing was edited.
+
+    Raises:
+        AlphaEditError: see `EditSession.check_weights`.
     """
+    if not session.journal:
+        return None
     with session.batch():
         changed = False
         for layer in recipe.layers:

@@ -32,6 +32,22 @@ class NumericalError(AlphaEditError):
     """A computation that left the finite numbers; no weight keeps its result."""
 
 
+def require(holds: bool, name: str, value: object, what: str) -> None:
+    """Refuse a setting's value, unless it ``holds``.
+
+    Args:
+        holds: whether the value is fine; written so that ``nan`` is not.
+        name: the setting's, as in an override: ``"model.target.lr"``.
+        value: as it was given.
+        what: what it has to be.
+
+    Raises:
+        ConfigError: it does not hold.
+    """
+    if not holds:
+        raise ConfigError(f"{name} is {value}: it must be {what}")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Say that ``name`` is no known ``kind``, and which names are nearest.
 

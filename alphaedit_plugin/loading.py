@@ -1,34 +1,24 @@
-"""From a configuration to the things it names: model, second moments, projectors, contexts."""
+"""From a configuration to the things it names: model, method, context templates, recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.contexts import generate_contexts
-from alphaedit_plugin.data.corpus import read_corpus, stream_hub
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import ConfigError, ModelError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import LAYOUTS, EditableModel
-from alphaedit_plugin.pocket import load_pocket, load_world
-from alphaedit_plugin.pocket.world import corpus_sentences
-from alphaedit_plugin.projector import fit_projectors, load_projectors
+from alphaedit_plugin.pocket import load_pocket
 from alphaedit_plugin.prompts import ContextTemplates
-from alphaedit_plugin.statistics import (
-    HostMoments,
-    SecondMoment,
-    collect_second_moments,
-    read_host_moment,
-    write_host_moment,
-)
+from alphaedit_plugin.sources import load_moments, provide_projectors
+from alphaedit_plugin.statistics import SecondMoment
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -38,26 +28,55 @@ def load_model(config: ModelConfig) -> EditableModel:
 
     Raises:
         ConfigError: an unknown dtype, or a device that is not there.
-        ModelError: the model cannot be loaded, or is of an unknown family.
+        ModelError: the model cannot be loaded or lacks weights, or is of an unknown family.
     """
     if config.dtype not in DTYPES:
         raise ConfigError(f"model.dtype is {config.dtype!r}: use one of {', '.join(DTYPES)}")
-    device = _device(config.device)
-    if config.path is None:
-        model, tokenizer = load_pocket(DTYPES[config.dtype])
-    else:
-        try:
-            # Gigabytes of an unknown family need not be read first.
-            LAYOUTS.get(AutoConfig.from_pretrained(config.path).model_type, error=ModelError)
-            tokenizer = AutoTokenizer.from_pretrained(config.path)
-            model = AutoModelForCausalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype])
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise ModelError(
-                f"cannot load model {config.path!r}: {str(error).strip().splitlines()[0]}"
-            ) from None
-    view = EditableModel.wrap(model.to(device).eval(), tokenizer)
+    device, dtype = _device(config.device), DTYPES[config.dtype]
+    with torch.inference_mode(False):  # or no target could be searched
+        if config.path is None:
+            model, tokenizer = load_pocket(dtype)
+        else:
+            # A slash at the end would hide the name by which the host's files go.
+            model, tokenizer = _load_pretrained(config.path.rstrip("/") or "/", dtype)
+        view = EditableModel.wrap(model.to(device).eval(), tokenizer)
     view.check_layers(config.layers)
     return view
+
+
+def _load_pretrained(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    """A model and its tokenizer from a folder or the hub, both of them whole."""
+    with _explained(f"cannot load model {path!r}"):
+        # Gigabytes of an unknown family need not be read first.
+        LAYOUTS.get(AutoConfig.from_pretrained(path).model_type, error=ModelError)
+    with _explained(f"cannot load the tokenizer of {path!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    if tokenizer.vocab_size == 0:
+        raise ModelError(f"{path!r} holds no tokenizer: put tokenizer.json beside the model")
+    with _explained(f"cannot load model {path!r}"):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path!r} lacks {len(missing)} weights, {missing[0]} among them, which would be "
+            "random numbers: get the whole checkpoint"
+        )
+    return model, tokenizer
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say in one line what failed: a damaged file can make transformers raise anything."""
+    try:
+        yield
+    except AlphaEditError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+        raise ModelError(f"{what}: {reason} ({type(error).__name__})") from None
 
 
 def _device(name: str) -> torch.device:
@@ -65,7 +84,7 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=name)
+        torch.zeros(1, device=name).item()  # which a meta device cannot give
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
@@ -84,68 +103,23 @@ def cpu_threads(most: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def load_moments(view: EditableModel, config: ModelConfig) -> dict[int, SecondMoment]:
-    """Second moments of the configured layers, read or collected.
-
-    In EasyEdit's folder, ``moments.stats_dir``, what is there is used, and what is missing is
-    collected and written so that EasyEdit finds it, too.
-
-    Raises:
-        ConfigError: there is no source of them.
-    """
-    moments = config.moments
-    if moments.stats_dir is None:
-        return collect_second_moments(view, _corpus(config), config.layers, moments.tokens)
-    files = host_files(view, config, Path(moments.stats_dir).expanduser())
-    missing = [layer for layer, path in files.items() if not path.is_file()]
-    found = {layer: read_host_moment(files[layer]) for layer in files if layer not in missing}
-    if missing:
-        collected = collect_second_moments(view, _corpus(config), missing, moments.tokens)
-        for layer, moment in collected.items():
-            write_host_moment(moment, files[layer], moments.stats_samples)
-        found |= collected
-    return found
-
-
-def host_files(view: EditableModel, config: ModelConfig, stats_dir: Path) -> dict[int, Path]:
-    """Where EasyEdit looks for the second moment of each configured layer."""
-    moments = config.moments
-    files = HostMoments(
-        stats_dir,
-        view.model.config._name_or_path,
-        moments.stats_dataset,
-        moments.stats_precision,
-        moments.stats_samples,
-    )
-    modules = {layer: view.layout.down_proj.format(layer) for layer in config.layers}
-    return {layer: files.path(module) for layer, module in modules.items()}
-
-
 def load_method(
     view: EditableModel, config: EditorConfig
 ) -> tuple[BaseMethod, dict[int, SecondMoment]]:
     """The configured base method, projected where ``config.null_space`` says so.
 
     Returns:
-        The method, and the second moments it needed or still needs: computing them can take
-        hours, so none is where the projectors are given and the method reads none.
+        The method, and the second moments that it reads: computing them can take hours.
 
     Raises:
-        ProjectorError: see `load_projectors`.
+        ProjectorError: see `provide_projectors`.
         ConfigError: there is no source of second moments, or the mode does not suit the base.
     """
     method = build_method(config.base)
-    path = config.projector.path
     if config.null_space:
-        given = {}
-        if path is not None:
-            given = load_projectors(view, config.model.layers, Path(path).expanduser())
-        method = Projected(method, given, config.projector.mode, config.projector.l2)
-    fits = config.null_space and path is None
-    moments = load_moments(view, config.model) if fits or method.needs_moment else {}
-    if fits and isinstance(method, Projected):
-        method = replace(method, projectors=fit_projectors(moments, config.projector.cut))
-    return method, moments
+        projectors = provide_projectors(view, config)
+        method = Projected(method, projectors, config.projector.mode, config.projector.l2)
+    return method, load_moments(view, config.model) if method.needs_moment else {}
 
 
 def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates:
@@ -177,18 +151,4 @@ def recipe_of(
         moments=moments,
         fact_token=config.model.fact_token,
         targets=config.model.target,
-    )
-
-
-def _corpus(config: ModelConfig) -> Iterator[str]:
-    moments = config.moments
-    if moments.corpus is not None:
-        return read_corpus(Path(moments.corpus).expanduser())
-    if config.path is None:
-        return iter(corpus_sentences(load_world()))
-    if moments.hub is not None:
-        return stream_hub(moments.hub, moments.hub_config)
-    raise ConfigError(
-        "no source of second moments: set model.moments.corpus to a text file, or "
-        "model.moments.stats_dir to EasyEdit's folder"
     )

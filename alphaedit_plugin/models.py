@@ -6,7 +6,6 @@ Weights are seen *oriented*, ``(d_out, d_in)``, whatever their module's storage.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,12 +66,18 @@ class EditableModel:
         """Find the layout of ``model`` by its ``config.model_type``.
 
         Raises:
-            ModelError: the family is not known; the message names the nearest ones.
+            ModelError: the family is not known, where the message names the nearest ones; or
+                the model was made inside ``torch.inference_mode()``, where no gradient can pass.
         """
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         if not isinstance(model_type, str):
             raise ModelError(
                 f"{type(model).__name__} has no config.model_type: pass a Hugging Face causal LM"
+            )
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError(
+                "the model was made inside torch.inference_mode(), so that no target can be "
+                "searched: load it outside"
             )
         return cls(model, tokenizer, LAYOUTS.get(model_type, error=ModelError))
 
@@ -80,6 +85,12 @@ class EditableModel:
     def depth(self) -> int:
         """How many transformer blocks the model has."""
         return int(self.model.config.num_hidden_layers)
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can read at once; ``None`` where it sets no limit."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
 
     @property
     def device(self) -> torch.device:
@@ -134,19 +145,6 @@ class EditableModel:
             f"{self.layout.down_proj.format(layer)} is a {type(module).__name__}: only "
             "nn.Linear and Conv1D weights can be edited (quantised layers cannot)"
         )
-
-    def stored_like(self, layer: int, oriented: Tensor) -> Tensor:
-        """``oriented (d_out, d_in)`` in the storage order of the module's own parameter."""
-        return oriented.T if isinstance(self.down_proj(layer), Conv1D) else oriented
-
-    def fingerprint(self, layers: Sequence[int]) -> str:
-        """A short hash of the weights of ``layers``: equal for equal weights, in any process."""
-        digest = hashlib.sha256(str(self.model.config.model_type).encode())
-        for layer in layers:
-            weight = self.parameter(layer).detach().to("cpu").contiguous()
-            digest.update(f"{layer}:{tuple(weight.shape)}:{weight.dtype}".encode())
-            digest.update(weight.view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
 
 
 class StopForward(Exception):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.scoring import Answer, score
+from alphaedit_plugin.scoring import Answer, score, tokenise_pairs
 
 Metrics = dict[str, Any]
 
@@ -23,6 +24,19 @@ def edit_quality(view: EditableModel, requests: Sequence[Request]) -> list[Metri
     pairs = [pair for request in requests for pair in _pairs(request)]
     answers = iter(score(view, pairs))
     return [_collect(request, answers) for request in requests]
+
+
+def check_quality(view: EditableModel, requests: Sequence[Request]) -> None:
+    """Refuse what `edit_quality` could not evaluate, before anything is computed.
+
+    Raises:
+        RequestError: see `scoring.score`; the message says which request.
+    """
+    for number, request in enumerate(requests):
+        try:
+            tokenise_pairs(view, list(_pairs(request)))
+        except RequestError as error:
+            raise RequestError(f"request {number}: {error}") from None
 
 
 def add_locality(before: Metrics, after: Metrics) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,14 @@ from alphaedit_plugin.errors import RequestError
 SLOT = "{}"
 
 
+def _check_text(name: str, text: object) -> None:
+    """Refuse what is not text, or blank, or what no tokenizer can read."""
+    if not isinstance(text, str) or not text.strip():
+        raise RequestError(f"{name} is {text!r}: a request needs non-empty text there")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError(f"{name} is {text!r}: it holds half a character (a lone surrogate)")
+
+
 @dataclass(frozen=True)
 class Probe:
     """Prompts with the answers they should get.
@@ -20,10 +28,23 @@ class Probe:
     Attributes:
         prompts: complete prompts, without a slot.
         answers: one answer per prompt.
+
+    Raises:
+        RequestError: the two differ in length or hold something other than text.
     """
 
     prompts: tuple[str, ...]
     answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != len(self.answers):
+            raise RequestError(
+                f"{len(self.prompts)} prompts but {len(self.answers)} answers; one answer per "
+                "prompt"
+            )
+        for name, texts in (("prompt", self.prompts), ("answer", self.answers)):
+            for text in texts:
+                _check_text(name, text)
 
     @classmethod
     def parse(cls, name: str, prompt: Any, answer: Any) -> Probe:
@@ -34,13 +55,10 @@ class Probe:
         """
         prompts = tuple(prompt) if isinstance(prompt, (list, tuple)) else (prompt,)
         answers = tuple(answer) if isinstance(answer, (list, tuple)) else (answer,)
-        if len(prompts) != len(answers):
-            raise RequestError(
-                f"{name}: {len(prompts)} prompts but {len(answers)} answers; one answer per prompt"
-            )
-        if not all(isinstance(text, str) and text for text in prompts + answers):
-            raise RequestError(f"{name}: every prompt and answer must be non-empty text")
-        return cls(prompts, answers)
+        try:
+            return cls(prompts, answers)
+        except RequestError as error:
+            raise RequestError(f"{name}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -55,6 +73,9 @@ class Request:
         rephrase: other complete prompts that ask for the same fact.
         locality: named probes whose answers must not change.
         portability: named probes whose answers must follow the edit.
+
+    Raises:
+        RequestError: a part that is missing, blank or of another type; or not exactly one slot.
     """
 
     prompt: str
@@ -65,6 +86,24 @@ class Request:
     locality: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
     portability: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
 
+    def __post_init__(self) -> None:
+        for name in ("prompt", "subject", "target_new"):
+            _check_text(name, getattr(self, name))
+        if self.prompt.count(SLOT) != 1:
+            slots = self.prompt.count(SLOT)
+            raise RequestError(f"prompt {self.prompt!r} has {slots} slots '{{}}': leave one")
+        if self.ground_truth is not None:
+            _check_text("ground_truth", self.ground_truth)
+        if not isinstance(self.rephrase, tuple):
+            raise RequestError(f"rephrase is {self.rephrase!r}: it must be a tuple of texts")
+        for text in self.rephrase:
+            _check_text("rephrase", text)
+        for name in ("locality", "portability"):
+            probes = getattr(self, name)
+            fine = isinstance(probes, Mapping)
+            if not fine or not all(isinstance(probe, Probe) for probe in probes.values()):
+                raise RequestError(f"{name} is {probes!r}: it must map names to probes")
+
     @property
     def filled(self) -> str:
         """The prompt with the subject in its slot."""
@@ -72,7 +111,7 @@ class Request:
 
     @classmethod
     def parse(cls, prompt: str, subject: str | None, target_new: str, **rest: Any) -> Request:
-        """Check the parts of a request, and put the slot where the subject stands.
+        """Put the slot where the subject stands, and check all parts.
 
         Args:
             prompt: a template with one ``{}``, or a complete prompt that contains ``subject``.
@@ -84,21 +123,17 @@ class Request:
             RequestError: no or an empty subject, prompt or target; a subject that is not in the
                 prompt, or is there more than once with no slot to say which is meant.
         """
-        for name, text in (("prompt", prompt), ("subject", subject), ("target_new", target_new)):
-            if not isinstance(text, str) or not text.strip():
-                raise RequestError(f"{name} is {text!r}: a request needs non-empty text there")
+        _check_text("prompt", prompt)
+        _check_text("subject", subject)
         assert subject is not None  # for the type checker; refused above
         subject = subject.strip()
         return cls(_slot(prompt, subject), subject, target_new, **rest)
 
 
 def _slot(prompt: str, subject: str) -> str:
-    """``prompt`` with exactly one slot in the subject's place."""
-    slots = prompt.count(SLOT)
-    if slots == 1:
+    """``prompt`` with a slot in the subject's place, unless it has one already."""
+    if SLOT in prompt:
         return prompt
-    if slots > 1:
-        raise RequestError(f"prompt {prompt!r} has {slots} slots '{{}}': leave one")
     places = [match.start() for match in re.finditer(re.escape(subject), prompt)]
     whole_words = [
         match.start() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
@@ -126,6 +161,7 @@ def prepare_requests(
     rephrase_prompts: str | Sequence[str | None] | None = None,
     locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
     portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
+    target_neg: str | Sequence[str | None] | None = None,
 ) -> list[Request]:
     """Requests from the arguments that EasyEdit's ``BaseEditor.edit`` takes.
 
@@ -134,9 +170,10 @@ def prepare_requests(
         target_new: the new answer of each prompt.
         subject: the subject of each prompt.
         ground_truth: the old answer of each prompt, if known.
-        rephrase_prompts: another way to ask, one per prompt (``None`` where there is none).
+        rephrase_prompts: other ways to ask, one or a list per prompt (``None`` for none).
         locality_inputs: ``{name: {"prompt": …, "ground_truth": …}}``, one entry per prompt each.
         portability_inputs: the same form.
+        target_neg: counted, but not read: as in the host, no method here uses it.
 
     Returns:
         One checked request per prompt.
@@ -145,30 +182,31 @@ def prepare_requests(
         RequestError: lists of unequal length, or a request that `Request.parse` refuses; the
             message says which one.
     """
-    all_prompts = _as_list(prompts)
+    all_prompts = _as_list("prompts", prompts)
     count = len(all_prompts)
-    columns: dict[str, list[Any]] = {
-        "target_new": _as_list(target_new),
-        "subject": _as_list(subject) if subject is not None else [None] * count,
-        "ground_truth": _as_list(ground_truth) if ground_truth is not None else [None] * count,
-        "rephrase_prompts": _as_list(rephrase_prompts) if rephrase_prompts else [None] * count,
+    required = {"target_new": target_new}
+    optional = {
+        "subject": subject,
+        "ground_truth": ground_truth,
+        "rephrase_prompts": rephrase_prompts or None,
+        "target_neg": target_neg,
     }
-    for name, column in columns.items():
-        if len(column) != count:
-            raise RequestError(f"{count} prompts but {len(column)} {name}: give one per prompt")
+    given = required | {name: value for name, value in optional.items() if value is not None}
+    columns: dict[str, list[Any]] = dict.fromkeys(optional, [None] * count)
+    columns |= {name: _column(name, value, count) for name, value in given.items()}
     locality = _probes("locality_inputs", locality_inputs, count)
     portability = _probes("portability_inputs", portability_inputs, count)
     requests = []
     for i, prompt in enumerate(all_prompts):
-        rephrase = columns["rephrase_prompts"][i] or ()
+        row = {name: column[i] for name, column in columns.items()}
         try:
             requests.append(
                 Request.parse(
                     prompt,
-                    columns["subject"][i],
-                    columns["target_new"][i],
-                    ground_truth=columns["ground_truth"][i],
-                    rephrase=(rephrase,) if isinstance(rephrase, str) else tuple(rephrase),
+                    row["subject"],
+                    row["target_new"],
+                    ground_truth=row["ground_truth"],
+                    rephrase=_rephrasings(row["rephrase_prompts"]),
                     locality=locality[i],
                     portability=portability[i],
                 )
@@ -178,28 +216,43 @@ def prepare_requests(
     return requests
 
 
-def _as_list(value: Any) -> list[Any]:
-    return [value] if isinstance(value, str) else list(value)
+def _as_list(name: str, value: Any) -> list[Any]:
+    """A text alone, or all of a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise RequestError(f"{name} is {value!r}: give a text, or a list with one per prompt")
+    return list(value)
 
 
-def _probes(
-    argument: str, inputs: Mapping[str, Mapping[str, Any]] | None, count: int
-) -> list[dict[str, Probe]]:
+def _column(name: str, value: Any, count: int) -> list[Any]:
+    """One entry per prompt."""
+    column = _as_list(name, value)
+    if len(column) != count:
+        raise RequestError(f"{count} prompts but {len(column)} {name}: give one per prompt")
+    return column
+
+
+def _rephrasings(given: Any) -> tuple[Any, ...]:
+    """One prompt's: a text, a list of them, or none."""
+    return tuple(given) if isinstance(given, (list, tuple)) else (given,) if given else ()
+
+
+def _probes(argument: str, inputs: Any, count: int) -> list[dict[str, Probe]]:
     """EasyEdit's column-wise probe inputs, turned into one dict of probes per request."""
+    form = "{'prompt': …, 'ground_truth': …}"
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise RequestError(f"{argument} is {inputs!r}: it must be {{name: {form}}}")
     rows: list[dict[str, Probe]] = [{} for _ in range(count)]
     for name, entry in (inputs or {}).items():
-        try:
-            prompts, answers = _as_list(entry["prompt"]), _as_list(entry["ground_truth"])
-        except (KeyError, TypeError):
-            raise RequestError(
-                f"{argument}[{name!r}] must be {{'prompt': …, 'ground_truth': …}}"
-            ) from None
-        for key, column in (("prompt", prompts), ("ground_truth", answers)):
+        place = f"{argument}[{name!r}]"
+        if not isinstance(entry, Mapping) or not {"prompt", "ground_truth"} <= entry.keys():
+            raise RequestError(f"{place} is {entry!r}: it must be {form}")
+        columns = [_as_list(f"{place}[{key!r}]", entry[key]) for key in ("prompt", "ground_truth")]
+        for column in columns:
             if len(column) != count:
-                raise RequestError(
-                    f"{argument}[{name!r}][{key!r}] has {len(column)} entries for {count} prompts"
-                )
-        for row, prompt, answer in zip(rows, prompts, answers, strict=True):
+                raise RequestError(f"{place} has {len(column)} entries for {count} prompts")
+        for i, (prompt, answer) in enumerate(zip(*columns, strict=True)):
             if prompt is not None:
-                row[name] = Probe.parse(f"{argument}[{name!r}]", prompt, answer)
+                rows[i][name] = Probe.parse(f"request {i}: {place}", prompt, answer)
     return rows

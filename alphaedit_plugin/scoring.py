@@ -66,9 +66,7 @@ def score(
     """
     # One-token answers behind one prompt are read off the same forward pass.
     asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
-    tokens = continuations(view.tokenizer, pairs)
-    for number, ((prompt, _), (before, labels)) in enumerate(zip(pairs, tokens, strict=True)):
-        _check_room(view, prompt, before, len(labels) - 1)
+    for number, (before, labels) in enumerate(tokenise_pairs(view, pairs)):
         sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
         asked.setdefault(sentence, []).append((number, labels))
     sentences, answers = list(asked), dict[int, Answer]()
@@ -83,6 +81,20 @@ def score(
             scored = _score_batch(view, batch, [(row, labels) for row, _, labels in questions])
             answers |= {n: found for (_, n, _), found in zip(questions, scored, strict=True)}
     return [answers[number] for number in range(len(pairs))]
+
+
+def tokenise_pairs(
+    view: EditableModel, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Tokens of each prompt and of the answer behind it, all of which the model can read.
+
+    Raises:
+        RequestError: see `score`.
+    """
+    tokens = continuations(view.tokenizer, pairs)
+    for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
+        _check_room(view, prompt, before, len(labels) - 1)
+    return tokens
 
 
 def continue_greedily(
@@ -130,7 +142,7 @@ def _check_room(view: EditableModel, prompt: str, ids: Sequence[int], room: int)
     """Refuse a prompt without a token, or one behind which ``room`` more do not fit."""
     if not ids:
         raise RequestError(f"prompt {prompt!r} has no token in this tokenizer")
-    limit = getattr(view.model.config, "max_position_embeddings", None)
+    limit = view.context_length
     if limit is not None and len(ids) + room > limit:
         raise RequestError(
             f"prompt {prompt[:60]!r}… and its answer take {len(ids) + room} tokens, but the "

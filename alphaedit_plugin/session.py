@@ -1,7 +1,8 @@
 """The state of a run: pristine weights, key history, and a journal of factored deltas.
 
 A weight is always ``W0 + Σ Δ``, summed from the journal in float32 and rounded once, so that
-half-precision weights gather no rounding and undoing restores them bit for bit.
+half-precision weights gather no rounding and undoing restores them bit for bit. A weight that is
+anything else was changed by someone else: that is refused, never overwritten unasked.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import AlphaEditError, NumericalError
+from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Request
 
 
 @dataclass(frozen=True)
 class Write:
-    """One delta and the layer it was added to."""
+    """One delta and the layer it was added to.
+
+    A dense delta (RECT's; PRUNE's, once a run) rests in main memory: float32 of 4096 × 14336 is
+    235 MB. Sparse storage would not pay: of RECT's 40 % it takes 188 MB at best (a value and an
+    int32 column each), and a projected delta is dense again.
+    """
 
     layer: int
     delta: Delta
@@ -48,10 +54,16 @@ class EditSession:
     Args:
         view: the model; its weights as they are now count as pristine.
         layers: the layers that may be edited.
+
+    Raises:
+        ModelError: a layer that is not there, or whose weight is not finite.
     """
 
     def __init__(self, view: EditableModel, layers: Sequence[int]) -> None:
         view.check_layers(layers)
+        for layer in layers:
+            if not torch.isfinite(view.weight(layer)).all():
+                raise ModelError(f"{view.weight_name(layer)} is not finite: load the model again")
         self.view = view
         self.layers = tuple(layers)
         self.journal: list[Entry] = []
@@ -68,7 +80,8 @@ class EditSession:
         """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
         if layer not in self._total:
             precision = torch.promote_types(torch.float32, self._pristine[layer].dtype)
-            self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=precision)
+            with torch.inference_mode(False):  # or it could not be added to outside of one
+                self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=precision)
         return self._total[layer]
 
     def past_keys(self, layer: int) -> Tensor:
@@ -84,12 +97,18 @@ class EditSession:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Open a batch: `write` works inside, `commit` ends it, and an error takes it all back."""
+        """Open a batch: `write` works inside, `commit` ends it, and an error takes it all back.
+
+        Raises:
+            AlphaEditError: one is open already; or see `check_weights`.
+        """
         if self._open is not None:
             raise AlphaEditError("a batch is being written already in this session")
+        self.check_weights()
         self._open = []
         try:
-            yield
+            with torch.inference_mode(False), torch.no_grad():
+                yield
         finally:
             if self._open:
                 self._take_back()
@@ -111,7 +130,7 @@ class EditSession:
             )
         if layer not in self._before:
             self._before[layer] = (self.view.weight(layer).clone(), self.accumulated(layer).clone())
-        self._open.append(Write(layer, kept))
+        self._open.append(Write(layer, kept if kept.right is not None else kept.to("cpu")))
         self._add(layer, kept)
         self._store(layer)
         weight = self.view.weight(layer)
@@ -132,24 +151,46 @@ class EditSession:
         self._open, self._before = [], {}
         return entry
 
-    def undo(self, count: int = 1) -> None:
+    def undo(self, count: int = 1, *, force: bool = False) -> None:
         """Take back the last ``count`` entries; the weights are then bit for bit as before them.
 
+        Args:
+            count: how many.
+            force: also where something else has changed the weights since, which is lost.
+
         Raises:
-            AlphaEditError: the journal is shorter than that, or a batch is being written.
+            AlphaEditError: the journal is shorter than that, or a batch is being written; or,
+                without ``force``, see `check_weights`.
         """
         if self._open is not None:
             raise AlphaEditError("a batch is being written: end it before taking back others")
-        if not 0 <= count <= len(self.journal):
+        if not isinstance(count, int) or not 0 <= count <= len(self.journal):
             raise AlphaEditError(
                 f"cannot undo {count} entries: the journal has {len(self.journal)}"
             )
+        if not force:
+            self.check_weights()
         del self.journal[len(self.journal) - count :]
         self._replay()
 
     def reset(self) -> None:
-        """Take back everything: the weights are bit for bit the pristine ones."""
-        self.undo(len(self.journal))
+        """Take back everything, whoever wrote it: the weights are bit for bit the pristine ones."""
+        self.undo(len(self.journal), force=True)
+
+    def check_weights(self) -> None:
+        """Refuse to go on where something else has changed a weight, which would be overwritten.
+
+        Raises:
+            AlphaEditError: a weight is not what this session left there.
+        """
+        for layer in self.layers:
+            weight = self.view.weight(layer)
+            if not torch.equal(self._rendered(layer).to(weight), weight):
+                raise AlphaEditError(
+                    f"{self.view.weight_name(layer)} was changed by something other than this "
+                    "session: start a new editor to edit the model as it is, or call "
+                    "session.reset() to put the pristine weights back"
+                )
 
     def _take_back(self) -> None:
         """Put back what the open batch found: copies, so that no rounding can differ."""
@@ -176,8 +217,9 @@ class EditSession:
 
     def _store(self, layer: int) -> None:
         """Render ``W0 + Σ Δ`` into the model."""
-        weight, pristine = self.view.weight(layer), self._pristine[layer]
-        if layer in self._total:
-            weight.copy_(pristine + self._total[layer])
-        else:
-            weight.copy_(pristine)
+        self.view.weight(layer).copy_(self._rendered(layer))
+
+    def _rendered(self, layer: int) -> Tensor:
+        """``W0 + Σ Δ``; rounded to the dtype of ``W0`` by whoever stores it."""
+        pristine = self._pristine[layer]
+        return pristine + self._total[layer] if layer in self._total else pristine

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import NumericalError, require
 
 
 def rome_delta(whitened: Tensor, subject_key: Tensor, residual: Tensor) -> Delta:
@@ -91,7 +92,7 @@ def null_space_primal(
     """As `null_space_delta`, through the d_in × d_in system; for more keys than dimensions."""
     everything = (keys if past is None else torch.cat([past, keys], dim=1)).double()
     gram = everything @ everything.T
-    factor = torch.linalg.cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
+    factor = _cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
     return Delta(residual.double(), torch.cholesky_solve(keys.double(), factor))
 
 
@@ -99,7 +100,23 @@ def _last_columns(system: Tensor, count: int) -> Tensor:
     """The last ``count`` columns of ``system⁻¹``, for a symmetric positive definite system."""
     unit = torch.zeros(len(system), count).to(system)
     unit[-count:] = torch.eye(count).to(system)
-    return torch.cholesky_solve(unit, torch.linalg.cholesky(system))
+    return torch.cholesky_solve(unit, _cholesky(system))
+
+
+def _cholesky(system: Tensor) -> Tensor:
+    """The lower factor of a symmetric positive definite system.
+
+    Raises:
+        NumericalError: rounding, or an entry that is not finite, leaves it not positive definite.
+    """
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        raise NumericalError(
+            f"the least squares of these {len(system)} equations is singular in {system.dtype}: "
+            "raise projector.l2 (or base.moment_weight without null space), and look for keys "
+            "that are not finite"
+        )
+    return factor
 
 
 def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor:
@@ -112,8 +129,12 @@ def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor
 
     Returns:
         ``delta`` with all but exactly ``round(percent %)`` of its entries zeroed.
+
+    Raises:
+        ConfigError: that rounds to none.
     """
     count = round(delta.numel() * percent / 100)
+    require(count > 0, "base.keep_percent", percent, f"enough to keep one of {delta.numel()}")
     change = (delta / weight.to(delta)).abs().nan_to_num(nan=0.0).flatten()
     kept = torch.zeros(delta.numel(), dtype=torch.bool, device=delta.device)
     kept[change.topk(count, sorted=False).indices] = True

@@ -7,6 +7,7 @@ the forward pass runs at every step, and the language-model head only where a to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.errors import NumericalError, require
 from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import (
     EditableModel,
@@ -44,7 +45,7 @@ class TargetSettings:
     """How a target value is searched.
 
     Attributes:
-        steps: forward passes; the last one only evaluates.
+        steps: forward passes, at least 2, as the last one only evaluates.
         lr: Adam's learning rate on ``δ``.
         weight_decay: weight of ``‖δ‖ / ‖z0‖²``.
         kl_factor: weight of the divergence on "{subject} is a".
@@ -60,6 +61,19 @@ class TargetSettings:
     clamp_norm_factor: float = 0.75
     stop_loss: float = 5e-2
     budget: int = 16384
+
+    def __post_init__(self) -> None:
+        checks = {
+            "steps": (self.steps >= 2, "at least 2, as the last one only evaluates"),
+            "lr": (0 < self.lr < math.inf, "positive and finite"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0 and finite"),
+            "kl_factor": (0 <= self.kl_factor < math.inf, "at least 0 and finite"),
+            "clamp_norm_factor": (self.clamp_norm_factor > 0, "positive"),
+            "stop_loss": (not math.isnan(self.stop_loss), "a number"),
+            "budget": (self.budget >= 1, "at least 1"),
+        }
+        for name, (holds, what) in checks.items():
+            require(holds, f"model.target.{name}", getattr(self, name), what)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from alphaedit_plugin.contexts import STARTS, as_template, generate_contexts
+from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates
 
@@ -59,3 +60,9 @@ def test_the_model_is_left_as_it_was(gpt2: EditableModel) -> None:
 
 def test_braces_and_line_breaks_do_not_reach_the_slot() -> None:
     assert as_template("a {b}\n{} c\t") == "a b c. {}"
+
+
+def test_a_damaged_model_says_so(view: EditableModel) -> None:
+    view.weight(1)[:] = torch.nan
+    with pytest.raises(NumericalError, match="the model predicts nan"):
+        generate_contexts(view, [(5, 5)], seed=0)

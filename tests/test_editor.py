@@ -18,12 +18,18 @@ from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import ConfigError, ModelError, NumericalError, RequestError
+from alphaedit_plugin.errors import (
+    AlphaEditError,
+    ConfigError,
+    ModelError,
+    NumericalError,
+    RequestError,
+)
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.statistics import SecondMoment
-from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, weights_of
+from tests.tiny import CONTEXTS, END, REQUESTS, SEARCH, assert_same_weights, weights_of
 
 LAYERS = (1, 2)
 Moments = dict[int, SecondMoment]
@@ -373,6 +379,67 @@ def test_bad_arguments_change_nothing(make: Make, change: dict[str, Any], messag
     assert editor.session.journal == []
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target_new": None}, "target_new is None"),
+        ({"subject": 5}, "subject is 5"),
+        ({"rephrase_prompts": [5, None, None, None]}, "request 0: rephrase is 5"),
+        ({"target_neg": ["x"]}, "4 prompts but 1 target_neg"),
+        ({"locality_inputs": ["near"]}, "locality_inputs is"),
+        ({"rephrase_prompts": [None, None, None, "cats " * 70]}, "request 3: .*context"),
+        (
+            {
+                "portability_inputs": {
+                    "a": {"prompt": ["x "] * 4, "ground_truth": ["y"] * 3 + [END]}
+                }
+            },
+            "request 3: .*has no token",
+        ),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_would_fail_halfway_is_refused_before_the_model_runs(
+    make: Make, change: dict[str, Any], message: str
+) -> None:
+    editor = make()
+
+    def never(*_: Any) -> None:
+        raise AssertionError("the model ran")
+
+    editor.model.register_forward_pre_hook(never)
+    for call in (editor.edit, editor.batch_edit):
+        with pytest.raises(RequestError, match=message):
+            call(**ARGUMENTS | change, sequential_edit=True)
+
+
+def test_two_editors_on_one_model_do_not_overwrite_each_other(make: Make) -> None:
+    first, second = make(), make("memit+")
+    first.edit_requests(REQUESTS[:2], sequential_edit=True)
+    edited = weights_of(first.view)
+    for act in (second.apply, second.edit_requests):
+        with pytest.raises(AlphaEditError, match=r"start a new editor.*session\.reset"):
+            act(REQUESTS[2:])
+    assert_same_weights(first.view, edited)
+    first.session.reset()
+    second.apply(REQUESTS[2:])
+
+
+def test_an_editor_works_inside_and_outside_of_inference_mode(make: Make) -> None:
+    editor = make("prune+")
+    before = weights_of(editor.view)
+    editor.edit(**ARGUMENTS, sequential_edit=True)
+    edited = weights_of(editor.view)
+    editor.session.reset()
+    with torch.inference_mode():
+        inside = make("prune+")
+        inside.edit(**ARGUMENTS, sequential_edit=True)
+    assert_same_weights(inside.view, edited)
+    inside.finalize()
+    inside.session.reset()
+    assert_same_weights(inside.view, before)
+
+
 def test_nothing_to_edit(make: Make) -> None:
     with pytest.raises(RequestError, match="no request"):
         make().edit([], [], subject=[])
@@ -390,8 +457,11 @@ def test_a_prompt_longer_than_the_context(make: Make) -> None:
 
 def test_bad_layers_and_batch_sizes(make: Make) -> None:
     good = make()
-    with pytest.raises(ConfigError, match="batch_size is 0"):
-        NullSpaceEditor(good.view, good.recipe, 0)
+    for size in (0, 1.5, "2", None):
+        with pytest.raises(ConfigError, match=f"batch_size is {size}: it must be a whole number"):
+            NullSpaceEditor(good.view, good.recipe, size)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=f"batch_size is {size}"):
+            good.edit_requests(REQUESTS, batch_size=size)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="out of range"):
         NullSpaceEditor(good.view, Recipe(good.recipe.method, (9,), CONTEXTS))
 
@@ -440,9 +510,10 @@ def test_an_edit_is_learnt_and_neighbours_stay(pocket: NullSpaceEditor, sequenti
     assert_same_weights(pocket.view, before)
 
 
-def test_from_pretrained_by_path(tmp_path: Path, gpt2: EditableModel) -> None:
-    gpt2.model.save_pretrained(tmp_path / "a model, mine")
-    gpt2.tokenizer.save_pretrained(tmp_path / "a model, mine")
+@pytest.mark.parametrize("name", ["a model, mine", """it's "${mine}" \\ or {}"""])
+def test_from_pretrained_by_path(tmp_path: Path, gpt2: EditableModel, name: str) -> None:
+    gpt2.model.save_pretrained(tmp_path / name)
+    gpt2.tokenizer.save_pretrained(tmp_path / name)
     (tmp_path / "text.txt").write_text("The cats know.\nPeople speak French.\n" * 5)
     overrides = [
         "base=rome",
@@ -450,9 +521,7 @@ def test_from_pretrained_by_path(tmp_path: Path, gpt2: EditableModel) -> None:
         f"model.moments.corpus={tmp_path / 'text.txt'}",
         "model.contexts.templates=['He said. {}']",
     ]
-    editor = NullSpaceEditor.from_pretrained(
-        tmp_path / "a model, mine", null_space=False, overrides=overrides
-    )
+    editor = NullSpaceEditor.from_pretrained(tmp_path / name, null_space=False, overrides=overrides)
     assert isinstance(editor.recipe.method, Rome)
     assert editor.recipe.layers == (1,)
     assert editor.recipe.contexts.flat == ("{}", "He said. {}")

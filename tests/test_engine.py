@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe, apply_batch, check_requests, finalize, stages
-from alphaedit_plugin.errors import NumericalError, RequestError
+from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError, RequestError
 from alphaedit_plugin.keys import Part, Site, average, read
-from alphaedit_plugin.methods import BaseMethod, LayerProblem, Memit, Projected, Rome
+from alphaedit_plugin.methods import BaseMethod, LayerProblem, Memit, Projected, Prune, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
@@ -22,6 +23,7 @@ from alphaedit_plugin.statistics import SecondMoment
 from alphaedit_plugin.targets import optimise_targets
 from tests.tiny import (
     CONTEXTS,
+    DEPTH,
     REQUESTS,
     SEARCH,
     assert_same_weights,
@@ -293,10 +295,13 @@ def test_finalising_nothing_adds_no_entry(gpt2: EditableModel, gpt2_moments: Mom
         ([], "no request"),
         ([REQUESTS[0], Request("The {}s are", "cat", "Rome")], "request 1: .*merges subject 'cat'"),
         ([Request("violin " * 70 + "{} is", "Ada Marsh", "Rome")], "request 0: .*context is 64"),
+        ([REQUESTS[0], "Ada speaks"], "request 1: 'Ada speaks' is no Request"),
+        ("Ada", "request 0: 'A' is no Request"),
+        (REQUESTS[0], r"requests is Request\(.*give a list"),
     ],
 )
 def test_what_cannot_be_edited_is_refused_before_anything_runs(
-    gpt2: EditableModel, gpt2_moments: Moments, requests: list[Request], message: str
+    gpt2: EditableModel, gpt2_moments: Moments, requests: Any, message: str
 ) -> None:
     def never(call: int) -> None:
         raise AssertionError("the model ran")
@@ -333,3 +338,43 @@ def test_a_model_in_training_is_edited_as_one_in_evaluation(
     apply_batch(view, session, recipe, REQUESTS)
     assert_same_weights(view, edited)
     assert view.model.training
+
+
+@pytest.mark.parametrize("method", [Rome(), Memit()], ids=["rome", "memit"])
+def test_the_last_block_takes_only_what_can_reach_the_answer(
+    gpt2: EditableModel, gpt2_moments: Moments, method: BaseMethod
+) -> None:
+    last = recipe_of(method, gpt2_moments, (DEPTH - 1,))
+    at_the_end = Request("People say that this is {}", "Ada Marsh", "Rome")
+    check_requests(gpt2, last, [at_the_end])
+    check_requests(gpt2, replace(last, fact_token=FactToken.last), REQUESTS)
+    check_requests(gpt2, replace(last, layers=(DEPTH - 2,)), REQUESTS)
+    with pytest.raises(RequestError, match="request 1: layer 3 is the model's last block"):
+        check_requests(gpt2, last, [at_the_end, *REQUESTS])
+
+
+def test_layers_that_do_not_ascend_are_refused(gpt2: EditableModel, gpt2_moments: Moments) -> None:
+    """A residual is spread over them in order; ROME writes each for itself."""
+    session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
+    recipe = recipe_of(Memit(), gpt2_moments, (2, 0, 1))
+    with pytest.raises(ModelError, match=r"model\.layers=\[0, 1, 2\]"):
+        apply_batch(gpt2, session, recipe, REQUESTS)
+    assert_same_weights(gpt2, before)
+    apply_batch(gpt2, session, replace(recipe, method=Rome()), REQUESTS[:1])
+
+
+def test_finalising_an_empty_run_adds_no_entry(gpt2: EditableModel) -> None:
+    session = EditSession(gpt2, LAYERS)
+    assert finalize(session, recipe_of(Prune(), {})) is None
+    assert session.journal == []
+
+
+def test_finalising_over_what_others_wrote_is_refused(
+    gpt2: EditableModel, gpt2_moments: Moments
+) -> None:
+    session, recipe = EditSession(gpt2, LAYERS), recipe_of(Prune(20.0), gpt2_moments)
+    apply_batch(gpt2, session, recipe, REQUESTS)
+    gpt2.weight(1).zero_()
+    with pytest.raises(AlphaEditError, match="was changed by something other"):
+        finalize(session, recipe)
+    assert not gpt2.weight(1).any()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.errors import ConfigError, ModelError, ProjectorError
@@ -75,6 +76,7 @@ def test_pocket_model() -> None:
     [
         ("model.dtype=float23", ConfigError, r"model\.dtype is 'float23': use one of float32"),
         ("model.device=warp", ConfigError, r"model\.device=warp cannot be used"),
+        ("model.device=meta", ConfigError, r"model\.device=meta cannot be used"),
         ("model.layers=[1,9]", ModelError, "layer 9 is out of range: this model has 4 blocks"),
         ("model.layers=[]", ModelError, "no layer to edit"),
         ("model.layers=[1,1]", ModelError, "name one layer twice"),
@@ -105,6 +107,56 @@ def test_damaged_weights(saved: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match="cannot load model"):
         load_model(config_of(saved).model)
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", "null", '{"model_type": 5}', '{"model_type": "gpt2", "n_layer": "x"}']
+)
+def test_a_damaged_config(saved: Path, content: str) -> None:
+    (saved / "model" / "config.json").write_text(content)
+    with pytest.raises(ModelError, match="cannot load model") as caught:
+        load_model(config_of(saved).model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "{}", "null"])
+def test_a_damaged_tokenizer(saved: Path, content: str) -> None:
+    (saved / "model" / "tokenizer.json").write_text(content)
+    with pytest.raises(ModelError, match="cannot load the tokenizer of") as caught:
+        load_model(config_of(saved).model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_tokenizer(saved: Path) -> None:
+    for file in (saved / "model").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_model(config_of(saved).model)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_missing_weights_are_never_made_up(
+    saved: Path, templates: dict[str, EditableModel], family: str
+) -> None:
+    templates[family].model.save_pretrained(saved / "model")
+    assert load_model(config_of(saved).model).model.config.model_type == family
+    file = saved / "model" / "model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if ".1." not in name}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks \d+ weights, .*\.1\..* random numbers"):
+        load_model(config_of(saved).model)
+
+
+def test_a_slash_behind_the_folder_does_not_hide_its_name(saved: Path) -> None:
+    view = load_model(config_of(saved, f"model.path={saved / 'model'}/").model)
+    assert Path(view.model.config._name_or_path).name == "model"
+    assert not str(view.model.config._name_or_path).endswith("/")
+
+
+def test_a_model_loaded_in_inference_mode_can_be_edited(saved: Path) -> None:
+    with torch.inference_mode():
+        view = load_model(config_of(saved).model)
+    assert not any(parameter.is_inference() for parameter in view.model.parameters())
 
 
 def test_a_family_nobody_knows(saved: Path) -> None:

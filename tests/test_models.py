@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from alphaedit_plugin.models import (
     inference,
     with_hidden,
 )
-from tests.tiny import DEPTH, build_model, hook_count, relative
+from tests.tiny import CONTEXT, DEPTH, build_model, hook_count, relative
 
 
 def test_the_weight_is_oriented_whatever_the_module(view: EditableModel) -> None:
@@ -43,10 +44,6 @@ def test_a_square_weight_is_oriented_by_its_module() -> None:
         square.weight.copy_(torch.randn(32, 32))
     model.transformer.h[0].mlp.c_proj = square
     assert torch.equal(view.weight(0), square.weight.T)
-
-
-def test_stored_like_is_the_inverse_of_orienting(view: EditableModel) -> None:
-    assert torch.equal(view.stored_like(1, view.weight(1)), view.parameter(1))
 
 
 def test_names_are_those_of_named_parameters(view: EditableModel) -> None:
@@ -173,3 +170,16 @@ def test_hidden_states_in_a_tensor_or_a_tuple() -> None:
     assert hidden_of((one, "cache")) is one
     assert with_hidden(one, other) is other
     assert with_hidden((one, "cache"), other) == (other, "cache")
+
+
+def test_a_model_made_in_inference_mode_is_refused(tokenizer: Any) -> None:
+    with torch.inference_mode():
+        model = build_model("gpt2", len(tokenizer))
+    with pytest.raises(ModelError, match="load it outside"):
+        EditableModel.wrap(model, tokenizer)
+
+
+def test_context_length(view: EditableModel) -> None:
+    assert view.context_length == CONTEXT
+    unlimited = EditableModel(SimpleNamespace(config=SimpleNamespace()), None, view.layout)
+    assert unlimited.context_length is None

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.quality import add_locality, edit_quality, requested_rewrite
+from alphaedit_plugin.quality import add_locality, check_quality, edit_quality, requested_rewrite
 from alphaedit_plugin.request import Probe, Request
 from alphaedit_plugin.scoring import score
+from tests.tiny import END
 
 FULL = Request.parse(
     "The mother tongue of {} is",
@@ -81,3 +85,23 @@ def test_requested_rewrite_is_the_hosts_request() -> None:
     assert full["locality"]["other"] == {"prompt": "The cats and the", "ground_truth": "cats know"}
     assert full["locality"]["neighbourhood"]["ground_truth"] == ["violin", "country"]
     json.dumps(full)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rephrase": ("The cats " * 60,)}, "request 1: .*context is 64"),
+        ({"locality": {"far": Probe(("A prompt",), ("violin " * 60,))}}, "request 1: .*context is"),
+        ({"portability": {"hop": Probe(("Fine ",), (END,))}}, "request 1: .*has no token"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    gpt2: EditableModel, change: dict[str, Any], message: str
+) -> None:
+    """As `edit_quality` itself would, but by number and without running the model."""
+    bad = replace(BARE, **change)
+    check_quality(gpt2, [FULL, BARE])
+    with pytest.raises(RequestError, match=message):
+        check_quality(gpt2, [FULL, bad])
+    with pytest.raises(RequestError):
+        edit_quality(gpt2, [FULL, bad])

@@ -44,6 +44,8 @@ def test_filling_the_slot_gives_the_prompt_back(prefix: str, subject: str, suffi
         ("{} is", None, "French", "subject is None"),
         ("{} is", "Ada", "", "target_new is ''"),
         ("{} is", "Ada", 3, "target_new is 3"),
+        (None, "Ada", "French", "prompt is None"),
+        ("{} is", "Ada \ud800", "French", "subject is .*surrogate"),
         ("{} and {}", "Ada", "French", "2 slots"),
         ("Boris speaks", "Ada", "French", "'Ada' is not in prompt 'Boris speaks'"),
         ("Ada knows Ada", "Ada", "French", "occurs 2 times"),
@@ -120,9 +122,61 @@ def test_a_missing_subject_is_refused() -> None:
         ({"prompt": ["a"], "ground_truth": [""]}, "non-empty"),
         ({"prompt": ["a"], "ground_truth": [None]}, "non-empty"),
         ({"prompt": [3], "ground_truth": ["x"]}, "non-empty"),
+        ({"prompt": [" "], "ground_truth": ["x"]}, "request 0: .*prompt is ' '"),
+        ({"prompt": "a", "ground_truth": None}, "near.*'ground_truth'.* is None"),
+        ({"prompt": ["a"], "ground_truth": ["\udc00"]}, "surrogate"),
     ],
 )
 def test_a_probe_that_does_not_fit_is_refused(entry: Any, message: str) -> None:
     with pytest.raises(RequestError, match=message) as error:
         prepare_requests("Ada is", "x", "Ada", locality_inputs={"near": entry})
     assert "near" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": "Ada speaks"}, "0 slots"),
+        ({"prompt": "{} and {}"}, "2 slots"),
+        ({"prompt": 3}, "prompt is 3"),
+        ({"subject": ""}, "subject is ''"),
+        ({"target_new": None}, "target_new is None"),
+        ({"ground_truth": ["German"]}, "ground_truth is"),
+        ({"rephrase": "Ada's tongue is"}, "rephrase is .*tuple"),
+        ({"rephrase": ("fine", " ")}, "rephrase is ' '"),
+        ({"locality": [Probe(("a",), ("b",))]}, "locality is .*must map names to probes"),
+        ({"portability": {"hop": ("a", "b")}}, "portability is .*must map names to probes"),
+    ],
+)
+def test_a_request_made_directly_is_checked_as_well(change: dict[str, Any], message: str) -> None:
+    parts: dict[str, Any] = {"prompt": "{} speaks", "subject": "Ada", "target_new": "French"}
+    assert Request(**parts) == Request.parse(**parts)
+    with pytest.raises(RequestError, match=message):
+        Request(**parts | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": None}, "prompts is None: give a text, or a list"),
+        ({"target_new": None}, "target_new is None"),
+        ({"target_new": {"a": 1, "b": 2}}, "target_new is {"),
+        ({"subject": 5}, "subject is 5"),
+        ({"target_neg": ["x"]}, "2 prompts but 1 target_neg"),
+        ({"rephrase_prompts": [None, 5]}, "request 1: rephrase is 5"),
+        ({"rephrase_prompts": [["fine", ""], None]}, "request 0: rephrase is ''"),
+        ({"locality_inputs": ["near"]}, r"locality_inputs is \['near'\]: it must be {name"),
+        ({"portability_inputs": "hop"}, "portability_inputs is 'hop'"),
+        ({"target_new": ["x", "\ud800"]}, "request 1: target_new .*surrogate"),
+    ],
+)
+def test_arguments_of_another_type_are_named(change: dict[str, Any], message: str) -> None:
+    columns = {"prompts": ["Ada is", "Boris is"], "target_new": ["x", "y"]}
+    columns["subject"] = ["Ada", "Boris"]
+    with pytest.raises(RequestError, match=message):
+        prepare_requests(**columns | change)
+
+
+def test_a_prompt_may_have_several_rephrasings() -> None:
+    (request,) = prepare_requests("Ada is", "x", "Ada", rephrase_prompts=[["Ada was", "So is Ada"]])
+    assert request.rephrase == ("Ada was", "So is Ada")

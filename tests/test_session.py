@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -84,8 +87,8 @@ def test_undoing_and_writing_again_gives_the_same_weights(gpt2: EditableModel) -
     assert_same_weights(gpt2, once)
 
 
-@pytest.mark.parametrize("count", [3, -1])
-def test_undoing_more_than_there_is_is_refused(gpt2: EditableModel, count: int) -> None:
+@pytest.mark.parametrize("count", [3, -1, None, 1.5])
+def test_undoing_more_than_there_is_is_refused(gpt2: EditableModel, count: Any) -> None:
     session = EditSession(gpt2, [1])
     write(session, 0, 1)
     before = weights_of(gpt2)
@@ -214,3 +217,74 @@ def test_past_keys_are_those_of_all_entries_in_order(gpt2: EditableModel) -> Non
 def test_layers_are_checked_at_once(gpt2: EditableModel) -> None:
     with pytest.raises(ModelError, match="out of range"):
         EditSession(gpt2, [1, 9])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("act", [lambda s: write(s, 9), EditSession.undo], ids=["write", "undo"])
+def test_what_others_wrote_is_not_overwritten_unasked(
+    view: EditableModel, dtype: torch.dtype, act: Callable[[EditSession], None]
+) -> None:
+    view.model.to(dtype)
+    pristine = weights_of(view)
+    session = EditSession(view, [1, 2])
+    write(session, 0)
+    view.weight(2)[3, 4] += 0.5
+    theirs, journal = weights_of(view), list(session.journal)
+    with pytest.raises(AlphaEditError, match=rf"{view.weight_name(2)} was changed.*reset\(\)"):
+        act(session)
+    assert_same_weights(view, theirs)
+    assert session.journal == journal
+    session.reset()
+    assert_same_weights(view, pristine)
+    write(session, 1)
+
+
+def test_undoing_can_be_forced_over_what_others_wrote(gpt2: EditableModel) -> None:
+    session = EditSession(gpt2, [1])
+    write(session, 0)
+    once = weights_of(gpt2)
+    write(session, 1)
+    gpt2.weight(1).zero_()
+    session.undo(force=True)
+    assert_same_weights(gpt2, once)
+
+
+def test_two_sessions_on_one_model_do_not_overwrite_each_other(gpt2: EditableModel) -> None:
+    first, second = EditSession(gpt2, [1]), EditSession(gpt2, [1])
+    write(first, 0)
+    edited = weights_of(gpt2)
+    with pytest.raises(AlphaEditError, match="start a new editor"):
+        write(second, 1)
+    assert_same_weights(gpt2, edited)
+    write(EditSession(gpt2, [1]), 1)  # one that begins now builds on what is there
+    with pytest.raises(AlphaEditError, match="start a new editor"):
+        first.undo()
+
+
+def test_moving_the_model_is_no_change(gpt2: EditableModel) -> None:
+    session = EditSession(gpt2, [1])
+    write(session, 0)
+    for parameter in gpt2.model.parameters():
+        parameter.data = parameter.data.clone()
+    write(session, 1)
+
+
+def test_a_session_goes_in_and_out_of_inference_mode(gpt2: EditableModel) -> None:
+    before = weights_of(gpt2)
+    with torch.inference_mode():
+        session = EditSession(gpt2, [1])
+        session.accumulated(1)
+        write(session, 0)
+    write(session, 1)
+    with torch.inference_mode():
+        session.undo()
+    write(session, 2)
+    session.reset()
+    assert_same_weights(gpt2, before)
+
+
+def test_a_weight_that_is_not_finite_is_refused_at_once(gpt2: EditableModel) -> None:
+    gpt2.weight(1)[0, 0] = torch.nan
+    EditSession(gpt2, [0])
+    with pytest.raises(ModelError, match=r"h\.1\.mlp\.c_proj\.weight is not finite"):
+        EditSession(gpt2, [0, 1])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.solve import (
     Restraint,
     keep_largest_change,
@@ -139,6 +142,7 @@ def test_rome_makes_the_subject_key_give_the_target_exactly(s: System) -> None:
 
 @given(systems(), st.floats(0.5, 100))
 def test_rect_keeps_exactly_the_share_that_changes_most(s: System, percent: float) -> None:
+    assume(round(s.weight.numel() * percent / 100) > 0)
     delta = torch.randn(s.weight.shape, dtype=torch.float64)
     kept = keep_largest_change(delta, s.weight, percent)
     mask = kept != 0
@@ -197,3 +201,20 @@ def test_prune_leaves_small_deltas_alone() -> None:
     weight = 10 * torch.eye(4, dtype=torch.float64)
     delta = torch.randn(4, 4, dtype=torch.float64).clamp(-1, 1)
     assert relative(restrain(delta, weight, Restraint()).dense, delta) < 1e-12
+
+
+@pytest.mark.parametrize("form", [null_space_dual, null_space_primal, null_space_delta])
+@pytest.mark.parametrize("scale", [1e10, math.nan])
+def test_a_system_that_rounding_leaves_singular_says_what_to_do(
+    form: Callable[..., Delta], scale: float
+) -> None:
+    """Equal keys, and a ridge far below the rounding of their products."""
+    keys = torch.full((6, 3), scale, dtype=torch.float64)
+    with pytest.raises(NumericalError, match=r"singular.*raise projector\.l2"):
+        form(keys, torch.ones(2, 3), 1e-12)
+
+
+def test_memits_system_says_so_too() -> None:
+    keys = torch.full((6, 3), 1e10, dtype=torch.float64)
+    with pytest.raises(NumericalError, match=r"singular.*base\.moment_weight"):
+        memit_delta(keys, torch.ones(2, 3), lambda x: x, 1e-12)

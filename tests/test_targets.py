@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.config import load_config
+from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
@@ -148,7 +150,7 @@ def test_a_fact_token_may_be_the_very_first(view: EditableModel, site: Site) -> 
 
 def test_it_stops_where_the_published_loop_stops(view: EditableModel) -> None:
     """Some requests are done before the first step, the others go on without them."""
-    start = search(view, REQUESTS, settings=TargetSettings(steps=1))
+    start = search(view, REQUESTS, settings=TargetSettings(stop_loss=math.inf))
     eager = TargetSettings(steps=5, lr=0.1, stop_loss=start.loss.median().item() + 1e-3)
     found = search(view, REQUESTS, settings=eager)
     done = start.loss < eager.stop_loss
@@ -163,7 +165,7 @@ def test_a_request_that_is_done_stands_still_while_others_go_on(view: EditableMo
     easy = TargetSettings(steps=10, lr=0.05, weight_decay=0)
     first, last = (
         search(view, REQUESTS, SITES[2], settings)
-        for settings in (TargetSettings(steps=1, weight_decay=0), easy)
+        for settings in (TargetSettings(stop_loss=math.inf, weight_decay=0), easy)
     )
     soonest = int(last.loss.argmin())
     stop = (first.loss[soonest].item() + 2 * last.loss[soonest].item()) / 3
@@ -189,22 +191,22 @@ def test_batched_is_one_by_one(view: EditableModel, site: Site, budget: int) -> 
 
 @pytest.mark.parametrize("kind", list(FactToken))
 def test_it_starts_from_the_value_at_the_fact_token(view: EditableModel, kind: FactToken) -> None:
-    one_step = TargetSettings(steps=1)  # which only evaluates
-    found = search(view, REQUESTS, settings=one_step, fact_token=kind)
+    no_step = TargetSettings(stop_loss=math.inf)  # which only evaluates
+    found = search(view, REQUESTS, settings=no_step, fact_token=kind)
     sentences = [locate(view.tokenizer, r.prompt, r.subject, kind) for r in REQUESTS]
     assert relative(found.values, read(view, [SITES[0]], sentences)[SITES[0]]) < 1e-5
 
 
 def test_the_answer_becomes_likelier(view: EditableModel) -> None:
     settings = TargetSettings(steps=15, lr=0.05, weight_decay=0)
-    before = search(view, REQUESTS, SITES[2], TargetSettings(steps=1))
+    before = search(view, REQUESTS, SITES[2], TargetSettings(stop_loss=math.inf))
     after = search(view, REQUESTS, SITES[2], settings)
     assert (after.probability > before.probability).all()
     assert (after.loss < before.loss).all()
 
 
 def test_the_offset_stays_in_its_ball(view: EditableModel) -> None:
-    start = search(view, REQUESTS, settings=TargetSettings(steps=1)).values
+    start = search(view, REQUESTS, settings=TargetSettings(stop_loss=math.inf)).values
     wild = TargetSettings(steps=6, lr=5.0, clamp_norm_factor=0.3)
     moved = search(view, REQUESTS, settings=wild).values - start
     assert torch.allclose(moved.norm(dim=0), 0.3 * start.norm(dim=0), rtol=1e-4)
@@ -297,3 +299,23 @@ def test_a_caller_without_gradients_can_search(gpt2: EditableModel) -> None:
     expected = search(gpt2, REQUESTS).values
     with torch.no_grad():
         assert torch.equal(search(gpt2, REQUESTS).values, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [
+        ("steps", [0, 1]),
+        ("lr", [0.0, -1.0, math.inf, math.nan]),
+        ("weight_decay", [-0.1, math.inf, math.nan]),
+        ("kl_factor", [-0.1, math.nan]),
+        ("clamp_norm_factor", [0.0, -1.0, math.nan]),
+        ("stop_loss", [math.nan]),
+        ("budget", [0]),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(field: str, bad: list[float]) -> None:
+    for value in bad:
+        with pytest.raises(ConfigError, match=rf"model\.target\.{field} is {value}: it must be"):
+            TargetSettings(**{field: value})
+    with pytest.raises(ConfigError, match=rf"model\.target\.{field} is"):
+        load_config([f"model.target.{field}={bad[0]}"])

@@ -143,7 +143,7 @@ def tokenizer_of(kind: str) -> Any:
     return SlowTokenizer() if kind == "slow" else fast_tokenizer(kind)
 
 
-def build_model(family: str, vocabulary: int, seed: int = 0) -> Any:
+def build_model(family: str, vocabulary: int, seed: int = 0, depth: int = DEPTH) -> Any:
     """A random causal language model of ``family``, in evaluation mode."""
     ids = {"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.15}
     with torch.random.fork_rng(devices=[]):
@@ -154,7 +154,7 @@ def build_model(family: str, vocabulary: int, seed: int = 0) -> Any:
                     vocab_size=vocabulary,
                     hidden_size=32,
                     intermediate_size=96,
-                    num_hidden_layers=DEPTH,
+                    num_hidden_layers=depth,
                     num_attention_heads=4,
                     num_key_value_heads=2,
                     max_position_embeddings=CONTEXT,
@@ -165,7 +165,7 @@ def build_model(family: str, vocabulary: int, seed: int = 0) -> Any:
             "vocab_size": vocabulary,
             "n_positions": CONTEXT,
             "n_embd": 32,
-            "n_layer": DEPTH,
+            "n_layer": depth,
             "n_head": 4,
         }
         if family == "gptj":

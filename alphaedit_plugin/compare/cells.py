@@ -13,11 +13,11 @@ from alphaedit_plugin.data import EditData
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import load_moments
 from alphaedit_plugin.methods import METHODS
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, Projector, fit_projectors
 from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.sources import load_moments
 from alphaedit_plugin.statistics import SecondMoment
 
 

@@ -1,66 +1,164 @@
-"""Text corpora for second moments."""
+"""Text corpora for second moments: files, folders, token ids, Hugging Face data sets."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from alphaedit_plugin.errors import ConfigError
 
+Text = str | Sequence[int]
+SUFFIXES = (".txt", ".jsonl", ".npy")  # what is read of a folder
+WINDOW = 1024  # token ids without rows of their own are cut to so many
 
-def read_corpus(path: Path, field_name: str = "text") -> Iterator[str]:
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts, and which they are.
+
+    Attributes:
+        name: for people.
+        identity: equal for equal texts, as far as can be told without reading a hub.
+        texts: reads them anew, each a string or token ids.
+    """
+
+    name: str
+    identity: str
+    texts: Callable[[], Iterator[Text]]
+
+
+def corpus_from(path: Path, text_field: str = "text") -> Corpus:
+    """A file, or a folder of files in the order of their names.
+
+    Args:
+        path: ``.jsonl`` has one JSON object per line; ``.npy`` has token ids, ``(n, length)`` or
+            in one row; any other file is text, one passage per line.
+        text_field: of a JSONL object: text, or token ids.
+
+    Raises:
+        ConfigError: there is no such file, or nothing to read in the folder.
+    """
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
+        if not files:
+            raise ConfigError(f"no {', '.join(SUFFIXES)} file in {path}")
+    elif not path.is_file():
+        raise ConfigError(f"no corpus at {path}: give a text, JSONL or NPY file, or a folder")
+
+    def texts() -> Iterator[Text]:
+        for file in files:
+            yield from _read_ids(file) if file.suffix == ".npy" else read_lines(file, text_field)
+
+    return Corpus(str(path), f"files:{text_field}:{_hash_files(files)}", texts)
+
+
+def corpus_of(name: str, texts: Sequence[str]) -> Corpus:
+    """Texts that are in memory."""
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    return Corpus(name, f"texts:{digest}", lambda: iter(texts))
+
+
+def corpus_on_hub(name: str, config: str | None, split: str, field: str = "text") -> Corpus:
+    """A Hugging Face data set, streamed.
+
+    Raises:
+        ConfigError: the ``datasets`` package is missing.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise ConfigError(
+            f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
+            "or give corpus=<text file>"
+        )
+    parts = [name, *([config] if config else []), split]
+    return Corpus(
+        " ".join(parts),
+        f"hub:{'/'.join(parts)}:{field}",
+        lambda: stream_hub(name, config, split, field),
+    )
+
+
+def read_lines(path: Path, field: str = "text") -> Iterator[Text]:
     """Texts from a file: JSONL by the given field, or plain text by its non-empty lines.
 
     Raises:
-        ConfigError: no such file, one that is not UTF-8, or a JSONL line without the field; the
-            message has its number.
+        ConfigError: the file is not UTF-8, or a JSONL line lacks the field; the message has its
+            number.
     """
-    if not path.is_file():
-        raise ConfigError(f"no corpus at {path}: give a text or JSONL file")
     try:
         with path.open(encoding="utf-8") as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
-                    yield _text(path, number, line, field_name)
+                    yield _text(path, number, line, field)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from None
 
 
-def _text(path: Path, number: int, line: str, field_name: str) -> str:
+def _text(path: Path, number: int, line: str, field: str) -> Text:
     """The text in one line of a corpus."""
     if path.suffix != ".jsonl":
         return line.strip()
     try:
-        return str(json.loads(line)[field_name])
-    except (ValueError, KeyError, TypeError):
-        raise ConfigError(f"{path}:{number}: not JSON with a {field_name!r} field") from None
+        found = json.loads(line)[field]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConfigError(f"{path}:{number}: not JSON with a {field!r} field") from None
+    if isinstance(found, str) or _is_ids(found):
+        return found
+    raise ConfigError(f"{path}:{number}: {field!r} is neither text nor token ids")
 
 
-def stream_hub(name: str, config: str | None, field_name: str = "text") -> Iterator[str]:
-    """Texts of a Hugging Face data set's train split, streamed.
+def _is_ids(found: Any) -> bool:
+    return isinstance(found, list) and all(type(item) is int and item >= 0 for item in found)
+
+
+def _read_ids(path: Path) -> Iterator[Text]:
+    try:
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ConfigError(f"{path} is not a NumPy file of token ids: {error}") from None
+    if ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
+        raise ConfigError(f"{path} holds {ids.dtype} {ids.shape}: needs whole numbers in rows")
+    rows = ids if ids.ndim == 2 else (ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW))
+    for row in rows:
+        yield row.tolist()
+
+
+def stream_hub(name: str, config: str | None, split: str, field: str = "text") -> Iterator[str]:
+    """Texts of a Hugging Face data set, streamed.
 
     Raises:
-        ConfigError: the ``datasets`` package is missing, or the data set cannot be reached or
-            has no such field.
+        ConfigError: the data set cannot be reached, or has no such field.
     """
+    from datasets import load_dataset
+
     try:
-        from datasets import load_dataset
-    except ImportError:
-        raise ConfigError(
-            f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
-            "or give model.moments.corpus=<text file>"
-        ) from None
-    try:
-        rows = load_dataset(name, config, split="train", streaming=True)
-        for row in rows:
-            yield row[field_name]
+        for row in load_dataset(name, config, split=split, streaming=True):
+            yield row[field]
     except KeyError:
         raise ConfigError(
-            f"{name} has no {field_name!r} field: give model.moments.corpus=<text file> instead"
+            f"{name} has no {field!r} field: name one with model.moments.text_field=…"
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"cannot read {name}: {str(error).splitlines()[0]}; "
-            "give model.moments.corpus=<text file> instead"
+            f"cannot read {name}: {str(error).splitlines()[0]}; give corpus=<text file> instead"
         ) from None
+
+
+def _hash_files(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            with file.open("rb") as stream:
+                digest.update(f"{file.name}:{file.suffix}:{file.stat().st_size}:".encode())
+                while block := stream.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
+    return digest.hexdigest()

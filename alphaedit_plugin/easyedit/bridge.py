@@ -20,13 +20,14 @@ from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import Recipe, check_requests
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
-from alphaedit_plugin.loading import host_files, load_model, load_recipe
+from alphaedit_plugin.loading import load_model, load_recipe
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import save_projectors
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession, Entry
+from alphaedit_plugin.sources import host_files
 from alphaedit_plugin.statistics import write_host_moment
 
 HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
@@ -41,7 +42,7 @@ class HostedSession(EditSession):
         """``W − W0 (d_out, d_in)`` float32, as the model is now."""
         return self.view.weight(layer).float() - self.pristine(layer).float()
 
-    def undo(self, count: int = 1) -> None:
+    def undo(self, count: int = 1, *, force: bool = False) -> None:
         """Refused: the host keeps no journal.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, ModelError
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.statistics import SecondMoment
 
@@ -44,10 +44,13 @@ class LayerProblem:
             ConfigError: there is none for this layer.
         """
         if self.moment is None:
-            raise ConfigError(
-                f"layer {self.layer} has no second moment: give a corpus or stats_dir"
-            )
+            raise missing_moment(self.layer)
         return self.moment
+
+
+def missing_moment(layer: int) -> ConfigError:
+    """What to raise where a method reads the second moment of a layer that has none."""
+    return ConfigError(f"layer {layer} has no second moment: give a corpus or stats_dir")
 
 
 class BaseMethod(ABC):
@@ -77,8 +80,18 @@ class BaseMethod(ABC):
         """Whether `solve` reads the keys of earlier batches."""
         return False
 
-    def check_layers(self, layers: Sequence[int]) -> None:  # noqa: B027
-        """Refuse layers that the method is not prepared for; by default none."""
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse layers that the method is not prepared for.
+
+        Raises:
+            ModelError: the method spreads a residual over layers that do not ascend: an earlier
+                one would change what a later one has written already.
+        """
+        if not self.one_by_one and list(layers) != sorted(layers):
+            raise ModelError(
+                f"layers {list(layers)} are edited one after another and must ascend: "
+                f"give model.layers={sorted(layers)}"
+            )
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> Delta:

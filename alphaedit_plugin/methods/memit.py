@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.solve import memit_delta
 
@@ -20,6 +22,10 @@ class Memit(BaseMethod):
 
     moment_weight: float = 15_000.0
     sequential_cache: bool = False
+
+    def __post_init__(self) -> None:
+        weight = self.moment_weight
+        require(0 < weight < math.inf, "base.moment_weight", weight, "positive and finite")
 
     @property
     def needs_history(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -9,7 +10,7 @@ from enum import Enum
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError, ProjectorError
+from alphaedit_plugin.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.projector import Projector
@@ -51,8 +52,9 @@ class Projected(BaseMethod):
                 f"{type(self.base).__name__} is no least squares, so there is nothing for "
                 "projector.mode=solve to replace: use projector.mode=post (or auto)"
             )
-        if self.solves and not self.ridge > 0:
-            raise ConfigError(f"projector.l2 is {self.ridge}: it must be positive")
+        if self.solves:
+            fine = 0 < self.ridge < math.inf
+            require(fine, "projector.l2", self.ridge, "positive and finite")
 
     @property
     def solves(self) -> bool:

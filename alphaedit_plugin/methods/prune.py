@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import require
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.solve import Restraint, restrain
 
@@ -23,8 +24,8 @@ class Prune(Memit):
     alpha: float = 1.2
 
     def __post_init__(self) -> None:
-        if not self.alpha > 1:
-            raise ConfigError(f"base.alpha is {self.alpha}: a logarithm's base here must be > 1")
+        super().__post_init__()
+        require(1 < self.alpha < math.inf, "base.alpha", self.alpha, "greater than 1 and finite")
 
     def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta:
         """See `solve.restrain`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import require
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.solve import keep_largest_change
@@ -23,8 +23,9 @@ class Rect(Memit):
     keep_percent: float = 40.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep_percent <= 100:
-            raise ConfigError(f"base.keep_percent is {self.keep_percent}: needs 0 < percent ≤ 100")
+        super().__post_init__()
+        percent = self.keep_percent
+        require(0 < percent <= 100, "base.keep_percent", percent, "above 0 and at most 100")
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
         """See `solve.keep_largest_change`."""

@@ -234,16 +234,19 @@ def training_sentences(world: World, rng: random.Random) -> Iterator[str]:
     yield from sentences
 
 
-def corpus_sentences(world: World, count: int = 2000, seed: int = 0) -> tuple[str, ...]:
-    """Texts for second moments: ``seen`` people, strangers and fillers; never edited people.
+def corpus_sentences(
+    world: World, count: int = 2000, seed: int = 0, people: Group = "seen"
+) -> tuple[str, ...]:
+    """Texts for second moments: people, strangers and fillers; never edited people.
 
     Args:
         world: the world.
         count: how many texts; each is one or two sentences.
         seed: of the choice of texts.
+        people: ``seen``, or ``unseen`` for text that is held out.
     """
     rng = random.Random(seed)
-    facts = world.facts_of("seen")
+    facts = world.facts_of(people)
     texts: list[str] = []
     for index in range(count):
         fact = facts[index % len(facts)]

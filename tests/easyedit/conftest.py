@@ -185,12 +185,12 @@ def _build(kind: str) -> tuple[Any, Any]:
         torch.manual_seed(0)
         if "conv1d" in kind:
             gpt2 = GPT2Config(
-                n_positions=64, n_embd=WIDTH, n_layer=3, n_head=4, n_inner=KINDS[kind],
+                n_positions=64, n_embd=WIDTH, n_layer=4, n_head=4, n_inner=KINDS[kind],
                 initializer_range=0.3, **shape,
             )  # fmt: skip
             return GPT2LMHeadModel(gpt2).eval(), tokenizer
         llama = LlamaConfig(
-            hidden_size=WIDTH, intermediate_size=KINDS[kind], num_hidden_layers=3,
+            hidden_size=WIDTH, intermediate_size=KINDS[kind], num_hidden_layers=4,
             num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=64,
             initializer_range=0.3, **shape,
         )  # fmt: skip

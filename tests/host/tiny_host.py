@@ -201,7 +201,7 @@ def prepare(family: str, place: Path) -> TinyHostModel:
         tokenizer = AutoTokenizer.from_pretrained(source / "model")
     else:
         tokenizer = fast_tokenizer()
-        model = build_model(family, len(tokenizer))
+        model = build_model(family, len(tokenizer), depth=LAYERS[-1] + 2)
         view = EditableModel.wrap(model, tokenizer)
         moments = collect_second_moments(view, random_sequences(len(tokenizer)), LAYERS)
         requests = [

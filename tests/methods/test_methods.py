@@ -160,13 +160,25 @@ def test_rect_writes_its_share_of_memits_delta(percent: float) -> None:
     assert torch.equal(kept[kept != 0], full[kept != 0])
 
 
-@pytest.mark.parametrize("percent", [0, -5, 101])
+@pytest.mark.parametrize("percent", [0, -5, 101, float("nan")])
 def test_rect_refuses_a_share_that_is_none(percent: float) -> None:
     with pytest.raises(ConfigError, match="keep_percent"):
         Rect(keep_percent=percent)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5, float("nan")])
+def test_rect_refuses_a_share_too_small_to_keep_an_entry() -> None:
+    with pytest.raises(ConfigError, match=r"keep_percent is 0\.1: it must be enough to keep"):
+        Rect(2.0, keep_percent=0.1).delta(problem_for(2))
+
+
+@pytest.mark.parametrize("kind", [Memit, Rect, Prune])
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_moment_must_have_weight(kind: type[Memit], weight: float) -> None:
+    with pytest.raises(ConfigError, match="moment_weight"):
+        kind(moment_weight=weight)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5, float("nan"), float("inf")])
 def test_prune_refuses_a_base_that_is_none(alpha: float) -> None:
     with pytest.raises(ConfigError, match="alpha"):
         Prune(alpha=alpha)
@@ -221,9 +233,9 @@ def test_auto_solves_where_there_is_a_least_squares(base: str) -> None:
     assert not Projected(BASES[base], {}, Mode.post).solves
 
 
-@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ridge_must_be_positive_where_it_is_used(ridge: float) -> None:
-    with pytest.raises(ConfigError, match="must be positive"):
+    with pytest.raises(ConfigError, match=r"projector\.l2 is .* must be positive"):
         Projected(Memit(), {}, ridge=ridge)
     Projected(Rome(), {}, ridge=ridge)
 

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.engine import Recipe, apply_batch
 from alphaedit_plugin.keys import Part, Site, average, read
@@ -148,11 +149,16 @@ class Case:
         for batch in batches:
             apply_batch(self.view, session, recipe, batch)
         deltas = {
-            layer: self.view.stored_like(layer, session.accumulated(layer)).clone()
+            layer: _as_stored(self.view, layer, session.accumulated(layer)).clone()
             for layer in layers
         }
         session.reset()
         return deltas
+
+
+def _as_stored(view: EditableModel, layer: int, oriented: Tensor) -> Tensor:
+    """``oriented (d_out, d_in)`` as the module keeps its weight."""
+    return oriented.T if isinstance(view.down_proj(layer), Conv1D) else oriented
 
 
 load_case: Callable[[Path], Case] = cache(Case)

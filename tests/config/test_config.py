@@ -27,7 +27,7 @@ from alphaedit_plugin.methods import METHODS, Mode
 from alphaedit_plugin.projector import CutRule
 from alphaedit_plugin.prompts import FactToken
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {"custom": ["model.path=somewhere", "model.layers=[1,2]"]}
 
 

@@ -1,0 +1,81 @@
+"""Results that took long, kept in the platform's cache folder under a hash of what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from alphaedit_plugin.errors import AlphaEditError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+VARIABLE = "ALPHAEDIT_CACHE"  # an environment variable that names another folder
+FORMAT = 1  # part of every key: raise it when results of the same key would differ
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of results; several processes may use it at once.
+
+    Attributes:
+        folder: made when first written to.
+    """
+
+    folder: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """The platform's cache folder for this package, or the one ``ALPHAEDIT_CACHE`` names."""
+        named = os.environ.get(VARIABLE)
+        return cls(
+            Path(named).expanduser() if named else platformdirs.user_cache_path("alphaedit_plugin")
+        )
+
+    def path(self, kind: str, key: Mapping[str, object]) -> Path:
+        """The file for what ``key`` describes, in the subfolder ``kind``."""
+        return self.folder / kind / f"{hash_of(key)}.safetensors"
+
+    def stored(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        """What is at ``path``; a damaged file is removed, never used, and ``None`` as if absent."""
+        if not path.is_file():
+            return None
+        try:
+            return read(path)
+        except AlphaEditError as error:
+            logger.warning("recomputing what the cache held: %s", error)
+            path.unlink(missing_ok=True)
+            return None
+
+    @contextmanager
+    def alone(self, kind: str, key: Mapping[str, object]) -> Iterator[None]:
+        """Let one process at a time compute what ``key`` describes; the others wait for it."""
+        path = self.path(kind, key).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("another process is computing the same %s: waiting for it", kind)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def hash_of(key: Mapping[str, object]) -> str:
+    """Thirty-two hexadecimal digits that differ when anything in ``key`` does."""
+    text = json.dumps({"format": FORMAT, **key}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

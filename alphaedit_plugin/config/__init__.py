@@ -1,0 +1,38 @@
+"""Typed configuration behind the Hydra groups in ``conf/``."""
+
+from __future__ import annotations
+
+from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.compose import as_config, load_config, register_configs
+from alphaedit_plugin.config.nodes import (
+    CompareConfig,
+    ContextsConfig,
+    DataConfig,
+    EditorConfig,
+    Host,
+    ModelConfig,
+    MomentsConfig,
+    Preset,
+    ProjectorConfig,
+    RequestConfig,
+)
+from alphaedit_plugin.groups import CONFIG_MODULE, options
+
+__all__ = [
+    "CONFIG_MODULE",
+    "CompareConfig",
+    "ContextsConfig",
+    "DataConfig",
+    "EditorConfig",
+    "Host",
+    "ModelConfig",
+    "MomentsConfig",
+    "Preset",
+    "ProjectorConfig",
+    "RequestConfig",
+    "as_config",
+    "build_method",
+    "load_config",
+    "options",
+    "register_configs",
+]

@@ -1,0 +1,231 @@
+"""The typed nodes of a configuration, behind the Hydra groups in ``conf/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+from alphaedit_plugin.methods import Mode
+from alphaedit_plugin.projector import Cut
+from alphaedit_plugin.prompts import FactToken
+from alphaedit_plugin.targets import TargetSettings
+
+
+class Host(str, Enum):
+    """Whose update functions run: ours, or EasyEdit's."""
+
+    native = "native"
+    easyedit = "easyedit"
+
+
+@dataclass
+class ContextsConfig:
+    """Context templates: given, or sampled from the model.
+
+    Attributes:
+        templates: with one ``{}`` each; ``None`` samples them.
+        lengths: pairs of (tokens per text, number of texts) to sample.
+        bare_apart: the bare prompt weighs as much as all others together (MEMIT), or as one of
+            them (ROME).
+    """
+
+    templates: list[str] | None = None
+    lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
+    bare_apart: bool = True
+
+
+@dataclass
+class MomentsConfig:
+    """Where second moments come from: the first of these that is there.
+
+    Attributes:
+        stats_dir: EasyEdit's folder of second moments.
+        stats_dataset: the data set in the name of EasyEdit's files.
+        stats_precision: the precision in their name.
+        stats_samples: the number of samples in their name.
+        corpus: a text, JSONL or NPY file, or a folder of them; ``corpus=…`` sets it.
+        hub: a Hugging Face data set to stream.
+        hub_config: its configuration.
+        hub_split: its split.
+        text_field: of a JSONL object or a data set: text, or token ids.
+        tokens: how many tokens of a corpus to read; ``None`` for all.
+        checkpoint: tokens between two checkpoints of a long collection.
+        cache: keep what was collected, and projectors made from it, in the cache folder.
+    """
+
+    stats_dir: str | None = None
+    stats_dataset: str = "wikipedia"
+    stats_precision: str = "float32"
+    stats_samples: int = 100_000
+    corpus: str | None = None
+    hub: str | None = "wikimedia/wikipedia"
+    hub_config: str | None = "20231101.en"
+    hub_split: str = "train"
+    text_field: str = "text"
+    tokens: int | None = 1_000_000
+    checkpoint: int = 100_000
+    cache: bool = True
+
+
+@dataclass
+class Preset:
+    """What differs between methods that edit a single layer and those that spread over several."""
+
+    layers: list[int] = field(default_factory=list)
+    clamp_norm_factor: float = 0.75
+    context_lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
+    bare_apart: bool = True
+
+
+@dataclass
+class TunedConfig:
+    """Overrides that apply to one side only, so that both are at their best on a model.
+
+    Attributes:
+        plain: where ``null_space`` is false.
+        null_space: where it is true.
+    """
+
+    plain: list[str] = field(default_factory=list)
+    null_space: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ModelConfig:
+    """A model and the settings that go with it.
+
+    Attributes:
+        path: folder or hub name; ``None`` is the embedded pocket model.
+        layers: to edit, in this order.
+        dtype: of the weights: float32, bfloat16 or float16.
+        device: ``auto`` takes a GPU where there is one.
+        threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
+        fact_token: which token holds the fact.
+        moment_weight: ``λ`` of MEMIT and its kin.
+        use_moment: whether ROME takes ``u`` along ``C⁻¹k``, or along ``k``.
+        target: the search for target values.
+        contexts: the context templates.
+        moments: where second moments come from.
+        cut: the projector's default cut for this model.
+        l2: AlphaEdit's ridge for this model.
+        presets: what ``layers`` and others take by default, by the base's span.
+        tuned: overrides for plain and for projected editing; one's own come after them.
+    """
+
+    path: str | None = MISSING
+    layers: list[int] = MISSING
+    dtype: str = "float32"
+    device: str = "auto"
+    threads: int | None = None
+    fact_token: FactToken = FactToken.subject_last
+    moment_weight: float = 15_000.0
+    use_moment: bool = True
+    target: TargetSettings = field(default_factory=TargetSettings)
+    contexts: ContextsConfig = field(default_factory=ContextsConfig)
+    moments: MomentsConfig = field(default_factory=MomentsConfig)
+    cut: Cut = field(default_factory=Cut)
+    l2: float = 10.0
+    presets: dict[str, Preset] = field(default_factory=dict)
+    tuned: TunedConfig = field(default_factory=TunedConfig)
+
+
+@dataclass
+class ProjectorConfig:
+    """The null-space projector.
+
+    Attributes:
+        cut: which eigenvectors it keeps.
+        l2: AlphaEdit's ridge, in ``solve`` mode.
+        mode: ``auto``, ``solve`` or ``post``.
+        path: a projector file to use instead of fitting one: of ``alphaedit fit``, or the
+            reference's ``null_space_project.pt``.
+        trust: use the file although it was made for another model.
+    """
+
+    cut: Cut = field(default_factory=Cut)
+    l2: float = 10.0
+    mode: Mode = Mode.auto
+    path: str | None = None
+    trust: bool = False
+
+
+@dataclass
+class DataConfig:
+    """Which facts are edited.
+
+    Attributes:
+        name: a registered kind of data.
+        path: its file, where it has one.
+        limit: at most this many requests; ``None`` for all.
+    """
+
+    name: str = "pocket"
+    path: str | None = None
+    limit: int | None = None
+
+
+@dataclass
+class RequestConfig:
+    """One request given on the command line, instead of ``data``."""
+
+    prompt: str | None = None
+    subject: str | None = None
+    target_new: str | None = None
+
+
+@dataclass
+class CompareConfig:
+    """The main job: every base, plain and projected.
+
+    Attributes:
+        bases: base methods to compare.
+        edits: sequential edits per cell.
+        retention: how many untouched facts of each kind are asked.
+        every: evaluate after this many batches, too; 0 for only at the end.
+        out: folder for the report.
+    """
+
+    bases: list[str] = field(default_factory=lambda: ["rome", "memit", "prune", "rect"])
+    edits: int = 200
+    retention: int = 300
+    every: int = 2
+    out: str = "runs/compare"
+
+
+@dataclass
+class FitConfig:
+    """Making a projector file.
+
+    Attributes:
+        out: the file.
+        dtype: its basis: float32, or float16 at half the size.
+        converge: stop once the halves of what was read disagree less than this about the
+            subspace (root mean square sine of the angles between them, weighted by eigenvalue);
+            ``None`` reads everything.
+    """
+
+    out: str = "projector.safetensors"
+    dtype: str = "float32"
+    converge: float | None = None
+
+
+@dataclass
+class EditorConfig:
+    """Everything a command reads; ``base`` holds the fields of the chosen base method."""
+
+    base: Any = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    request: RequestConfig = field(default_factory=RequestConfig)
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+    corpus: str | None = None
+    null_space: bool = True
+    host: Host = Host.native
+    seed: int = 0
+    batch_size: int = 20
+    save: str | None = None

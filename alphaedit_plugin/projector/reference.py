@@ -1,0 +1,69 @@
+"""The reference's dense ``null_space_project.pt``: a stack of projectors, ``d_in²`` each."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.errors import ProjectorError
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector.cut import Cut
+from alphaedit_plugin.projector.projector import Projector, orthonormal
+
+SUFFIXES = (".pt", ".pth")
+TOLERANCE = 1e-3  # relative, between a dense projector and the one made from its span
+
+
+def load_reference(view: EditableModel, layers: Sequence[int], path: Path) -> dict[int, Projector]:
+    """Read AlphaEdit's own projector file; nothing in it is executed.
+
+    It says neither its layers nor its model: they are taken in the given order, and only shapes
+    can be checked.
+
+    Args:
+        view: the model to use them on.
+        layers: what the file was made for, in its order.
+        path: holds one tensor ``(len(layers), d_in, d_in)``.
+
+    Raises:
+        ProjectorError: the file is missing or of another kind, another shape, or holds matrices
+            that are no projectors.
+    """
+    try:
+        stack = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except FileNotFoundError:
+        raise ProjectorError(f"no projector file at {path}") from None
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ProjectorError(f"{path} is no file of tensors: {first}") from None
+    d_in = view.weight(layers[0]).shape[1]
+    if not isinstance(stack, Tensor) or tuple(stack.shape) != (len(layers), d_in, d_in):
+        shape = tuple(stack.shape) if isinstance(stack, Tensor) else type(stack).__name__
+        raise ProjectorError(
+            f"{path} holds {shape}, but layers {list(layers)} of this model need "
+            f"{(len(layers), d_in, d_in)}: name the layers it was made for, in their order"
+        )
+    return {layer: _from_dense(dense, path) for layer, dense in zip(layers, stack, strict=True)}
+
+
+def _from_dense(dense: Tensor, path: Path) -> Projector:
+    """The same projector, factored: through the range of ``P`` or of ``I − P``."""
+    p = dense.double()
+    d_in = len(p)
+    null_dimension = round(p.trace().item()) if torch.isfinite(p).all() else -1
+    spans_null = 2 * null_dimension < d_in
+    size = null_dimension if spans_null else d_in - null_dimension
+    if 0 <= size <= d_in:
+        generator = torch.Generator().manual_seed(0)
+        probes = torch.randn(d_in, size, dtype=torch.float64, generator=generator)
+        # A projector maps random vectors onto a basis of its range (Halko et al. 2011).
+        basis = orthonormal(p @ probes if spans_null else probes - p @ probes)
+        made = Projector(basis, torch.empty(0), Cut(), spans_null)
+        test = torch.randn(d_in, 8, dtype=torch.float64, generator=generator)
+        if (made.apply(test) - p @ test).norm() <= TOLERANCE * test.norm():
+            return made
+    raise ProjectorError(f"{path} holds a matrix that is no orthogonal projector")

@@ -1,0 +1,216 @@
+"""Second moments and projectors of a model: from files, from the cache, or made from a corpus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from alphaedit_plugin.artefact import read_artefact, write_artefact
+from alphaedit_plugin.cache import Cache, hash_of
+from alphaedit_plugin.config import EditorConfig, ModelConfig
+from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of, corpus_on_hub
+from alphaedit_plugin.distributed import Group
+from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.fingerprint import upstream_digest
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.pocket import load_world
+from alphaedit_plugin.pocket.world import corpus_sentences
+from alphaedit_plugin.projector import (
+    Cut,
+    Projector,
+    fit_projectors,
+    load_projectors,
+    load_reference,
+    read_projectors,
+    save_projectors,
+    warn_of_degenerate,
+)
+from alphaedit_plugin.projector.reference import SUFFIXES as REFERENCE
+from alphaedit_plugin.statistics import (
+    Checkpoint,
+    HostMoments,
+    SecondMoment,
+    Watch,
+    collect_second_moments,
+    read_host_moment,
+    write_host_moment,
+)
+
+Key = dict[str, object]
+
+
+def corpus_for(config: ModelConfig) -> Corpus:
+    """What the second moments of this model are made from.
+
+    Raises:
+        ConfigError: there is nothing, or it is not there.
+    """
+    moments = config.moments
+    if moments.corpus is not None:
+        return corpus_from(Path(moments.corpus).expanduser(), moments.text_field)
+    if config.path is None:
+        return corpus_of("the pocket world", corpus_sentences(load_world()))
+    if moments.hub is not None:
+        return corpus_on_hub(moments.hub, moments.hub_config, moments.hub_split, moments.text_field)
+    raise ConfigError(
+        "no source of second moments: set corpus to a text file, or model.moments.stats_dir to "
+        "EasyEdit's folder"
+    )
+
+
+def load_moments(
+    view: EditableModel,
+    config: ModelConfig,
+    layers: Sequence[int] | None = None,
+    watch: Watch | None = None,
+    group: Group | None = None,
+) -> dict[int, SecondMoment]:
+    """Second moments of the configured layers, read or collected.
+
+    In EasyEdit's folder, ``moments.stats_dir``, what is there is used, and what is missing is
+    collected and written so that EasyEdit finds it, too. Everything collected is cached.
+
+    Args:
+        view: the model.
+        config: names the sources.
+        layers: other layers than the configured ones.
+        watch: see `collect_second_moments`; what it cut short is not cached.
+        group: the processes that collect together.
+
+    Raises:
+        ConfigError: there is no source of them.
+    """
+    wanted = list(config.layers if layers is None else layers)
+    if config.moments.stats_dir is None:
+        return _collected(view, config, wanted, watch, group or Group())
+    files = host_files(view, config, Path(config.moments.stats_dir).expanduser(), wanted)
+    missing = [layer for layer, path in files.items() if not path.is_file()]
+    found = {layer: read_host_moment(files[layer]) for layer in files if layer not in missing}
+    if missing:
+        collected = _collected(view, config, missing, watch, group or Group())
+        for layer, moment in collected.items():
+            if (group or Group()).leads:
+                write_host_moment(moment, files[layer], config.moments.stats_samples)
+        found |= collected
+    return {layer: found[layer] for layer in wanted}
+
+
+def host_files(
+    view: EditableModel, config: ModelConfig, stats_dir: Path, layers: Sequence[int] | None = None
+) -> dict[int, Path]:
+    """Where EasyEdit looks for the second moment of each layer, by default the configured ones."""
+    moments = config.moments
+    files = HostMoments(
+        stats_dir,
+        view.model.config._name_or_path,
+        moments.stats_dataset,
+        moments.stats_precision,
+        moments.stats_samples,
+    )
+    wanted = config.layers if layers is None else layers
+    return {layer: files.path(view.layout.down_proj.format(layer)) for layer in wanted}
+
+
+def provide_projectors(
+    view: EditableModel, config: EditorConfig, layers: Sequence[int] | None = None
+) -> dict[int, Projector]:
+    """The projectors of the configured layers: the given file's, cached ones, or fitted.
+
+    Raises:
+        ProjectorError: the given file does not fit.
+        ConfigError: there is no source of second moments, or the cut's value is out of range.
+    """
+    wanted = list(config.model.layers if layers is None else layers)
+    given, cut = config.projector.path, config.projector.cut
+    if given is not None:
+        path = Path(given).expanduser()
+        if path.suffix in REFERENCE:
+            return load_reference(view, wanted, path)
+        return load_projectors(view, wanted, path, config.projector.trust)
+    if not config.model.moments.cache or config.model.moments.stats_dir is not None:
+        return fit_projectors(load_moments(view, config.model, wanted), cut)
+    return _cached_projectors(view, config.model, wanted, cut)
+
+
+def _cached_projectors(
+    view: EditableModel, config: ModelConfig, layers: Sequence[int], cut: Cut
+) -> dict[int, Projector]:
+    cache, corpus = Cache.default(), corpus_for(config)
+    keys = {layer: _key(view, config, layer, corpus) | {"cut": str(cut)} for layer in layers}
+    paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
+    found = {
+        layer: cache.stored(path, partial(_read_projector, layer)) for layer, path in paths.items()
+    }
+    missing = [layer for layer, projector in found.items() if projector is None]
+    if missing:
+        fitted = fit_projectors(load_moments(view, config, missing), cut)
+        for layer, projector in fitted.items():
+            save_projectors(view, {layer: projector}, paths[layer], corpus.name)
+        found |= fitted
+    held = {layer: projector for layer, projector in found.items() if projector is not None}
+    warn_of_degenerate({layer: held[layer] for layer in layers if layer not in missing})
+    return {layer: held[layer] for layer in layers}
+
+
+def _collected(
+    view: EditableModel,
+    config: ModelConfig,
+    layers: Sequence[int],
+    watch: Watch | None,
+    group: Group,
+) -> dict[int, SecondMoment]:
+    """From the cache, or else from the corpus, going on where a killed run left it."""
+    corpus, settings = corpus_for(config), config.moments
+    if not settings.cache:
+        return collect_second_moments(
+            view, corpus.texts(), layers, settings.tokens, watch=watch, group=group
+        )
+    cache = Cache.default()
+    keys = {layer: _key(view, config, layer, corpus) for layer in layers}
+    paths = {layer: cache.path("moments", key) for layer, key in keys.items()}
+    run = {"layers": list(layers), "halves": watch is not None, **keys[max(layers)]}
+    with cache.alone("runs", run | {"rank": group.rank}):
+        # Processes that work together must all take the same way.
+        found = {} if group.world > 1 else _held(cache, paths)
+        missing = [layer for layer in layers if layer not in found]
+        if missing:
+            folder = cache.folder / "runs" / hash_of(run | {"missing": missing})
+            checkpoint = Checkpoint(folder, settings.checkpoint)
+            found |= collect_second_moments(
+                view, corpus.texts(), missing, settings.tokens,
+                checkpoint=checkpoint, watch=watch, group=group,
+            )  # fmt: skip
+            if group.leads and watch is None:
+                for layer in missing:
+                    _write(found[layer], paths[layer], keys[layer])
+            group.gather(None)  # nobody removes what another may still need
+            checkpoint.clear()
+    return {layer: found[layer] for layer in layers}
+
+
+def _read_projector(layer: int, path: Path) -> Projector:
+    return read_projectors(path, [layer]).projectors[layer]
+
+
+def _held(cache: Cache, paths: Mapping[int, Path]) -> dict[int, SecondMoment]:
+    found = {layer: cache.stored(path, _read) for layer, path in paths.items()}
+    return {layer: moment for layer, moment in found.items() if moment is not None}
+
+
+def _read(path: Path) -> SecondMoment:
+    tensors, content = read_artefact(path)
+    return SecondMoment(tensors["total"], int(content["count"]))
+
+
+def _write(moment: SecondMoment, path: Path, key: Key) -> None:
+    write_artefact(path, {"total": moment.total}, {"count": moment.count, "key": key})
+
+
+def _key(view: EditableModel, config: ModelConfig, layer: int, corpus: Corpus) -> Key:
+    return {
+        "weights": upstream_digest(view, layer),
+        "layer": layer,
+        "corpus": corpus.identity,
+        "tokens": config.moments.tokens,
+    }
