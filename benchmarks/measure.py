@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,7 +91,8 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Watch the GPU's allocator, or this process' resident memory, until the block ends.
 
-    Resident memory misses what fits into pages that earlier work has left to the process.
+    Resident memory misses what fits into free pages that the process holds on to; where the C
+    library can give them back, it does so first.
     """
     peak = Peak()
     if device.type == "cuda":
@@ -98,6 +101,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         yield peak
         peak.bytes = torch.cuda.max_memory_allocated(device) - start
         return
+    _return_free_pages()
     first = _resident()
     if first is None:
         yield peak
@@ -128,13 +132,19 @@ class _Watcher(threading.Thread):
         return max(self._most, _resident() or 0)
 
 
+def _return_free_pages() -> None:
+    """Have glibc give free pages back to the system; other C libraries have no such call."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _resident() -> int | None:
     """Resident bytes of this process; ``None`` where there is no ``/proc``."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except (OSError, ValueError):
         return None
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass

@@ -55,7 +55,7 @@ def rome_solve(key: Tensor, subject_key: Tensor, residual: Tensor, inverse: Tens
     return residual.to(direction) @ direction.T / (direction.T @ subject_key.to(direction))
 
 
-def null_projection(moment: Tensor, rank: int) -> Tensor:
+def null_projection(moment: Tensor, rank: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """``P (d_in, d_in)`` from the singular vectors of ``C`` behind the first ``rank``."""
-    vectors = torch.linalg.svd(moment.float(), full_matrices=False)[0][:, rank:]
+    vectors = torch.linalg.svd(moment.to(dtype), full_matrices=False)[0][:, rank:]
     return vectors @ vectors.T

@@ -147,6 +147,8 @@ def notes(results: Results) -> list[str]:
         "our engine solved.",
         f"Agree: targets within {TOLERANCE['targets']:g}, deltas within {TOLERANCE['deltas']:g}, "
         "relative. Weights are random: no search ends early, so every one takes all its steps.",
+        "P is compared in float64; the published float32 is what is timed. Peaks on a CPU are of "
+        "resident memory, and miss what fits into pages kept from earlier work.",
         "Edits so far are random keys of the right shape, in batches of 100. Kept between batches: "
         "plain's P, KpKpᵀ and copies of the weights; all that our session and projectors hold.",
     ]
