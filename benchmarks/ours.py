@@ -1,0 +1,92 @@
+"""Our engine, timed from the outside: its public functions are wrapped while a batch runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from torch import Tensor
+
+from alphaedit_plugin import engine
+from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.methods import BaseMethod, LayerProblem
+from alphaedit_plugin.session import EditSession
+from benchmarks.measure import Stopwatch, peak_memory
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A closed form that our engine was asked for, and its answer."""
+
+    problem: LayerProblem
+    delta: Delta
+
+
+@dataclass
+class Seen:
+    """What went through the engine's hands.
+
+    Attributes:
+        solved: every closed form, in order.
+        targets: ``(d_model, n)`` of every search, in order.
+        solve_peak: bytes in use at most during a closed form; ``None`` where not measured.
+    """
+
+    solved: list[Solved] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+    solve_peak: int | None = None
+
+
+@contextmanager
+def observed(watch: Stopwatch, method: type[BaseMethod], peaks: bool = False) -> Iterator[Seen]:
+    """Count the phases of every `engine.apply_batch` inside, and keep what they worked on.
+
+    Forward passes for keys, checks and tokenising are what is left: they count as keys.
+
+    Args:
+        watch: counts the phases.
+        method: the class of the recipe's method.
+        peaks: measure the memory of closed forms; not inside another `peak_memory`.
+    """
+    seen = Seen()
+
+    def timed(owner: Any, name: str, phase: str, then: Callable[..., None] | None = None) -> Any:
+        inner = getattr(owner, name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with watch.phase(phase):
+                result = inner(*args, **kwargs)
+            if then is not None:
+                then(result, *args)
+            return result
+
+        return patch.object(owner, name, run)
+
+    def solve(self: Any, problem: LayerProblem, inner: Any = method.delta) -> Delta:
+        with peak_memory(problem.keys.device) as peak:
+            delta: Delta = inner(self, problem)
+        if peak.bytes is not None:
+            seen.solve_peak = max(seen.solve_peak or 0, peak.bytes)
+        return delta
+
+    def keep_delta(delta: Delta, _: Any, problem: LayerProblem) -> None:
+        seen.solved.append(Solved(problem, delta))
+
+    with ExitStack() as stack:
+        if peaks:
+            stack.enter_context(patch.object(method, "delta", solve))
+        for wrapped in (
+            timed(
+                engine, "optimise_targets", "targets", lambda t, *_: seen.targets.append(t.values)
+            ),
+            timed(method, "delta", "solve", keep_delta),
+            timed(EditSession, "past_keys", "solve"),
+            timed(EditSession, "write", "write"),
+            timed(EditSession, "commit", "write"),
+            timed(engine, "apply_batch", "keys"),
+        ):
+            stack.enter_context(wrapped)
+        yield seen
