@@ -83,7 +83,7 @@ def observed(watch: Stopwatch, method: type[BaseMethod], peaks: bool = False) ->
                 engine, "optimise_targets", "targets", lambda t, *_: seen.targets.append(t.values)
             ),
             timed(method, "delta", "solve", keep_delta),
-            timed(EditSession, "past_keys", "solve"),
+            timed(EditSession, "past", "solve"),
             timed(EditSession, "write", "write"),
             timed(EditSession, "commit", "write"),
             timed(engine, "apply_batch", "keys"),

@@ -135,12 +135,12 @@ def test_a_host_folder_that_cannot_be_is_refused_first(
 
 def test_nothing_is_collected_twice(saved: Path, collected: list[list[int]]) -> None:
     first, again = moments_of(config_of(saved)), moments_of(config_of(saved))
-    more = moments_of(config_of(saved, "model.layers=[3,1]"))
+    more = moments_of(config_of(saved, "model.layers=[1,3]"))
     assert collected == [[1, 2], [3]]
     for layer in (1, 2):
         assert torch.equal(first[layer].total, again[layer].total)
         assert first[layer].count == again[layer].count
-    assert list(more) == [3, 1]
+    assert list(more) == [1, 3]
 
 
 def change_weights(saved: Path) -> None:
