@@ -1,0 +1,69 @@
+"""The growing least squares against the published dense forms, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.history import GrowingFactor, PastKeys
+from tests.tiny import relative
+
+D_IN, D_OUT = 12, 5
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+
+def published(transform: Tensor, past: Tensor, keys: Tensor, residual: Tensor, w: float) -> Tensor:
+    """``R KᵀT (KpKpᵀT + KKᵀT + w I)⁻¹``."""
+    system = (past @ past.T + keys @ keys.T) @ transform + w * torch.eye(D_IN).double()
+    return residual @ keys.T @ transform @ torch.linalg.inv(system)
+
+
+@given(st.lists(st.integers(1, 3), max_size=4), st.integers(0, 999), st.floats(-1, 3))
+def test_it_is_the_published_form_however_many_batches(
+    sizes: list[int], seed: int, log_weight: float
+) -> None:
+    used, _ = torch.linalg.qr(normal(D_IN, 4, seed=seed))
+    projector, weight = torch.eye(D_IN).double() - used @ used.T, 10**log_weight
+    blocks = tuple(normal(D_IN, size, seed=seed + i) for i, size in enumerate(sizes))
+    keys, residual = normal(D_IN, 2, seed=seed + 50), normal(D_OUT, 2, seed=seed + 51)
+    past = PastKeys()
+    for count in range(len(blocks) + 1):  # one batch after another, as a session grows
+        past.blocks = blocks[:count]
+        factor = past.factor(projector, lambda x: projector @ x, weight)
+        joined = past.joined(keys)
+        expected = published(projector, joined, keys, residual, weight)
+        assert relative(factor.delta(keys, residual).dense, expected) < 1e-6
+    assert len(past.factors) == 1
+
+
+def test_undone_batches_are_dropped_and_others_replace_them() -> None:
+    blocks = [normal(D_IN, 2, seed=i) for i in range(4)]
+    keys, residual = normal(D_IN, 2, seed=50), normal(D_OUT, 2, seed=51)
+    grown, anew = GrowingFactor(lambda x: x, 1.0), GrowingFactor(lambda x: x, 1.0)
+    grown.follow(blocks[:3])
+    grown.follow([blocks[0], blocks[3]])
+    anew.follow([blocks[0], blocks[3]])
+    assert relative(grown.delta(keys, residual).dense, anew.delta(keys, residual).dense) < 1e-12
+    grown.follow([])
+    assert grown.lower is None
+
+
+def test_another_owner_or_weight_has_a_factor_of_its_own() -> None:
+    past, owner = PastKeys((normal(D_IN, 2, seed=0),)), object()
+    first = past.factor(owner, lambda x: x, 1.0)
+    assert past.factor(owner, lambda x: x, 1.0) is first
+    assert past.factor(owner, lambda x: x, 2.0) is not first
+    assert past.factor(object(), lambda x: x, 1.0) is not first
+
+
+def test_keys_that_are_not_finite_are_named() -> None:
+    with pytest.raises(NumericalError, match="not positive definite"):
+        GrowingFactor(lambda x: x, 1.0).delta(torch.full((D_IN, 1), torch.nan), torch.ones(2, 1))
