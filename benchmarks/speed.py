@@ -6,7 +6,8 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -237,13 +238,24 @@ def run(options: argparse.Namespace, console: Console) -> Results:
     return results
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Random weights draw warnings; put back afterwards, as the caller may want theirs."""
+    noisy = logging.getLogger(name)
+    before = noisy.level
+    noisy.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        noisy.setLevel(before)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the benchmark; 1 where the sides do not agree."""
     options = parse(arguments)
-    for noisy in ("alphaedit_plugin", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     console = Console()
-    results = run(options, console)
+    with _quiet("alphaedit_plugin"), _quiet("transformers"):
+        results = run(options, console)
     for table in tables(results):
         console.print(table)
     for note in notes(results):
