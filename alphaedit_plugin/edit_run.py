@@ -11,6 +11,7 @@ from rich.text import Text
 from tqdm.auto import tqdm
 
 from alphaedit_plugin.config import EditorConfig, Host
+from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
@@ -71,7 +72,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
         with filled_folder(folder) as unfinished:
             editor.view.model.save_pretrained(unfinished)
             editor.view.tokenizer.save_pretrained(unfinished)
-        console.print(f"saved to {folder}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"saved to {folder}")
 
 
 def _editor(config: EditorConfig) -> NullSpaceEditor:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from alphaedit_plugin.artefact import require_writable
 from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.console import say
 from alphaedit_plugin.distributed import Group, group_from_environment
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.loading import DTYPES, load_model
@@ -39,7 +40,7 @@ def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> Non
     view = load_model(config.model)
     check_cut(view, config.projector.cut, config.model.layers)
     if group.leads:
-        _say(console, _memory(view, config.model.layers, watch is not None))
+        say(console, _memory(view, config.model.layers, watch is not None))
     moments = load_moments(view, config.model, watch=watch, group=group)
     if not group.leads:
         return
@@ -47,8 +48,8 @@ def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> Non
     save_projectors(view, projectors, out, corpus.name, DTYPES[config.fit.dtype])
     console.print(table_of(projectors))
     if watch is not None:
-        _say(console, _verdict(watch))
-    _say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus.name}")
+        say(console, _verdict(watch))
+    say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus.name}")
 
 
 def _memory(view: EditableModel, layers: Sequence[int], halves: bool) -> str:
@@ -99,7 +100,3 @@ def table_of(projectors: Mapping[int, Projector]) -> Table:
             str(projector.d_in), str(projector.rank), f"{projector.null_dimension} ({share:.0%})",
         )  # fmt: skip
     return table
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

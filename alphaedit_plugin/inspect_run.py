@@ -14,6 +14,7 @@ from rich.table import Table
 
 from alphaedit_plugin.artefact import replacing
 from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.console import say
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.fit_run import table_of
@@ -41,22 +42,22 @@ def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Con
         AlphaEditError: the file or something named in ``config`` is missing or does not fit.
     """
     file = read_projectors(path)
-    _say(console, f"{path}: for {file.model}, from {file.corpus or 'an unnamed corpus'}")
-    _say(console, f"fingerprint {file.fingerprint}, made by alphaedit-plugin {file.version}")
+    say(console, f"{path}: for {file.model}, from {file.corpus or 'an unnamed corpus'}")
+    say(console, f"fingerprint {file.fingerprint}, made by alphaedit-plugin {file.version}")
     console.print(table_of(file.projectors))
     for layer, projector in file.projectors.items():
         problem = projector.diagnosis()
         if problem:
-            _say(console, f"layer {layer}: {problem}")
+            say(console, f"layer {layer}: {problem}")
     if with_model:
         view = load_model(replace(config.model, layers=[0]))  # the file's own are checked next
         trusted = load_projectors(view, sorted(file.projectors), path, config.projector.trust)
         corpus = held_out(config)
         console.print(leakage_table(measure(view, trusted, corpus, config.model.moments.tokens)))
-        _say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
+        say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
     picture = path.with_suffix(".png")
     plot_spectra(file.projectors, picture)
-    _say(console, f"spectrum: {picture}")
+    say(console, f"spectrum: {picture}")
 
 
 def held_out(config: EditorConfig) -> Corpus:
@@ -133,7 +134,3 @@ def _curve(axes: Axes, values: Sequence[float], cut: int, colour: str, label: st
     if 0 < cut <= len(values):
         axes.axvline(cut, color=colour, linestyle=":", linewidth=1)
         axes.plot([cut], [values[cut - 1]], "o", color=colour)
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

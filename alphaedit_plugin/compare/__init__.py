@@ -12,6 +12,7 @@ from alphaedit_plugin.compare.metrics import Evaluation, evaluate
 from alphaedit_plugin.compare.pool import run_all
 from alphaedit_plugin.compare.report import report_folder, rich_table, write_report
 from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.loading import check_sources, cpu_threads, load_model
@@ -36,7 +37,7 @@ def run_comparison(overrides: Sequence[str], console: Console) -> list[Cell]:
         before, cells = _run_grid(configs, console)
     console.print(rich_table(cells, before))  # first, as writing can still fail
     write_report(cells, before, " ".join(["alphaedit compare", *overrides]), folder)
-    console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
+    say(console, f"report: {folder / 'report.md'}")
     return cells
 
 

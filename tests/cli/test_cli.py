@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin import cli, edit_run
 from alphaedit_plugin.cli import main
+from alphaedit_plugin.commands import COMMANDS, OVERRIDES
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.loading import load_model, load_moments
@@ -78,11 +79,11 @@ def test_examples_compose() -> None:
     """The example lines of the help are valid overrides, or another command's own words."""
     import shlex
 
-    for command in cli._commands():
+    for command in COMMANDS:
         for example in command.examples:
             program, name, *overrides = shlex.split(example)
             assert (program, name) == ("alphaedit", command.name)
-            if command.usage == cli.OVERRIDES:
+            if command.usage == OVERRIDES:
                 load_config(overrides)
 
 

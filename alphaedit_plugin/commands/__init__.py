@@ -1,0 +1,21 @@
+"""The commands: one file each, listed here in the order that help shows them.
+
+A command imports what it works with only when it runs, so that help comes at once.
+"""
+
+from __future__ import annotations
+
+from alphaedit_plugin.commands import compare, config, doctor, edit, fit, inspect, run
+from alphaedit_plugin.commands.base import OVERRIDES, Command
+
+COMMANDS: tuple[Command, ...] = (
+    edit.COMMAND,
+    compare.COMMAND,
+    fit.COMMAND,
+    inspect.COMMAND,
+    config.COMMAND,
+    run.COMMAND,
+    doctor.COMMAND,
+)
+
+__all__ = ["COMMANDS", "OVERRIDES", "Command"]

@@ -1,0 +1,53 @@
+"""What a command is, and what all that work on a model begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from alphaedit_plugin.config import EditorConfig
+
+OVERRIDES = "[key=value …]"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: what is typed.
+        summary: what it does, in one line.
+        detail: what else its help says.
+        examples: complete command lines.
+        run: does it, given the words behind its name; returns the exit status, ``None`` for 0.
+        usage: what those words look like; where it is not `OVERRIDES`, they are none of Hydra's.
+    """
+
+    name: str
+    summary: str
+    detail: str
+    examples: tuple[str, ...]
+    run: Callable[[Sequence[str], Console], int | None]
+    usage: str = OVERRIDES
+
+
+@contextmanager
+def working(config: EditorConfig) -> Iterator[None]:
+    """Work with the configured number of threads, and with no progress bars but our own."""
+    from alphaedit_plugin.loading import cpu_threads
+
+    hide_foreign_bars()
+    with cpu_threads(config.model.threads):
+        yield
+
+
+def hide_foreign_bars() -> None:
+    """Our own progress bars say what takes long; loading a model's shards is not among it."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,39 @@
+"""``alphaedit inspect``: look into a projector file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from alphaedit_plugin.commands.base import Command, working
+from alphaedit_plugin.errors import ConfigError
+
+
+def _run(words: Sequence[str], console: Console) -> None:
+    from alphaedit_plugin.config import load_config
+
+    paths = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    if len(paths) != 1:
+        raise ConfigError("inspect takes one projector file: alphaedit inspect PROJECTOR")
+    config = load_config(overrides)
+    from alphaedit_plugin.inspect_run import run_inspect
+
+    with working(config):
+        run_inspect(Path(paths[0]).expanduser(), config, bool(overrides), console)
+
+
+COMMAND = Command(
+    "inspect",
+    "show a projector's spectrum, its cut, and what leaks through it",
+    "Reads a projector file. With a model (model=…) it also measures leakage on held-out "
+    "text: corpus=… or, for the pocket model, people it was not fitted on.",
+    (
+        "alphaedit inspect projector.safetensors",
+        "alphaedit inspect pocket.safetensors model=pocket",
+    ),
+    _run,
+    "PROJECTOR [key=value …]",
+)

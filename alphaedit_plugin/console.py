@@ -1,0 +1,10 @@
+"""Plain lines on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def say(console: Console, text: str) -> None:
+    """Print ``text`` as it is: no markup, no colours, no line breaks of rich's own."""
+    console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
