@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -88,9 +88,9 @@ class EditSession:
 
     def past(self, layer: int) -> PastKeys:
         """``Kp``: keys of all earlier batches, taken after their write, and what grew from them."""
-        blocks = tuple(entry.past_keys[layer] for entry in self.journal if entry.past_keys)
-        self._past[layer] = replace(self._past.get(layer, PastKeys()), blocks=blocks)
-        return self._past[layer]
+        grown = self._past.setdefault(layer, PastKeys())
+        grown.blocks = tuple(entry.past_keys[layer] for entry in self.journal if entry.past_keys)
+        return grown
 
     def change(self, layer: int) -> Delta:
         """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""

@@ -7,7 +7,6 @@ Cholesky factor. Least squares runs in float64, as in the host.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,92 +30,33 @@ def rome_delta(whitened: Tensor, subject_key: Tensor, residual: Tensor) -> Delta
     return Delta(residual.to(direction) / (direction.T @ subject_key.to(direction)), direction)
 
 
-def memit_delta(
-    keys: Tensor,
-    residual: Tensor,
-    whiten: Callable[[Tensor], Tensor],
-    weight: float,
-    past: Tensor | None = None,
-) -> Delta:
-    """MEMIT's least squares (Meng et al. 2023, eq. 14), by the Woodbury identity.
-
-    With ``A = [Kp, K]``: ``R Kᵀ(λC + A Aᵀ)⁻¹ = R [0 I](λI + Aᵀ C⁻¹ A)⁻¹ (C⁻¹A)ᵀ``,
-    an n × n system where the published form solves d_in × d_in.
-
-    Args:
-        keys: ``K (d_in, n)``.
-        residual: ``R (d_out, n)``.
-        whiten: maps ``X`` to ``C⁻¹ X`` in float64.
-        weight: ``λ``.
-        past: ``Kp (d_in, m)``, keys of earlier batches to keep in place (MEMIT-seq).
-    """
-    everything = keys if past is None else torch.cat([past, keys], dim=1)
-    whitened = whiten(everything)
-    gram = everything.to(whitened).T @ whitened
-    system = (gram + gram.T) / 2 + weight * torch.eye(len(gram)).to(gram)
-    return Delta(residual.to(whitened), whitened @ _last_columns(system, keys.shape[1]))
-
-
-def null_space_delta(
-    keys: Tensor, residual: Tensor, ridge: float, past: Tensor | None = None
-) -> Delta:
-    """AlphaEdit's closed form (Fang et al. 2025, eq. 14), on whichever side is smaller.
+def null_space_primal(keys: Tensor, residual: Tensor, ridge: float, past: Tensor) -> Delta:
+    """AlphaEdit's closed form (Fang et al. 2025, eq. 14) for more keys than dimensions.
 
     ``Δ = R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹``, equal to the published
-    ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹`` by the push-through identity.
+    ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹`` by the push-through identity. `history` has its dual, for
+    fewer keys.
 
     Args:
         keys: ``K̃ = P K (d_in, n)``, projected.
         residual: ``R (d_out, n)``.
         ridge: ``L2 > 0``.
         past: ``K̃p = P Kp (d_in, m)``, projected keys of earlier batches.
-    """
-    total = keys.shape[1] + (0 if past is None else past.shape[1])
-    side = null_space_dual if total <= keys.shape[0] else null_space_primal
-    return side(keys, residual, ridge, past)
-
-
-def null_space_dual(
-    keys: Tensor, residual: Tensor, ridge: float, past: Tensor | None = None
-) -> Delta:
-    """As `null_space_delta`: ``Δᵀ = A (AᵀA + L2·I)⁻¹ [0; Rᵀ]`` with ``A = [K̃p, K̃]``."""
-    everything = (keys if past is None else torch.cat([past, keys], dim=1)).double()
-    gram = everything.T @ everything
-    system = gram + ridge * torch.eye(len(gram)).to(gram)
-    return Delta(residual.double(), everything @ _last_columns(system, keys.shape[1]))
-
-
-def null_space_primal(
-    keys: Tensor, residual: Tensor, ridge: float, past: Tensor | None = None
-) -> Delta:
-    """As `null_space_delta`, through the d_in × d_in system; for more keys than dimensions."""
-    everything = (keys if past is None else torch.cat([past, keys], dim=1)).double()
-    gram = everything @ everything.T
-    factor = _cholesky(gram + ridge * torch.eye(len(gram)).to(gram))
-    return Delta(residual.double(), torch.cholesky_solve(keys.double(), factor))
-
-
-def _last_columns(system: Tensor, count: int) -> Tensor:
-    """The last ``count`` columns of ``system⁻¹``, for a symmetric positive definite system."""
-    unit = torch.zeros(len(system), count).to(system)
-    unit[-count:] = torch.eye(count).to(system)
-    return torch.cholesky_solve(unit, _cholesky(system))
-
-
-def _cholesky(system: Tensor) -> Tensor:
-    """The lower factor of a symmetric positive definite system.
 
     Raises:
-        NumericalError: rounding, or an entry that is not finite, leaves it not positive definite.
+        NumericalError: rounding, or an entry that is not finite, leaves the system not positive
+            definite.
     """
+    everything = torch.cat([past, keys], dim=1).double()
+    gram = everything @ everything.T
+    system = gram + ridge * torch.eye(len(gram)).to(gram)
     factor, failed = torch.linalg.cholesky_ex(system)
     if failed:
         raise NumericalError(
             f"the least squares of these {len(system)} equations is singular in {system.dtype}: "
-            "raise projector.l2 (or base.moment_weight without null space), and look for keys "
-            "that are not finite"
+            "raise projector.l2, and look for keys that are not finite"
         )
-    return factor
+    return Delta(residual.double(), torch.cholesky_solve(keys.double(), factor))
 
 
 def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.solve import (
     Restraint,
     keep_largest_change,
-    memit_delta,
-    null_space_delta,
-    null_space_dual,
     null_space_primal,
     restrain,
     rome_delta,
@@ -62,23 +57,6 @@ def whiten(s: System, x: Tensor) -> Tensor:
     return SecondMoment(s.moment, 1).whiten(x)
 
 
-@given(systems(), st.floats(-2, 4))
-def test_memit_is_the_published_least_squares(s: System, log_weight: float) -> None:
-    weight = 10**log_weight
-    actual = memit_delta(s.keys, s.residual, lambda x: whiten(s, x), weight).dense
-    expected = s.residual @ s.keys.T @ torch.linalg.inv(weight * s.moment + s.keys @ s.keys.T)
-    assert relative(actual, expected) < 1e-6
-
-
-@given(systems(), st.floats(-2, 4))
-def test_memit_with_past_keys_keeps_them_in_place(s: System, log_weight: float) -> None:
-    weight = 10**log_weight
-    actual = memit_delta(s.keys, s.residual, lambda x: whiten(s, x), weight, s.past).dense
-    system = weight * s.moment + s.past @ s.past.T + s.keys @ s.keys.T
-    expected = torch.linalg.solve(system, s.keys @ s.residual.T).T
-    assert relative(actual, expected) < 1e-6
-
-
 def published_null_space(s: System, ridge: float) -> Tensor:
     """``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹``: the form as published, whose system is not symmetric."""
     identity = torch.eye(len(s.keys), dtype=torch.float64)
@@ -86,36 +64,11 @@ def published_null_space(s: System, ridge: float) -> Tensor:
     return s.residual @ s.keys.T @ s.projector @ torch.linalg.inv(system)
 
 
-@pytest.mark.parametrize("form", [null_space_delta, null_space_dual, null_space_primal])
-@given(s=systems(), log_ridge=st.floats(-2, 3))
-def test_null_space_is_the_published_form(form, s: System, log_ridge: float) -> None:
-    ridge = 10**log_ridge
-    actual = form(s.projector @ s.keys, s.residual, ridge, s.projector @ s.past).dense
-    assert relative(actual, published_null_space(s, ridge)) < 1e-6
-
-
 @given(systems(), st.floats(-2, 3))
-def test_no_past_and_an_empty_past_are_the_same(s: System, log_ridge: float) -> None:
-    keys, ridge = s.projector @ s.keys, 10**log_ridge
-    for form in (null_space_dual, null_space_primal, null_space_delta):
-        without, empty = form(keys, s.residual, ridge), form(keys, s.residual, ridge, s.past[:, :0])
-        assert torch.equal(without.dense, empty.dense)
-
-
-def test_the_smaller_side_is_taken() -> None:
-    few, many = torch.randn(8, 3), torch.randn(8, 30)
-    assert torch.equal(
-        null_space_delta(few, torch.ones(2, 3), 1.0).dense,
-        null_space_dual(few, torch.ones(2, 3), 1.0).dense,
-    )
-    assert torch.equal(
-        null_space_delta(many, torch.ones(2, 30), 1.0).dense,
-        null_space_primal(many, torch.ones(2, 30), 1.0).dense,
-    )
-    assert torch.equal(
-        null_space_delta(few, torch.ones(2, 3), 1.0, many).dense,
-        null_space_primal(few, torch.ones(2, 3), 1.0, many).dense,
-    )
+def test_null_space_is_the_published_form(s: System, log_ridge: float) -> None:
+    ridge = 10**log_ridge
+    actual = null_space_primal(s.projector @ s.keys, s.residual, ridge, s.projector @ s.past).dense
+    assert relative(actual, published_null_space(s, ridge)) < 1e-6
 
 
 @given(systems(max_keys=1))
@@ -203,18 +156,9 @@ def test_prune_leaves_small_deltas_alone() -> None:
     assert relative(restrain(delta, weight, Restraint()).dense, delta) < 1e-12
 
 
-@pytest.mark.parametrize("form", [null_space_dual, null_space_primal, null_space_delta])
 @pytest.mark.parametrize("scale", [1e10, math.nan])
-def test_a_system_that_rounding_leaves_singular_says_what_to_do(
-    form: Callable[..., Delta], scale: float
-) -> None:
+def test_a_system_that_rounding_leaves_singular_says_what_to_do(scale: float) -> None:
     """Equal keys, and a ridge far below the rounding of their products."""
     keys = torch.full((6, 3), scale, dtype=torch.float64)
     with pytest.raises(NumericalError, match=r"singular.*raise projector\.l2"):
-        form(keys, torch.ones(2, 3), 1e-12)
-
-
-def test_memits_system_says_so_too() -> None:
-    keys = torch.full((6, 3), 1e10, dtype=torch.float64)
-    with pytest.raises(NumericalError, match=r"singular.*base\.moment_weight"):
-        memit_delta(keys, torch.ones(2, 3), lambda x: x, 1e-12)
+        null_space_primal(keys, torch.ones(2, 3), 1e-12, keys)

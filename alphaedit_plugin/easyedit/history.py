@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.history import PastKeys
+
 Marks = dict[str, Tensor]
 
 
@@ -51,9 +53,11 @@ class KeyHistory:
 
     Attributes:
         edits: those that are in the weight, oldest first.
+        grown: what has grown from their keys so far.
     """
 
     edits: list[Written] = field(default_factory=list)
+    grown: PastKeys = field(default_factory=PastKeys)
 
     def rewind(self, weight: Tensor) -> None:
         """Forget the edits that ``W (d_out, d_in)`` as it is now no longer holds."""
@@ -68,9 +72,10 @@ class KeyHistory:
         # A state we have not seen: something else was written, or only some edits taken back.
         self.edits = [edit for edit in self.edits if edit.stands(weight)]
 
-    def past_keys(self) -> Tensor | None:
-        """``Kp (d_in, m)``; ``None`` where there is none."""
-        return torch.cat([edit.keys for edit in self.edits], dim=1) if self.edits else None
+    def past(self) -> PastKeys:
+        """``Kp``: the keys of these edits."""
+        self.grown.blocks = tuple(edit.keys for edit in self.edits)
+        return self.grown
 
     def remember(self, before: Tensor, after: Tensor, keys: Tensor) -> None:
         """Add an edit.
@@ -81,7 +86,7 @@ class KeyHistory:
             keys: ``(d_in, n)``, taken after it.
         """
         outside = outputs(before, keys), outputs(after, keys)
-        self.edits.append(Written(mark(before), mark(after), keys.cpu(), *outside))
+        self.edits.append(Written(mark(before), mark(after), keys, *outside))
 
 
 def outputs(weight: Tensor, keys: Tensor) -> Tensor:

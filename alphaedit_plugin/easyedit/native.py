@@ -219,9 +219,7 @@ def standing_keys(session: EditSession) -> dict[int, Tensor]:
             if layer in entry.past_keys:
                 history.remember(before, weight, entry.past_keys[layer])
         history.rewind(session.view.weight(layer))
-        past = history.past_keys()
-        none = weight.new_zeros(weight.shape[1], 0)
-        found[layer] = none if past is None else past.to(weight)
+        found[layer] = history.past().joined(weight.T)
     return found
 
 

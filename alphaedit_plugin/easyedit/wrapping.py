@@ -21,8 +21,8 @@ from transformers.pytorch_utils import Conv1D
 from alphaedit_plugin.easyedit.history import KeyHistory
 from alphaedit_plugin.easyedit.host import HostError, HostMethod
 from alphaedit_plugin.errors import ConfigError, NumericalError
+from alphaedit_plugin.methods.projected import null_space_delta
 from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.solve import null_space_delta
 
 GATE = "upd_matrix_match_shape"
 
@@ -131,16 +131,16 @@ class ClosedForm:
         }
 
     def update(self, place: int) -> Tensor:
-        """``Δ (d_out, d_in)`` of the ``place``-th weight; see `solve.null_space_delta`."""
+        """``Δ (d_out, d_in)`` of the ``place``-th weight; see `null_space_delta`."""
         name = self.names[place]
-        projector = self.projectors[name]
         targets = torch.stack(self.targets, dim=1)
         missing = targets - self.current[place].T.to(targets)
         residual = missing.detach().float() / (len(self.names) - place)
-        past = self.histories[name].past_keys()
-        keys = projector.apply(self.keys[place].T.detach().float())
-        kept = None if past is None else projector.apply(past.to(keys))
-        return null_space_delta(keys, residual.to(keys), self.ridge, kept).dense
+        keys = self.keys[place].T.detach().float()
+        past = self.histories[name].past()
+        return null_space_delta(
+            self.projectors[name], self.ridge, keys, residual.to(keys), past
+        ).dense
 
     def remember(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
         """Note the batch's keys in the edited model.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import ConfigError, ProjectorError, require
+from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.projector import Projector
@@ -28,6 +29,27 @@ class Mode(str, Enum):
     auto = "auto"
     solve = "solve"
     post = "post"
+
+
+def null_space_delta(
+    projector: Projector, ridge: float, keys: Tensor, residual: Tensor, past: PastKeys
+) -> Delta:
+    """AlphaEdit's closed form (Fang et al. 2025, eq. 14), on whichever side is smaller.
+
+    Args:
+        projector: ``P``.
+        ridge: ``L2 > 0``.
+        keys: ``K (d_in, n)``.
+        residual: ``R (d_out, n)``.
+        past: ``Kp``, kept in place.
+
+    Raises:
+        NumericalError: the system is not positive definite to rounding.
+    """
+    if past.count + keys.shape[1] > projector.d_in:
+        kept = projector.apply(past.joined(keys))
+        return null_space_primal(projector.apply(keys), residual, ridge, kept)
+    return past.factor(projector, projector.apply, ridge).delta(keys, residual)
 
 
 @dataclass(frozen=True)
@@ -100,13 +122,7 @@ class Projected(BaseMethod):
         if not self.solves:
             return self.base.solve(problem)
         projector = self.projectors[problem.layer]
-        if problem.past.count + problem.keys.shape[1] > projector.d_in:
-            past = projector.apply(problem.past.joined(problem.keys))
-            return null_space_primal(
-                projector.apply(problem.keys), problem.residual, self.ridge, past
-            )
-        factor = problem.past.factor(projector, projector.apply, self.ridge)
-        return factor.delta(problem.keys, problem.residual)
+        return null_space_delta(projector, self.ridge, problem.keys, problem.residual, problem.past)
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
         """The base's, then the projector."""

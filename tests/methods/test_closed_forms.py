@@ -1,0 +1,62 @@
+"""What the least-squares bases and AlphaEdit solve, against the formulas as published."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.history import PastKeys
+from alphaedit_plugin.methods import LayerProblem, Memit
+from alphaedit_plugin.methods.projected import null_space_delta
+from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.statistics import SecondMoment
+from tests.test_solve import System, published_null_space, systems
+from tests.tiny import relative
+
+
+def memit_of(s: System, weight: float, past: PastKeys, cache: bool) -> Tensor:
+    problem = LayerProblem(0, s.keys, s.keys, s.residual, s.weight, SecondMoment(s.moment, 1), past)
+    return Memit(weight, sequential_cache=cache).solve(problem).dense
+
+
+@given(systems(), st.floats(-2, 4))
+def test_memit_is_the_published_least_squares(s: System, log_weight: float) -> None:
+    weight = 10**log_weight
+    expected = s.residual @ s.keys.T @ torch.linalg.inv(weight * s.moment + s.keys @ s.keys.T)
+    assert relative(memit_of(s, weight, PastKeys((s.past,)), False), expected) < 1e-6
+
+
+@given(systems(), st.floats(-2, 4))
+def test_memit_with_a_cache_keeps_past_keys_in_place(s: System, log_weight: float) -> None:
+    weight = 10**log_weight
+    system = weight * s.moment + s.past @ s.past.T + s.keys @ s.keys.T
+    expected = torch.linalg.solve(system, s.keys @ s.residual.T).T
+    assert relative(memit_of(s, weight, PastKeys((s.past,)), True), expected) < 1e-6
+
+
+@given(systems(), st.floats(-2, 3), st.booleans())
+def test_the_null_space_on_either_side_is_the_published_form(
+    s: System, log_ridge: float, without_past: bool
+) -> None:
+    """Up to 60 keys of up to 24 dimensions: both the dual and the primal side are taken."""
+    if without_past:
+        s.past = s.past[:, :0]
+    # With P's own eigenvalues (0 and 1) for a spectrum, a cut between them gives P back.
+    used = round(len(s.keys) - s.projector.trace().item())
+    complement = torch.eye(len(s.keys)).double() - s.projector
+    projector = Projector.fit(SecondMoment(complement, 1), Cut(CutRule.rank, used))
+    ridge, past = 10**log_ridge, PastKeys((s.past,))
+    actual = null_space_delta(projector, ridge, s.keys, s.residual, past).dense
+    assert relative(actual, published_null_space(s, ridge)) < 1e-5
+
+
+def test_a_singular_system_says_what_to_raise() -> None:
+    keys = torch.full((6, 3), 1e10, dtype=torch.float64)
+    moment = SecondMoment(torch.eye(6).double(), 1)
+    problem = LayerProblem(0, keys, keys, torch.ones(2, 3), torch.ones(2, 6), moment, PastKeys())
+    with pytest.raises(NumericalError, match=r"model\.moment_weight"):
+        Memit(1e-12).solve(problem)
