@@ -17,7 +17,6 @@ from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import check_sources
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import empty_folder, filled_folder
@@ -51,7 +50,6 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     """
     requests = requests_of(config)
     folder = None if config.save is None else empty_folder("save", config.save)
-    check_sources(config)
     editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
     before = take(editor.view, requests)

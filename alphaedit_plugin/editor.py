@@ -15,7 +15,7 @@ from alphaedit_plugin import engine
 from alphaedit_plugin.config import EditorConfig, load_config, options
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import require
-from alphaedit_plugin.loading import load_model, load_recipe
+from alphaedit_plugin.loading import load
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import (
     Metrics,
@@ -58,8 +58,7 @@ class NullSpaceEditor:
         Raises:
             AlphaEditError: something named there is missing or does not fit.
         """
-        view = load_model(config.model)
-        return cls(view, load_recipe(view, config), config.batch_size)
+        return cls(*load(config), config.batch_size)
 
     @classmethod
     def from_pretrained(

@@ -13,7 +13,7 @@ from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.console import say
 from alphaedit_plugin.distributed import Group, group_from_environment
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.loading import DTYPES, load_model
+from alphaedit_plugin.loading import dtype_of, load_model
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Convergence, Projector, fit_projectors, save_projectors
 from alphaedit_plugin.sources import check_cut, corpus_for, load_moments
@@ -26,8 +26,7 @@ def run_fit(config: EditorConfig, console: Console) -> None:
     Raises:
         AlphaEditError: something named in ``config`` is missing or does not fit.
     """
-    if config.fit.dtype not in DTYPES:
-        raise ConfigError(f"fit.dtype is {config.fit.dtype!r}: use one of {', '.join(DTYPES)}")
+    dtype_of("fit.dtype", config.fit.dtype)
     config.projector.cut.check()
     out = Path(config.fit.out).expanduser()
     require_writable(out)
@@ -45,7 +44,7 @@ def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> Non
     if not group.leads:
         return
     projectors = fit_projectors(moments, config.projector.cut)
-    save_projectors(view, projectors, out, corpus.name, DTYPES[config.fit.dtype])
+    save_projectors(view, projectors, out, corpus.name, dtype_of("fit.dtype", config.fit.dtype))
     console.print(table_of(projectors))
     if watch is not None:
         say(console, _verdict(watch))

@@ -23,6 +23,29 @@ from alphaedit_plugin.statistics import SecondMoment
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+def dtype_of(key: str, name: str) -> torch.dtype:
+    """The dtype that the setting ``key`` names.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"{key} is {name!r}: use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load(config: EditorConfig) -> tuple[EditableModel, Recipe]:
+    """The model that ``config`` names and everything an edit of it needs.
+
+    Raises:
+        AlphaEditError: something named there is missing or does not fit; what can be told without
+            the model is told before it is loaded.
+    """
+    check_sources(config)
+    view = load_model(config.model)
+    return view, load_recipe(view, config)
+
+
 def load_model(config: ModelConfig) -> EditableModel:
     """Load the model and tokenizer, in the configured dtype and place.
 
@@ -30,9 +53,7 @@ def load_model(config: ModelConfig) -> EditableModel:
         ConfigError: an unknown dtype, or a device that is not there.
         ModelError: the model cannot be loaded or lacks weights, or is of an unknown family.
     """
-    if config.dtype not in DTYPES:
-        raise ConfigError(f"model.dtype is {config.dtype!r}: use one of {', '.join(DTYPES)}")
-    device, dtype = _device(config.device), DTYPES[config.dtype]
+    device, dtype = _device(config.device), dtype_of("model.dtype", config.dtype)
     with torch.inference_mode(False):  # or no target could be searched
         if config.path is None:
             model, tokenizer = load_pocket(dtype)

@@ -268,6 +268,7 @@ def test_moving_the_model_is_no_change(gpt2: EditableModel) -> None:
     for parameter in gpt2.model.parameters():
         parameter.data = parameter.data.clone()
     write(session, 1)
+    assert len(session.journal) == 2
 
 
 def test_a_session_goes_in_and_out_of_inference_mode(gpt2: EditableModel) -> None:

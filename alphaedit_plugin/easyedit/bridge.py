@@ -21,7 +21,7 @@ from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import Recipe, check_requests
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
-from alphaedit_plugin.loading import load_model, load_recipe
+from alphaedit_plugin.loading import load
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import save_projectors
@@ -86,8 +86,7 @@ class HostedEditor(NullSpaceEditor):
             AlphaEditError: there is no host, or something named does not fit.
         """
         import_host()
-        view = load_model(config.model)
-        return cls(view, load_recipe(view, config), config)
+        return cls(*load(config), config)
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch through the host, all of it or nothing."""

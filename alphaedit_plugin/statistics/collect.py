@@ -22,6 +22,7 @@ from alphaedit_plugin.statistics.moment import BLOCK, MomentSum, SecondMoment
 Text = str | Sequence[int]
 Halves = Mapping[int, tuple[SecondMoment, SecondMoment]]
 
+LONGEST = 2048  # tokens of a text that are read where the model sets no limit
 CHUNK = 2  # micro-batches whose sentences are sorted by length together
 
 
@@ -204,7 +205,7 @@ class _Reader:
         return number
 
     def _ids(self, number: int, text: Text, left: int | None) -> tuple[int, ...]:
-        limit = getattr(self.view.model.config, "max_position_embeddings", None) or 2048
+        limit = self.view.context_length or LONGEST
         found = tokenise(self.view.tokenizer, text) if isinstance(text, str) else text
         ids = tuple(found[: limit if left is None else min(limit, left)])
         known = self.view.model.get_input_embeddings().num_embeddings

@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin import cli, edit_run
+from alphaedit_plugin import cli, edit_run, loading
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES
 from alphaedit_plugin.config import load_config
@@ -225,7 +225,7 @@ def test_a_missing_package_is_missed_before_the_model_is_loaded(
         "request.subject=x",
         "request.target_new=y",
     ]
-    monkeypatch.setattr(edit_run, "NullSpaceEditor", None)  # nothing may be loaded
+    monkeypatch.setattr(loading, "load_model", None)  # nothing may be loaded
     assert main(["edit", *asked]) == 2
     assert "reading wikimedia/wikipedia needs the datasets package" in capsys.readouterr().err
     assert main(["compare", "model=gpt2-xl", "data=pocket"]) == 2
@@ -365,7 +365,7 @@ def test_edit_from_easyedits_file(capsys: Capture, tmp_path: Path, projectors: s
 def test_a_folder_that_is_taken_is_refused_first(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
-    monkeypatch.setattr(edit_run, "NullSpaceEditor", None)  # nothing may be loaded
+    monkeypatch.setattr(loading, "load_model", None)  # nothing may be loaded
     folder = tmp_path / "edited"
     if taken == "file":
         folder.write_text("x")
