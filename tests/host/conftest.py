@@ -16,6 +16,7 @@ from types import ModuleType
 
 import pytest
 
+import alphaedit_plugin
 from tests.host.stubs import import_host
 from tests.host.tiny_host import FOLDERS, TinyHostModel, prepare
 
@@ -65,6 +66,14 @@ def host(
     forget_everything()
     yield _imported
     forget_everything()
+
+
+@pytest.fixture
+def registered(host: ModuleType) -> Iterator[ModuleType]:
+    """The host with the plug-in in it."""
+    alphaedit_plugin.register()
+    yield host
+    alphaedit_plugin.unregister()
 
 
 @pytest.fixture(params=FOLDERS)

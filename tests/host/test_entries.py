@@ -22,13 +22,6 @@ BATCHABLE = [name for name in NAMES if name not in ("ROME", "R-ROME")]
 WAYS = ("path", "pair")
 
 
-@pytest.fixture
-def registered(host: ModuleType) -> Iterator[ModuleType]:
-    alphaedit_plugin.register()
-    yield host
-    alphaedit_plugin.unregister()
-
-
 def editor_of(host: ModuleType, tiny: TinyHostModel, method: str, way: str, **keys: Any) -> Any:
     """An editor that loads the model itself (path), or is given a ``(model, tok)`` pair."""
     pin_contexts(method)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -40,13 +39,6 @@ from tests.host.tiny_host import (
 skip_without_host()
 
 NAMES = [method.name for method in METHODS]
-
-
-@pytest.fixture
-def registered(host: ModuleType) -> Iterator[ModuleType]:
-    alphaedit_plugin.register()
-    yield host
-    alphaedit_plugin.unregister()
 
 
 def flag(tiny: TinyHostModel, **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +25,9 @@ KINDS = {"PRUNE": PRUNEHyperParams, "RECT": RECTHyperParams}
 
 
 @pytest.fixture
-def registered(host: ModuleType) -> Iterator[ModuleType]:
-    alphaedit_plugin.register()
+def registered(registered: ModuleType) -> ModuleType:
     pin_contexts("MEMIT")
-    yield host
-    alphaedit_plugin.unregister()
+    return registered
 
 
 def settings(tiny: TinyHostModel, method: str, **keys: Any) -> dict[str, Any]:

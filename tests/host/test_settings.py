@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import alphaedit_plugin
 from alphaedit_plugin.easyedit.host import hparams_classes
 from alphaedit_plugin.errors import ConfigError, ProjectorError
 from alphaedit_plugin.models import EditableModel
@@ -28,13 +26,6 @@ from tests.host.tiny_host import (
 )
 
 skip_without_host()
-
-
-@pytest.fixture
-def registered(host: ModuleType) -> Iterator[ModuleType]:
-    alphaedit_plugin.register()
-    yield host
-    alphaedit_plugin.unregister()
 
 
 def fitted(tiny: TinyHostModel, cut: Cut) -> dict[int, Projector]:

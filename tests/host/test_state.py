@@ -31,13 +31,6 @@ from tests.host.tiny_host import (
 skip_without_host()
 
 
-@pytest.fixture
-def registered(host: ModuleType) -> Iterator[ModuleType]:
-    alphaedit_plugin.register()
-    yield host
-    alphaedit_plugin.unregister()
-
-
 def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
     return all(torch.equal(weight, right[name]) for name, weight in left.items())
 
