@@ -21,6 +21,14 @@ def _check_text(name: str, text: object) -> None:
         raise RequestError(f"{name} is {text!r}: it holds half a character (a lone surrogate)")
 
 
+def _check_texts(name: str, texts: object) -> None:
+    """Refuse what is no tuple of texts."""
+    if not isinstance(texts, tuple):
+        raise RequestError(f"{name} is {texts!r}: it must be a tuple of texts")
+    for text in texts:
+        _check_text(name, text)
+
+
 @dataclass(frozen=True)
 class Probe:
     """Prompts with the answers they should get.
@@ -28,13 +36,15 @@ class Probe:
     Attributes:
         prompts: complete prompts, without a slot.
         answers: one answer per prompt.
+        accept: per prompt, other answers that are as right (aliases); empty where none has any.
 
     Raises:
-        RequestError: the two differ in length or hold something other than text.
+        RequestError: they differ in length or hold something other than text.
     """
 
     prompts: tuple[str, ...]
     answers: tuple[str, ...]
+    accept: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.prompts) != len(self.answers):
@@ -42,9 +52,14 @@ class Probe:
                 f"{len(self.prompts)} prompts but {len(self.answers)} answers; one answer per "
                 "prompt"
             )
-        for name, texts in (("prompt", self.prompts), ("answer", self.answers)):
-            for text in texts:
-                _check_text(name, text)
+        if self.accept and len(self.accept) != len(self.prompts):
+            raise RequestError(
+                f"{len(self.prompts)} prompts but {len(self.accept)} tuples of other answers"
+            )
+        _check_texts("prompt", self.prompts)
+        _check_texts("answer", self.answers)
+        for others in self.accept:
+            _check_texts("accept", others)
 
     @classmethod
     def parse(cls, name: str, prompt: Any, answer: Any) -> Probe:
@@ -73,6 +88,15 @@ class Request:
         rephrase: other complete prompts that ask for the same fact.
         locality: named probes whose answers must not change.
         portability: named probes whose answers must follow the edit.
+        accept: other answers that are as right as ``target_new`` (aliases).
+        generation: prompts about the subject that the model goes on from freely, for fluency and
+            consistency.
+        attribute: complete prompts about other subjects, of whom ``target_new`` was true already.
+        references: texts about ``target_new``'s kind of subject, which what the model says of
+            the edited subject should resemble (consistency).
+        case_id: which record of its data it is of; several requests may share one.
+        relation: the relation's name where the data has one: two requests about the same subject
+            and relation ask the same thing, in whatever words.
 
     Raises:
         RequestError: a part that is missing, blank or of another type; or not exactly one slot.
@@ -85,6 +109,12 @@ class Request:
     rephrase: tuple[str, ...] = ()
     locality: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
     portability: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
+    accept: tuple[str, ...] = ()
+    generation: tuple[str, ...] = ()
+    attribute: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    case_id: str | None = None
+    relation: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "subject", "target_new"):
@@ -92,12 +122,11 @@ class Request:
         if self.prompt.count(SLOT) != 1:
             slots = self.prompt.count(SLOT)
             raise RequestError(f"prompt {self.prompt!r} has {slots} slots '{{}}': leave one")
-        if self.ground_truth is not None:
-            _check_text("ground_truth", self.ground_truth)
-        if not isinstance(self.rephrase, tuple):
-            raise RequestError(f"rephrase is {self.rephrase!r}: it must be a tuple of texts")
-        for text in self.rephrase:
-            _check_text("rephrase", text)
+        for name in ("ground_truth", "case_id", "relation"):
+            if getattr(self, name) is not None:
+                _check_text(name, getattr(self, name))
+        for name in ("rephrase", "accept", "generation", "attribute", "references"):
+            _check_texts(name, getattr(self, name))
         for name in ("locality", "portability"):
             probes = getattr(self, name)
             fine = isinstance(probes, Mapping)

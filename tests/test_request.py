@@ -146,6 +146,12 @@ def test_a_probe_that_does_not_fit_is_refused(entry: Any, message: str) -> None:
         ({"rephrase": ("fine", " ")}, "rephrase is ' '"),
         ({"locality": [Probe(("a",), ("b",))]}, "locality is .*must map names to probes"),
         ({"portability": {"hop": ("a", "b")}}, "portability is .*must map names to probes"),
+        ({"accept": ["Francais"]}, "accept is .*tuple"),
+        ({"generation": ("Ada's mother speaks", "")}, "generation is ''"),
+        ({"attribute": "Boris speaks"}, "attribute is .*tuple"),
+        ({"references": (None,)}, "references is None"),
+        ({"case_id": 5}, "case_id is 5"),
+        ({"relation": " "}, "relation is ' '"),
     ],
 )
 def test_a_request_made_directly_is_checked_as_well(change: dict[str, Any], message: str) -> None:
@@ -175,6 +181,21 @@ def test_arguments_of_another_type_are_named(change: dict[str, Any], message: st
     columns["subject"] = ["Ada", "Boris"]
     with pytest.raises(RequestError, match=message):
         prepare_requests(**columns | change)
+
+
+@pytest.mark.parametrize(
+    ("accept", "message"),
+    [
+        ((("Francais",),), "2 prompts but 1 tuples"),
+        ((("Francais",), ("",)), "accept is ''"),
+        (((), "Deutsch"), "accept is 'Deutsch'.*tuple"),
+    ],
+)
+def test_other_answers_of_a_probe_belong_to_its_prompts(accept: Any, message: str) -> None:
+    prompts, answers = ("Ada speaks", "Boris speaks"), ("French", "German")
+    assert Probe(prompts, answers, ((), ("Deutsch",))).accept == ((), ("Deutsch",))
+    with pytest.raises(RequestError, match=message):
+        Probe(prompts, answers, accept)
 
 
 def test_a_prompt_may_have_several_rephrasings() -> None:

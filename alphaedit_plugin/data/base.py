@@ -12,13 +12,38 @@ NEIGHBOURHOOD = "neighbourhood"  # the locality probe that specificity is measur
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """A record that is not edited, and why.
+
+    Attributes:
+        record: its number in the file, from 0.
+        line: where it starts in the file, from 1; ``None`` where the file has no lines.
+        reason: for people.
+    """
+
+    record: int
+    line: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class EditData:
     """Requests, and untouched facts.
 
     Attributes:
         requests: to edit, in order; neighbourhood prompts are a locality probe of theirs.
         retention: named probes of facts that no request is about.
+        name: of the data, for the report: ``"zsre, zsre_mend_eval.json"``.
+        conventions: what was chosen where a source can be read in more than one way, for the
+            report: ``"target alt"``; empty where there is no choice.
+        references: all reference texts of the data: the corpus that the inverse document
+            frequencies of consistency are of. A request's own are in `Request.references`.
+        dropped: records that are not among the requests.
     """
 
     requests: tuple[Request, ...]
     retention: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
+    name: str = ""
+    conventions: str = ""
+    references: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
