@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from alphaedit_plugin.errors import ModelError, RequestError
-from alphaedit_plugin.keys import Part, Site, average, read
+from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
@@ -129,34 +129,43 @@ def apply_batch(
     check_recipe(session, recipe)
     check_requests(view, recipe, requests)
     with session.batch():
-        for stage in stages(recipe, requests):
-            _apply_stage(view, session, recipe, stage)
-        past = _keys(view, recipe, requests, recipe.layers) if recipe.method.needs_history else {}
-        return session.commit(requests, past)
+        keys = [_apply_stage(view, session, recipe, s) for s in stages(recipe, requests)]
+        if not recipe.method.needs_history:
+            return session.commit(requests)
+        # A layer's keys depend on the layers below it alone. Within a stage these were written
+        # before the keys were read; a later stage may write below them again.
+        if len(keys) == 1:
+            return session.commit(requests, keys[0])
+        return session.commit(requests, _keys(view, recipe, requests, recipe.layers))
 
 
-def _apply_stage(view: EditableModel, session: EditSession, recipe: Recipe, stage: Stage) -> None:
+def _apply_stage(
+    view: EditableModel, session: EditSession, recipe: Recipe, stage: Stage
+) -> dict[int, Tensor]:
+    """Write one stage; returns the averaged keys ``(d_in, n)`` per layer."""
     site = Site(stage.layers[-1], recipe.method.target)
     targets = optimise_targets(
         view, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
     )
-    sentences = _sentences(view, recipe, stage.requests)
-    bare = slice(None, None, len(recipe.contexts.flat))  # "{}" comes first among the contexts
+    contexts = len(recipe.contexts.flat)  # of each request side by side, "{}" first
+    reader = Reader(view, _sentences(view, recipe, stage.requests), recipe.targets.budget)
+    keys = {}
     for place, layer in enumerate(stage.layers):
         # Later layers see what earlier ones wrote, so keys and residual are read anew for each.
-        key_site = Site(layer, Part.KEY)
-        found = read(view, [key_site, site], sentences, recipe.targets.budget)
-        missing = targets.values - found[site][:, bare]
+        found = reader.read_key(layer)
+        keys[layer] = average(found, recipe.contexts.weights)
+        missing = targets.values - reader.read([site], every=contexts)[site]
         problem = LayerProblem(
             layer=layer,
-            keys=average(found[key_site], recipe.contexts.weights),
-            subject_keys=found[key_site][:, bare],
+            keys=keys[layer],
+            subject_keys=found[:, ::contexts],
             residual=missing / (len(stage.layers) - place),
             weight=view.weight(layer),
             moment=recipe.moments.get(layer),
             past=session.past(layer),
         )
         session.write(layer, recipe.method.delta(problem))
+    return keys
 
 
 def finalize(session: EditSession, recipe: Recipe) -> Entry | None:

@@ -7,13 +7,25 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from alphaedit_plugin.models import EditableModel, StopForward, hidden_of, hooked, inference
+from alphaedit_plugin.models import (
+    EditableModel,
+    StopForward,
+    hidden_of,
+    hooked,
+    inference,
+    with_hidden,
+)
 from alphaedit_plugin.prompts import Sentence, by_token_budget, collate
+from alphaedit_plugin.resume import Tail, run
+
+KEPT = 4  # per token, an MLP's inner width: no more than a micro-batch takes anyway
 
 
 class Part(Enum):
@@ -39,40 +51,113 @@ class Site:
 def read(
     view: EditableModel, sites: Sequence[Site], sentences: Sequence[Sentence], budget: int = 8192
 ) -> dict[Site, Tensor]:
-    """Read the vectors at every sentence's fact token.
+    """Read the vectors at every sentence's fact token, once; see `Reader.read`."""
+    return Reader(view, sentences, budget).read(sites)
+
+
+class Reader:
+    """Reads the same sentences again and again, while layers are written from below.
+
+    A write changes nothing below its layer, and by causality nothing behind the fact token changes
+    what is there: so a sentence ends with its fact token, and a read starts at the block that was
+    remembered last. What enters that block is kept, ``(length, d_model)`` per sentence, for
+    `KEPT` times ``budget`` tokens at most; further sentences start from the embedding each time.
 
     Args:
-        view: the model, as it is now.
-        sites: where to read; the forward pass ends after the deepest one.
+        view: the model; below the block remembered last it must stay as it is.
         sentences: what to run.
         budget: padded tokens per micro-batch.
+    """
+
+    def __init__(
+        self, view: EditableModel, sentences: Sequence[Sentence], budget: int = 8192
+    ) -> None:
+        self._view, self._budget = view, budget
+        self._sentences = [sentence.until_fact() for sentence in sentences]
+        totals = accumulate(len(s.ids) for s in self._sentences)
+        self._keepable = sum(total <= KEPT * budget for total in totals)
+        self._layer = 0
+        self._entering: dict[int, Tensor] = {}
+        self._form: Any = None
+
+    def read(self, sites: Sequence[Site], every: int = 1) -> dict[Site, Tensor]:
+        """The vectors at the fact tokens, in the model as it is now.
+
+        Args:
+            sites: where to read; the forward pass ends after the deepest one.
+            every: read only each sentence whose number divides by this.
+
+        Returns:
+            For each site ``(d, n)`` float32, one column per sentence, in the given order.
+        """
+        return self._run(sites, every, None)
+
+    def read_key(self, layer: int) -> Tensor:
+        """``(d_in, n)`` float32, the keys of ``layer``; remembers what enters its block.
+
+        ``layer`` is not below that of an earlier call.
+        """
+        site = Site(layer, Part.KEY)
+        keys = self._run([site], 1, layer)[site]
+        self._layer = layer
+        return keys
+
+    def _run(self, sites: Sequence[Site], every: int, remember: int | None) -> dict[Site, Tensor]:
+        rows = range(0, len(self._sentences), every)
+        columns: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
+
+        def work(chosen: Sequence[int]) -> None:
+            found, entering = _run_tail(self._view, sites, self._tail(chosen), remember)
+            for site, vectors in found.items():
+                columns[site].update(zip(chosen, vectors, strict=True))
+            if entering is not None:
+                self._keep(chosen, entering)
+
+        with torch.no_grad(), inference(self._view):
+            for part in (
+                [row for row in rows if row < self._keepable],
+                [row for row in rows if row >= self._keepable],
+            ):
+                lengths = [len(self._sentences[row].ids) for row in part]
+                for indices in by_token_budget(lengths, self._budget):
+                    work([part[index] for index in indices])
+        return {
+            site: torch.stack([vectors[row] for row in rows], dim=1)
+            for site, vectors in columns.items()
+        }
+
+    def _tail(self, rows: Sequence[int]) -> Tail:
+        """What is left to run of these sentences, all of which are kept, or none."""
+        batch = collate(self._view, [self._sentences[row] for row in rows])
+        if rows[0] not in self._entering:
+            return Tail(0, batch.positions, batch.inputs(), None, None)
+        hidden = pad_sequence([self._entering[row] for row in rows], batch_first=True)
+        below = with_hidden(self._form, hidden)
+        return Tail(self._layer, batch.positions, batch.inputs(), None, below)
+
+    def _keep(self, rows: Sequence[int], entering: Any) -> None:
+        hidden = hidden_of(entering)
+        self._form = with_hidden(entering, hidden[:0])
+        for row, states in zip(rows, hidden, strict=True):
+            if row < self._keepable:
+                self._entering[row] = states[: len(self._sentences[row].ids)].clone()
+
+
+def _run_tail(
+    view: EditableModel, sites: Sequence[Site], tail: Tail, remember: int | None
+) -> tuple[dict[Site, Tensor], Any]:
+    """One forward pass, which stops when all has been seen.
 
     Returns:
-        For each site ``(d, n)`` float32, one column per sentence, in the given order.
+        For each site ``(n, d)``; and the output of the block below ``remember``, where there is
+        one.
     """
-    columns: dict[Site, list[Tensor | None]] = {site: [None] * len(sentences) for site in sites}
-    with torch.no_grad(), inference(view):
-        for indices in by_token_budget([len(s.ids) for s in sentences], budget):
-            found = _read_batch(view, sites, [sentences[i] for i in indices])
-            for site, rows in found.items():
-                for index, row in zip(indices, rows, strict=True):
-                    columns[site][index] = row
-    return {
-        site: torch.stack([v for v in vectors if v is not None], dim=1)
-        for site, vectors in columns.items()
-    }
-
-
-def _read_batch(
-    view: EditableModel, sites: Sequence[Site], sentences: Sequence[Sentence]
-) -> dict[Site, Tensor]:
-    """For each site ``(n, d)``, from one forward pass that stops when all have been seen."""
-    batch = collate(view, sentences)
     found: dict[Site, Tensor] = {}
+    entering: list[Any] = []
 
     def keep(site: Site, hidden: Tensor) -> None:
-        rows = torch.arange(len(sentences), device=hidden.device)
-        found[site] = hidden[rows, batch.positions.to(hidden.device)].float()
+        rows = torch.arange(len(tail.column), device=hidden.device)
+        found[site] = hidden[rows, tail.column.to(hidden.device)].float()
         if len(found) == len(sites):
             raise StopForward
 
@@ -82,9 +167,14 @@ def _read_batch(
             return module.register_forward_pre_hook(lambda _, args: keep(site, args[0]))
         return module.register_forward_hook(lambda _, args, out: keep(site, hidden_of(out)))
 
-    with hooked(*(partial(register, site) for site in sites)), suppress(StopForward):
-        view.model(**batch.inputs(), use_cache=False)
-    return found
+    def watch() -> Any:
+        block = view.block((remember or 0) - 1)
+        return block.register_forward_hook(lambda _, args, out: entering.append(out))
+
+    hooks = [partial(register, site) for site in sites]
+    with hooked(*hooks, *([watch] if remember else [])), suppress(StopForward):
+        run(view, tail)
+    return found, entering[0] if entering else None
 
 
 def average(columns: Tensor, weights: Tensor) -> Tensor:

@@ -40,6 +40,10 @@ class Sentence:
     ids: tuple[int, ...]
     position: int
 
+    def until_fact(self) -> Sentence:
+        """The sentence up to its fact token, which by causality nothing behind can change."""
+        return Sentence(self.ids[: self.position + 1], self.position)
+
 
 @dataclass(frozen=True)
 class Batch:

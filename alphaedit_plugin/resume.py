@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.models import EditableModel, StopForward, hooked
+from alphaedit_plugin.models import EditableModel, StopForward, head_only_at, hooked
 from alphaedit_plugin.prompts import Sentence, collate
 
 
@@ -57,7 +57,8 @@ def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tai
     before = collate(
         view, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)]
     )
-    with torch.no_grad():
+    nowhere = torch.zeros(0, dtype=torch.long, device=view.device)
+    with torch.no_grad(), head_only_at(view, nowhere, nowhere):
         past = view.model(**before.inputs(), use_cache=True).past_key_values
     kept = before.attention_mask * (starts[:, None] > 0)
     # Padding repeats the last real position, as one further on may be outside the model's range.

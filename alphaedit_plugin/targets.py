@@ -180,7 +180,8 @@ def target_sentences(
         template = context.replace(SLOT, request.prompt)
         found = locate(view.tokenizer, template, request.subject, fact_token)
         rows.append((Sentence(found.ids + tuple(target[:-1]), found.position), target))
-    return [*rows, (locate(view.tokenizer, ESSENCE, request.subject, fact_token), [])]
+    essence = locate(view.tokenizer, ESSENCE, request.subject, fact_token).until_fact()
+    return [*rows, (essence, [])]
 
 
 def _assemble(

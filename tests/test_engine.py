@@ -164,6 +164,42 @@ def test_the_entry_says_what_was_done(
     assert relative(keys_and_values(view, 1)[0], entry.past_keys[1]) > 1e-3
 
 
+def test_the_history_is_the_keys_that_the_layers_were_written_with(
+    view: EditableModel, projectors: dict[int, Projector]
+) -> None:
+    """A layer's own write and later ones do not change its keys: no pass reads them again."""
+    problems: list[LayerProblem] = []
+
+    class Watches(Memit):
+        def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
+            problems.append(problem)
+            return delta
+
+    session = EditSession(view, LAYERS)
+    recipe = recipe_of(Projected(Watches(), projectors), {})
+    past = apply_batch(view, session, recipe, REQUESTS).past_keys
+    for problem in problems:
+        assert past[problem.layer] is problem.keys
+        assert relative(keys_and_values(view, problem.layer)[0], problem.keys) < 1e-6
+
+
+class OneByOne(Memit):
+    """Writes one request and layer after another, and wants the history."""
+
+    one_by_one = True
+    needs_history = True
+
+
+def test_a_batch_of_several_stages_reads_its_keys_again(
+    gpt2: EditableModel, gpt2_moments: Moments
+) -> None:
+    """A later request's write below a layer changes that layer's keys."""
+    session = EditSession(gpt2, LAYERS)
+    past = apply_batch(gpt2, session, recipe_of(OneByOne(20.0), gpt2_moments), REQUESTS).past_keys
+    for layer in LAYERS:
+        assert relative(past[layer], keys_and_values(gpt2, layer)[0]) < 1e-6
+
+
 def test_without_a_need_for_history_none_is_kept(
     gpt2: EditableModel, gpt2_moments: Moments
 ) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.keys import Part, Site, average, read
+from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, Sentence
 from tests.tiny import DEPTH, hook_count, random_sequences, relative
@@ -130,3 +130,53 @@ def test_average_in_one_group_is_the_mean() -> None:
     contexts = ContextTemplates.of(["A. {}", "B. {}"], bare_apart=False)
     columns = torch.randn(5, 12)
     assert torch.allclose(average(columns, contexts.weights), columns.view(5, 4, 3).mean(2))
+
+
+def shake(view: EditableModel, layer: int) -> None:
+    view.weight(layer).add_(torch.randn_like(view.weight(layer)), alpha=0.1)
+
+
+@pytest.mark.parametrize("budget", [1, 8, 60, 10_000], ids=["none", "some", "most", "all"])
+def test_a_reader_sees_what_a_new_pass_sees(view: EditableModel, budget: int) -> None:
+    """Whatever share of the sentences it keeps, and though layers are written in between."""
+    sentences = sentences_for(view)
+    reader, value = Reader(view, sentences, budget), Site(3, Part.BLOCK)
+    before = read(view, [value], sentences)[value]
+    for layer in (0, 2, 3):
+        key = Site(layer, Part.KEY)
+        fresh = read(view, [key, value], sentences)
+        assert relative(reader.read_key(layer), fresh[key]) < 1e-5
+        assert relative(reader.read([value], every=3)[value], fresh[value][:, ::3]) < 1e-5
+        shake(view, layer)
+    assert relative(read(view, [value], sentences)[value], before) > 1e-2
+
+
+def test_a_layers_keys_do_not_depend_on_its_own_or_later_writes(view: EditableModel) -> None:
+    sentences, key = sentences_for(view), Site(1, Part.KEY)
+    before = read(view, [key], sentences)[key]
+    shake(view, 1)
+    shake(view, 2)
+    assert torch.equal(read(view, [key], sentences)[key], before)
+    shake(view, 0)
+    assert relative(read(view, [key], sentences)[key], before) > 1e-3
+
+
+def test_a_reader_runs_no_block_below_the_one_it_remembers(view: EditableModel) -> None:
+    reader = Reader(view, sentences_for(view))
+    ran: list[int] = []
+    for layer in range(DEPTH):
+        attention = next(m for name, m in view.block(layer).named_children() if "attn" in name)
+        attention.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+    reader.read_key(2)
+    assert ran == [0, 1, 2]
+    reader.read_key(2)
+    assert ran == [0, 1, 2, 2]
+
+
+def test_what_stands_behind_the_fact_token_is_not_run(view: EditableModel) -> None:
+    key = Site(1, Part.KEY)
+    with_more = Sentence((5, 6, 7, 8, 9), 2)
+    seen: list[int] = []
+    view.block(0).register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    read(view, [key], [with_more])
+    assert seen == [3]

@@ -12,7 +12,7 @@ from alphaedit_plugin.config import load_config
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
+from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate, target_ids
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.targets import Targets, TargetSettings, optimise_targets
 from tests.tiny import CONTEXTS, DEPTH, REQUESTS, assert_same_weights, hook_count, relative
@@ -282,6 +282,17 @@ def test_blocks_below_the_site_do_not_run_at_every_step(view: EditableModel) -> 
     search(view, REQUESTS, settings=TargetSettings(steps=9, lr=0.1))
     assert runs[:2] == [2 * n for n in few[:2]]
     assert runs[3] == 2 * few[3] + 6
+
+
+def test_the_head_runs_only_where_a_token_is_predicted(view: EditableModel) -> None:
+    places: list[int] = []
+    head = view.model.get_output_embeddings()
+    head.register_forward_hook(lambda _, args, output: places.append(output.shape[1]))
+    search(view, REQUESTS[:1], settings=TargetSettings(steps=3, lr=0.1, stop_loss=-1.0))
+    request = REQUESTS[0]
+    tokens = len(target_ids(view.tokenizer, request.filled, request.target_new))
+    scored = tokens * len(CONTEXTS.flat) + 1  # one more for the divergence
+    assert places == [0, scored, scored, scored]
 
 
 def test_a_loss_that_is_not_finite_names_its_request(view: EditableModel) -> None:
