@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,16 @@ class Recipe:
     moments: Mapping[int, SecondMoment] = field(default_factory=dict)
     fact_token: FactToken = FactToken.subject_last
     targets: TargetSettings = field(default_factory=TargetSettings)
+
+    def description(self) -> dict[str, Any]:
+        """What this recipe is, in JSON, for a journal."""
+        return {
+            **self.method.description(),
+            "layers": list(self.layers),
+            "contexts": [list(group) for group in self.contexts.groups],
+            "fact_token": self.fact_token.value,
+            "targets": asdict(self.targets),
+        }
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ def apply_batch(
         for stage in stages(recipe, requests):
             _apply_stage(view, session, recipe, stage)
         past = _keys(view, recipe, requests, recipe.layers) if recipe.method.needs_history else {}
-        return session.commit(requests, past)
+        return session.commit(requests, past, recipe.description())
 
 
 def _apply_stage(view: EditableModel, session: EditSession, recipe: Recipe, stage: Stage) -> None:
@@ -179,7 +190,7 @@ def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
             if final is not None:
                 changed = True
                 session.write(layer, final.minus(accumulated))
-        return session.commit() if changed else None
+        return session.commit(method=recipe.description()) if changed else None
 
 
 def _sentences(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> list[Sentence]:
