@@ -1,10 +1,8 @@
 """The state of a run: pristine weights, key history, and a journal of factored deltas.
 
-On disk the journal is a folder (`journal.Journal`), or one file to move (`journal.Patch`).
-
-A weight is always ``W0 + Σ Δ``, summed from the journal in float32 and rounded once, so that
-half-precision weights gather no rounding and undoing restores them bit for bit. A weight that is
-anything else was changed by someone else: that is refused, never overwritten unasked.
+On disk the journal is a folder (`journal.Journal`), or one file to move (`journal.Patch`). A weight
+that is anything else than its journal says was changed by someone else: that is refused, never
+overwritten unasked.
 """
 
 from __future__ import annotations
@@ -12,15 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-        grown = self._past.setdefault(layer, PastKeys())
-        grown.blocks = tuple(e.past_keys[layer] for e in self.journal if layer in e.past_keys)
-        return grown
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError, PatchError
+from alphaedit_plugin.errors import AlphaEditError, NumericalError, PatchError
 from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.journal import (
     Entry,
@@ -29,7 +27,6 @@ from alphaedit_plugin.journal import (
     Patch,
     Undone,
     Write,
-    checksums,
     plan,
     read_patch,
     remaining,
@@ -37,6 +34,7 @@ from alphaedit_plugin.journal import (
 )
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Request
+from alphaedit_plugin.weights import EditedWeights
 
 logger = logging.getLogger(__name__)
 
@@ -63,16 +61,11 @@ class EditSession:
     def __init__(
         self, view: EditableModel, layers: Sequence[int], journal: str | Path | None = None
     ) -> None:
-        view.check_layers(layers)
-        for layer in layers:
-            if not torch.isfinite(view.weight(layer)).all():
-                raise ModelError(f"{view.weight_name(layer)} is not finite: load the model again")
+        self._weights = EditedWeights(view, layers)
         self.view = view
         self.layers = tuple(layers)
         self.journal: list[Entry] = []
         self.metrics: dict[str, Any] = {}
-        self._pristine = {layer: view.weight(layer).clone() for layer in layers}
-        self._total: dict[int, Tensor] = {}
         self._past: dict[int, PastKeys] = {}
         self._open: list[Write] | None = None
         self._before: dict[int, Tensor | None] = {}
@@ -98,15 +91,21 @@ class EditSession:
         session = cls(view, list(patch.header.places))
         if not force:
             try:
-                patch.header.check_model(view, session._pristine)
+                patch.header.check_model(view, session._weights.pristine)
             except PatchError as error:
                 raise PatchError(f"{path} is refused: {error}; or force it") from None
         session._adopt(patch.entries, patch.metrics)
         return session
 
     def patch(self) -> Patch:
-        """All that stands, to be saved; see `journal.save_patch`."""
-        return Patch(self._header(), tuple(self.journal), self.checksums(), dict(self.metrics))
+        """All that stands, to be saved or looked at.
+
+        Raises:
+            AlphaEditError: see `check_weights`.
+        """
+        self.check_weights()
+        header = Header.of(self.view, self._weights.pristine)
+        return Patch(header, tuple(self.journal), self.checksums(), dict(self.metrics))
 
     def save(self, path: str | Path, *, keys: bool = True) -> None:
         """Write one file that `load` and ``alphaedit apply`` turn into the same edits elsewhere.
@@ -119,45 +118,39 @@ class EditSession:
             AlphaEditError: see `check_weights`.
             ConfigError: the file cannot be written.
         """
-        self.check_weights()
         save_patch(self.patch(), Path(path).expanduser(), keys)
 
     def checksums(self) -> dict[int, str]:
         """Per layer a hash of the weight as it is now."""
-        return checksums({layer: self.view.weight(layer) for layer in self.layers})
+        return self._weights.checksums()
 
     def pristine(self, layer: int) -> Tensor:
         """``W0 (d_out, d_in)`` in its own dtype."""
-        return self._pristine[layer]
+        return self._weights.pristine[layer]
 
     def accumulated(self, layer: int) -> Tensor:
         """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
-        if layer not in self._total:
-            precision = torch.promote_types(torch.float32, self._pristine[layer].dtype)
-            with torch.inference_mode(False):  # or it could not be added to outside of one
-                self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=precision)
-        return self._total[layer]
+        return self._weights.total(layer)
 
     def past(self, layer: int) -> PastKeys:
         """``Kp``: keys of all earlier batches, taken after their write, and what grew from them."""
-<<<<<<< HEAD
         grown = self._past.setdefault(layer, PastKeys())
-        grown.blocks = tuple(entry.past_keys[layer] for entry in self.journal if entry.past_keys)
+        grown.blocks = tuple(e.past_keys[layer] for e in self.journal if layer in e.past_keys)
         return grown
-=======
-        blocks = tuple(entry.past_keys[layer] for entry in self.journal if layer in entry.past_keys)
-        self._past[layer] = replace(self._past.get(layer, PastKeys()), blocks=blocks)
-        return self._past[layer]
->>>>>>> f382e70 (Sessions keep a journal on disk and move edits in a patch: one file of safetensors, checked before it is read)
 
     def change(self, layer: int) -> Delta:
         """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
-        return Delta(self.view.weight(layer).double() - self._pristine[layer].double())
+        return Delta(self.view.weight(layer).double() - self.pristine(layer).double())
 
     @property
     def requests(self) -> list[Request]:
         """Every request applied so far, in order."""
         return [request for entry in self.journal for request in entry.requests]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each of `requests`."""
+        return [own for entry in self.journal for own in entry.ids]
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -175,7 +168,8 @@ class EditSession:
                 yield
         finally:
             if self._open:
-                self._take_back()
+                for layer, total in self._before.items():
+                    self._weights.restore(layer, total)
             self._open, self._before = None, {}
 
     def write(self, layer: int, delta: Delta) -> None:
@@ -193,12 +187,9 @@ class EditSession:
                 "look at the second moment, the learning rate and the weights' dtype"
             )
         if layer not in self._before:
-            found = self._total.get(layer)
-            self._before[layer] = None if found is None else found.clone()
+            self._before[layer] = self._weights.copy_of_total(layer)
         self._open.append(Write(layer, kept if kept.right is not None else kept.to("cpu")))
-        self._add(layer, kept)
-        self._store(layer)
-        self._check_finite(layer)
+        self._weights.add(Write(layer, kept))
 
     def commit(
         self,
@@ -281,25 +272,15 @@ class EditSession:
         Raises:
             AlphaEditError: a weight is not what this session left there.
         """
-        for layer in self.layers:
-            weight = self.view.weight(layer)
-            if not torch.equal(self._rendered(layer).to(weight), weight):
-                raise AlphaEditError(
-                    f"{self.view.weight_name(layer)} was changed by something other than this "
-                    "session: start a new editor to edit the model as it is, or call "
-                    "session.reset() to put the pristine weights back"
-                )
-
-    def _header(self) -> Header:
-        return Header.of(self.view, self._pristine)
+        self._weights.check()
 
     def _reopen(self, folder: Path) -> Journal:
         """The journal in a folder, begun if there is none, with all it holds applied."""
         if not Journal.is_at(folder):
-            return Journal.create(folder, self._header())
+            return Journal.create(folder, Header.of(self.view, self._weights.pristine))
         journal = Journal.read(folder)
         try:
-            journal.header.check_same(self.view, self._pristine)
+            journal.header.check_same(self.view, self._weights.pristine)
         except PatchError as error:
             raise PatchError(f"journal={folder} is refused: {error}") from None
         self._adopt(journal.entries, journal.metrics)
@@ -313,11 +294,8 @@ class EditSession:
     def _adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:
         """Apply what an earlier session did, or, on any error, nothing."""
         try:
-            with torch.inference_mode(False), torch.no_grad():
-                self.journal = [self._placed(entry) for entry in entries]
-                self._replay()
-            for layer in self.layers:
-                self._check_finite(layer)
+            self.journal = [self._placed(entry) for entry in entries]
+            self._replay()
         except BaseException:
             self.journal = []
             self._replay()
@@ -326,48 +304,10 @@ class EditSession:
 
     def _placed(self, entry: Entry) -> Entry:
         """With its keys beside the weights, where those of later batches will be."""
-        keys = {layer: k.to(self._pristine[layer].device) for layer, k in entry.past_keys.items()}
+        keys = {layer: k.to(self.pristine(layer).device) for layer, k in entry.past_keys.items()}
         return replace(entry, past_keys=keys)
-
-    def _check_finite(self, layer: int) -> None:
-        weight = self.view.weight(layer)
-        if not torch.isfinite(weight).all():
-            raise NumericalError(
-                f"the edited weight of layer {layer} overflows {weight.dtype}: nothing of this "
-                "batch was kept; edit in bfloat16 or float32"
-            )
-
-    def _take_back(self) -> None:
-        """Put back what the open batch found: copies, as subtracting would round."""
-        for layer, total in self._before.items():
-            if total is None:
-                del self._total[layer]
-            else:
-                self._total[layer] = total
-            self._store(layer)
 
     def _replay(self) -> None:
         """Make totals and weights what the journal says."""
-        self._total = {}
-        for entry in self.journal:
-            for write in entry.writes:
-                self._add(write.layer, write.delta)
-        for layer in self.layers:
-            self._store(layer)
-
-    def _add(self, layer: int, delta: Delta) -> None:
-        total = self.accumulated(layer)
-        placed = delta.to(total.device, total.dtype)
-        if placed.right is None:
-            total.add_(placed.left)
-        else:
-            total.addmm_(placed.left, placed.right.T)
-
-    def _store(self, layer: int) -> None:
-        """Render ``W0 + Σ Δ`` into the model."""
-        self.view.weight(layer).copy_(self._rendered(layer))
-
-    def _rendered(self, layer: int) -> Tensor:
-        """``W0 + Σ Δ``; rounded to the dtype of ``W0`` by whoever stores it."""
-        pristine = self._pristine[layer]
-        return pristine + self._total[layer] if layer in self._total else pristine
+        with torch.inference_mode(False), torch.no_grad():
+            self._weights.replay(write for entry in self.journal for write in entry.writes)
