@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from torch import Tensor
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
 
 FACTS = "alphaedit_plugin"  # the metadata: content, checksums of the tensors, and its own
+# What a file that is not ours can raise; deeply nested JSON exhausts the stack.
+UNREADABLE = (
+    SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError,
+)  # fmt: skip
 
 
 class DamagedFile(AlphaEditError):
@@ -69,11 +74,22 @@ def replacing(path: Path) -> Iterator[Path]:
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         unfinished.replace(path)
+        _sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
         raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without it a power cut may take the file's new name, though not what is in it."""
+    with suppress(OSError):  # where a folder cannot be opened, as on Windows
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def require_writable(path: Path) -> None:
@@ -105,14 +121,34 @@ def is_file(path: Path) -> bool:
         raise ConfigError(f"{path} cannot be read: {_reason(error)}") from None
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a file says a tensor is, before any of it is read.
+
+    Attributes:
+        dtype: as safetensors calls it: ``"F32"``, ``"U8"``.
+        shape: its sizes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+Check = Callable[[dict[str, Any], Mapping[str, Claim]], None]
+
+
 def read_artefact(
-    path: Path, wanted: Callable[[str], bool] = lambda name: True
+    path: Path,
+    wanted: Callable[[str], bool] = lambda name: True,
+    check: Check = lambda content, claims: None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_artefact` wrote.
 
     Args:
         path: the file.
         wanted: which tensors to read, by name.
+        check: is given the content and what all tensors claim to be, before memory is taken for
+            them; what it raises is passed on.
 
     Returns:
         The tensors on the CPU, and the content.
@@ -126,17 +162,30 @@ def read_artefact(
         raise FileNotFoundError(path)
     try:
         with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[FACTS])
-            content, checksums, seal = facts["content"], facts["sha256"], facts["seal"]
-            tensors = {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            content, checksums = _facts(path, file)
+            names = list(file.keys())
+            check(content, {name: _claim(file, name) for name in names})
+            tensors = {name: file.get_tensor(name) for name in names if wanted(name)}
+    except UNREADABLE as error:
         raise DamagedFile(f"{path} is damaged, or no file of alphaedit_plugin's: {error}") from None
-    if seal != _checksum_of_text(json.dumps(content)):
-        raise DamagedFile(f"{path} is damaged: what it says of itself was altered")
     for name, tensor in tensors.items():
         if checksums.get(name) != checksum(tensor):
             raise DamagedFile(f"{path} is damaged: {name} does not match its checksum")
     return tensors, content
+
+
+def _facts(path: Path, file: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """The content and the checksums of an open file."""
+    facts = json.loads((file.metadata() or {})[FACTS])
+    content, checksums, seal = facts["content"], dict(facts["sha256"]), facts["seal"]
+    if seal != _checksum_of_text(json.dumps(content)):
+        raise DamagedFile(f"{path} is damaged: what it says of itself was altered")
+    return content, checksums
+
+
+def _claim(file: Any, name: str) -> Claim:
+    place = file.get_slice(name)
+    return Claim(place.get_dtype(), tuple(place.get_shape()))
 
 
 def checksum(tensor: Tensor) -> str:

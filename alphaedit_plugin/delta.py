@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,26 @@ class Delta:
 
     left: Tensor
     right: Tensor | None = None
+
+    @classmethod
+    def joined(cls, deltas: Sequence[Delta]) -> Delta:
+        """The sum of at least one delta: factored where all are and that is smaller, else float64.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not deltas:
+            raise ValueError("no delta to sum")
+        rank = sum(delta.left.shape[1] for delta in deltas if delta.right is not None)
+        rights = [delta.right for delta in deltas if delta.right is not None]
+        rows = len(deltas[0].left)
+        columns = len(rights[0]) if rights else deltas[0].left.shape[1]
+        if len(rights) == len(deltas) and rank * (rows + columns) < rows * columns:
+            return cls(torch.cat([delta.left for delta in deltas], 1), torch.cat(rights, 1))
+        total = torch.zeros(rows, columns, dtype=torch.float64, device=deltas[0].left.device)
+        for delta in deltas:
+            total += delta.to(torch.float64).dense.to(total.device)
+        return cls(total)
 
     @property
     def dense(self) -> Tensor:
@@ -39,6 +60,16 @@ class Delta:
         """Whether every factor is finite."""
         parts = (self.left,) if self.right is None else (self.left, self.right)
         return all(bool(torch.isfinite(part).all()) for part in parts)
+
+    def columns(self, places: Sequence[int]) -> Delta:
+        """The part of a factored delta that some of its ``r`` columns make.
+
+        Raises:
+            ValueError: it is dense.
+        """
+        if self.right is None:
+            raise ValueError("a dense delta has no columns of its own")
+        return Delta(self.left[:, list(places)], self.right[:, list(places)])
 
     def minus(self, dense: Tensor) -> Delta:
         """``Δ − dense``, dense ``(d_out, d_in)``, in float64."""

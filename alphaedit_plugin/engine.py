@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -37,6 +38,16 @@ class Recipe:
     moments: Mapping[int, SecondMoment] = field(default_factory=dict)
     fact_token: FactToken = FactToken.subject_last
     targets: TargetSettings = field(default_factory=TargetSettings)
+
+    def description(self) -> dict[str, Any]:
+        """What this recipe is, in JSON, for a journal."""
+        return {
+            **self.method.description(),
+            "layers": list(self.layers),
+            "contexts": [list(group) for group in self.contexts.groups],
+            "fact_token": self.fact_token.value,
+            "targets": asdict(self.targets),
+        }
 
 
 @dataclass(frozen=True)
@@ -130,13 +141,24 @@ def apply_batch(
     check_requests(view, recipe, requests)
     with session.batch():
         keys = [_apply_stage(view, session, recipe, s) for s in stages(recipe, requests)]
-        if not recipe.method.needs_history:
-            return session.commit(requests)
-        # A layer's keys depend on the layers below it alone. Within a stage these were written
-        # before the keys were read; a later stage may write below them again.
-        if len(keys) == 1:
-            return session.commit(requests, keys[0])
-        return session.commit(requests, _keys(view, recipe, requests, recipe.layers))
+        past = _past_keys(view, recipe, requests, keys) if recipe.method.needs_history else {}
+        return session.commit(requests, past, recipe.description())
+
+
+def _past_keys(
+    view: EditableModel,
+    recipe: Recipe,
+    requests: Sequence[Request],
+    read_before: Sequence[dict[int, Tensor]],
+) -> dict[int, Tensor]:
+    """The batch's keys in the model as its writes left it.
+
+    A layer's keys depend on the layers below it alone. Within a stage these were written before
+    the keys were read; a later stage may write below them again.
+    """
+    if len(read_before) == 1:
+        return read_before[0]
+    return _keys(view, recipe, requests, recipe.layers)
 
 
 def _apply_stage(
@@ -188,7 +210,7 @@ def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
             if final is not None:
                 changed = True
                 session.write(layer, final.minus(accumulated))
-        return session.commit() if changed else None
+        return session.commit(method=recipe.description()) if changed else None
 
 
 def _sentences(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> list[Sentence]:

@@ -30,6 +30,10 @@ class ProjectorError(AlphaEditError):
     """A projector that is missing, damaged, or belongs to another model or layer."""
 
 
+class PatchError(AlphaEditError):
+    """A patch or journal that is missing, damaged, hostile, or belongs to another model."""
+
+
 class NumericalError(AlphaEditError):
     """A computation that left the finite numbers; no weight keeps its result."""
 

@@ -48,6 +48,11 @@ class Fingerprint:
         ]
         return cls(torch.cat(found))
 
+    @classmethod
+    def of_weights(cls, weights: Sequence[Tensor]) -> Fingerprint:
+        """Sample some weights themselves."""
+        return cls(torch.cat([_sample(weight) for weight in weights]))
+
     def covers(self, other: Fingerprint) -> bool:
         """Whether ``other``, for the same or a lower layer, is of the same model."""
         count = len(other.values)

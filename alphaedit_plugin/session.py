@@ -1,52 +1,42 @@
 """The state of a run: pristine weights, key history, and a journal of factored deltas.
 
-A weight is always ``W0 + Σ Δ``, summed from the journal in float32 and rounded once, so that
-half-precision weights gather no rounding and undoing restores them bit for bit. A weight that is
-anything else was changed by someone else: that is refused, never overwritten unasked.
+On disk the journal is a folder (`journal.Journal`), or one file to move (`journal.Patch`). A weight
+that is anything else than its journal says was changed by someone else: that is refused, never
+overwritten unasked.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError
+from alphaedit_plugin.errors import AlphaEditError, NumericalError, PatchError
 from alphaedit_plugin.history import PastKeys
+from alphaedit_plugin.journal import (
+    Entry,
+    Header,
+    Journal,
+    Patch,
+    Undone,
+    Write,
+    plan,
+    read_patch,
+    remaining,
+    save_patch,
+)
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Request
+from alphaedit_plugin.weights import EditedWeights
 
-
-@dataclass(frozen=True)
-class Write:
-    """One delta and the layer it was added to.
-
-    A dense delta (RECT's; PRUNE's, once a run) rests in main memory: float32 of 4096 × 14336 is
-    235 MB. Sparse storage would not pay: of RECT's 40 % it takes 188 MB at best (a value and an
-    int32 column each), and a projected delta is dense again.
-    """
-
-    layer: int
-    delta: Delta
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of the journal: a batch of requests, or the end of a run.
-
-    Attributes:
-        requests: what was asked; empty for the end of a run.
-        writes: what was added, in order.
-        past_keys: per layer ``(d_in, n)``, the batch's keys after its write; may be empty.
-    """
-
-    requests: tuple[Request, ...]
-    writes: tuple[Write, ...]
-    past_keys: Mapping[int, Tensor]
+logger = logging.getLogger(__name__)
 
 
 class EditSession:
@@ -55,51 +45,112 @@ class EditSession:
     Args:
         view: the model; its weights as they are now count as pristine.
         layers: the layers that may be edited.
+        journal: a folder where every batch is kept as it is applied. What it holds already is
+            applied first: the session goes on where the earlier one was.
+
+    Attributes:
+        journal: the entries that stand, in order.
+        metrics: what was measured, by edit id.
 
     Raises:
         ModelError: a layer that is not there, or whose weight is not finite.
+        PatchError: the journal is damaged, or another model's, other layers' or another dtype's.
+        ConfigError: the journal cannot be written.
     """
 
-    def __init__(self, view: EditableModel, layers: Sequence[int]) -> None:
-        view.check_layers(layers)
-        for layer in layers:
-            if not torch.isfinite(view.weight(layer)).all():
-                raise ModelError(f"{view.weight_name(layer)} is not finite: load the model again")
+    def __init__(
+        self, view: EditableModel, layers: Sequence[int], journal: str | Path | None = None
+    ) -> None:
+        self._weights = EditedWeights(view, layers)
         self.view = view
         self.layers = tuple(layers)
         self.journal: list[Entry] = []
-        self._pristine = {layer: view.weight(layer).clone() for layer in layers}
-        self._total: dict[int, Tensor] = {}
+        self.metrics: dict[str, Any] = {}
         self._past: dict[int, PastKeys] = {}
         self._open: list[Write] | None = None
-        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._before: dict[int, Tensor | None] = {}
+        self._disk = None if journal is None else self._reopen(Path(journal).expanduser())
+
+    @classmethod
+    def load(cls, view: EditableModel, path: str | Path, *, force: bool = False) -> EditSession:
+        """A session with everything that a patch holds applied, ready to go on.
+
+        Args:
+            view: a fresh copy of the model that the patch was made for; in the same dtype its
+                weights become those of the editing run, bit for bit.
+            path: a file of `save`.
+            force: apply it to another model, or to other weights, of the same shapes.
+
+        Raises:
+            PatchError: the patch is missing, damaged or hostile, or for a model of other shapes;
+                or, without ``force``, for another model. No weight has changed then.
+            NumericalError: a weight would overflow; likewise.
+        """
+        path = Path(path).expanduser()
+        patch = read_patch(path, view)
+        session = cls(view, list(patch.header.places))
+        if not force:
+            try:
+                patch.header.check_model(view, session._weights.pristine)
+            except PatchError as error:
+                raise PatchError(f"{path} is refused: {error}; or force it") from None
+        session._adopt(patch.entries, patch.metrics)
+        return session
+
+    def patch(self) -> Patch:
+        """All that stands, to be saved or looked at.
+
+        Raises:
+            AlphaEditError: see `check_weights`.
+        """
+        self.check_weights()
+        header = Header.of(self.view, self._weights.pristine)
+        return Patch(header, tuple(self.journal), self.checksums(), dict(self.metrics))
+
+    def save(self, path: str | Path, *, keys: bool = True) -> None:
+        """Write one file that `load` and ``alphaedit apply`` turn into the same edits elsewhere.
+
+        Args:
+            path: replaced once the new file is complete.
+            keys: store the keys of all edits, too, so that editing goes on exactly from it.
+
+        Raises:
+            AlphaEditError: see `check_weights`.
+            ConfigError: the file cannot be written.
+        """
+        save_patch(self.patch(), Path(path).expanduser(), keys)
+
+    def checksums(self) -> dict[int, str]:
+        """Per layer a hash of the weight as it is now."""
+        return self._weights.checksums()
 
     def pristine(self, layer: int) -> Tensor:
         """``W0 (d_out, d_in)`` in its own dtype."""
-        return self._pristine[layer]
+        return self._weights.pristine[layer]
 
     def accumulated(self, layer: int) -> Tensor:
         """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
-        if layer not in self._total:
-            precision = torch.promote_types(torch.float32, self._pristine[layer].dtype)
-            with torch.inference_mode(False):  # or it could not be added to outside of one
-                self._total[layer] = torch.zeros_like(self._pristine[layer], dtype=precision)
-        return self._total[layer]
+        return self._weights.total(layer)
 
     def past(self, layer: int) -> PastKeys:
         """``Kp``: keys of all earlier batches, taken after their write, and what grew from them."""
         grown = self._past.setdefault(layer, PastKeys())
-        grown.blocks = tuple(entry.past_keys[layer] for entry in self.journal if entry.past_keys)
+        grown.blocks = tuple(e.past_keys[layer] for e in self.journal if layer in e.past_keys)
         return grown
 
     def change(self, layer: int) -> Delta:
         """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
-        return Delta(self.view.weight(layer).double() - self._pristine[layer].double())
+        return Delta(self.view.weight(layer).double() - self.pristine(layer).double())
 
     @property
     def requests(self) -> list[Request]:
         """Every request applied so far, in order."""
         return [request for entry in self.journal for request in entry.requests]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each of `requests`."""
+        return [own for entry in self.journal for own in entry.ids]
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -117,7 +168,8 @@ class EditSession:
                 yield
         finally:
             if self._open:
-                self._take_back()
+                for layer, total in self._before.items():
+                    self._weights.restore(layer, total)
             self._open, self._before = None, {}
 
     def write(self, layer: int, delta: Delta) -> None:
@@ -135,49 +187,80 @@ class EditSession:
                 "look at the second moment, the learning rate and the weights' dtype"
             )
         if layer not in self._before:
-            self._before[layer] = (self.view.weight(layer).clone(), self.accumulated(layer).clone())
+            self._before[layer] = self._weights.copy_of_total(layer)
         self._open.append(Write(layer, kept if kept.right is not None else kept.to("cpu")))
-        self._add(layer, kept)
-        self._store(layer)
-        weight = self.view.weight(layer)
-        if not torch.isfinite(weight).all():
-            raise NumericalError(
-                f"the edited weight of layer {layer} overflows {weight.dtype}: nothing of this "
-                "batch was kept; edit in bfloat16 or float32"
-            )
+        self._weights.add(Write(layer, kept))
 
     def commit(
-        self, requests: Sequence[Request] = (), past_keys: Mapping[int, Tensor] | None = None
+        self,
+        requests: Sequence[Request] = (),
+        past_keys: Mapping[int, Tensor] | None = None,
+        method: Mapping[str, Any] | None = None,
     ) -> Entry:
-        """End the open batch: what was written becomes one entry of the journal."""
+        """End the open batch: what was written becomes one entry of the journal.
+
+        Args:
+            requests: what was asked.
+            past_keys: per layer ``(d_in, n)``, the batch's keys after its write.
+            method: what made it; JSON.
+
+        Raises:
+            AlphaEditError: no batch is open.
+            ConfigError: the journal on disk cannot be written; the batch is then taken back.
+            PatchError: another process has written to it; likewise.
+        """
         if self._open is None:
             raise AlphaEditError("session.commit needs an open session.batch()")
-        entry = Entry(tuple(requests), tuple(self._open), past_keys or {})
+        entry = Entry(tuple(requests), tuple(self._open), past_keys or {}, method=method or {})
+        if self._disk is not None:
+            entry = replace(entry, before=self._disk.after, after=self.checksums())
+            self._disk.add(entry)
         self.journal.append(entry)
         self._open, self._before = [], {}
         return entry
 
-    def undo(self, count: int = 1, *, force: bool = False) -> None:
-        """Take back the last ``count`` entries; the weights are then bit for bit as before them.
+    def note(self, metrics: Mapping[str, Any]) -> None:
+        """Keep what was measured, by edit id; JSON.
+
+        Raises:
+            AlphaEditError: as in `commit`.
+        """
+        if self._disk is not None and metrics:
+            self._disk.note(metrics)
+        self.metrics |= metrics
+
+    def undo(self, what: int | str = 1, *, force: bool = False) -> Undone:
+        """Take edits back.
+
+        The weights are then bit for bit what they would be if these edits' deltas had never been
+        added. For the latest entries that is what they were before; for an earlier one it says,
+        as a warning and in what it returns, how many later edits were computed with it in place.
 
         Args:
-            count: how many.
+            what: how many of the latest entries; or the id of an edit, or the name of an entry.
             force: also where something else has changed the weights since, which is lost.
 
         Raises:
-            AlphaEditError: the journal is shorter than that, or a batch is being written; or,
-                without ``force``, see `check_weights`.
+            AlphaEditError: the journal is shorter than that or has no such edit, or a batch is
+                being written; or, without ``force``, see `check_weights`.
         """
         if self._open is not None:
             raise AlphaEditError("a batch is being written: end it before taking back others")
-        if not isinstance(count, int) or not 0 <= count <= len(self.journal):
-            raise AlphaEditError(
-                f"cannot undo {count} entries: the journal has {len(self.journal)}"
-            )
+        undone = plan(self.journal, what)
         if not force:
             self.check_weights()
-        del self.journal[len(self.journal) - count :]
-        self._replay()
+        before, self.journal = self.journal, remaining(self.journal, undone.ids, undone.entries)
+        try:
+            self._replay()
+            if self._disk is not None and (undone.ids or undone.entries):
+                self._disk.take_back(undone, self.checksums())
+        except BaseException:
+            self.journal = before
+            self._replay()
+            raise
+        for note in undone.notes:
+            logger.warning("%s", note)
+        return undone
 
     def reset(self) -> None:
         """Take back everything, whoever wrote it: the weights are bit for bit the pristine ones."""
@@ -189,43 +272,42 @@ class EditSession:
         Raises:
             AlphaEditError: a weight is not what this session left there.
         """
-        for layer in self.layers:
-            weight = self.view.weight(layer)
-            if not torch.equal(self._rendered(layer).to(weight), weight):
-                raise AlphaEditError(
-                    f"{self.view.weight_name(layer)} was changed by something other than this "
-                    "session: start a new editor to edit the model as it is, or call "
-                    "session.reset() to put the pristine weights back"
-                )
+        self._weights.check()
 
-    def _take_back(self) -> None:
-        """Put back what the open batch found: copies, so that no rounding can differ."""
-        for layer, (weight, total) in self._before.items():
-            self.view.weight(layer).copy_(weight)
-            self._total[layer] = total
+    def _reopen(self, folder: Path) -> Journal:
+        """The journal in a folder, begun if there is none, with all it holds applied."""
+        if not Journal.is_at(folder):
+            return Journal.create(folder, Header.of(self.view, self._weights.pristine))
+        journal = Journal.read(folder)
+        try:
+            journal.header.check_same(self.view, self._weights.pristine)
+        except PatchError as error:
+            raise PatchError(f"journal={folder} is refused: {error}") from None
+        self._adopt(journal.entries, journal.metrics)
+        if journal.after and dict(journal.after) != self.checksums():
+            logger.warning(
+                "the journal's edits give weights that differ in rounding from those of the run "
+                "that made them: another machine, or another number of threads"
+            )
+        return journal
+
+    def _adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:
+        """Apply what an earlier session did, or, on any error, nothing."""
+        try:
+            self.journal = [self._placed(entry) for entry in entries]
+            self._replay()
+        except BaseException:
+            self.journal = []
+            self._replay()
+            raise
+        self.metrics |= metrics
+
+    def _placed(self, entry: Entry) -> Entry:
+        """With its keys beside the weights, where those of later batches will be."""
+        keys = {layer: k.to(self.pristine(layer).device) for layer, k in entry.past_keys.items()}
+        return replace(entry, past_keys=keys)
 
     def _replay(self) -> None:
         """Make totals and weights what the journal says."""
-        self._total = {}
-        for entry in self.journal:
-            for write in entry.writes:
-                self._add(write.layer, write.delta)
-        for layer in self.layers:
-            self._store(layer)
-
-    def _add(self, layer: int, delta: Delta) -> None:
-        total = self.accumulated(layer)
-        placed = delta.to(total.device, total.dtype)
-        if placed.right is None:
-            total.add_(placed.left)
-        else:
-            total.addmm_(placed.left, placed.right.T)
-
-    def _store(self, layer: int) -> None:
-        """Render ``W0 + Σ Δ`` into the model."""
-        self.view.weight(layer).copy_(self._rendered(layer))
-
-    def _rendered(self, layer: int) -> Tensor:
-        """``W0 + Σ Δ``; rounded to the dtype of ``W0`` by whoever stores it."""
-        pristine = self._pristine[layer]
-        return pristine + self._total[layer] if layer in self._total else pristine
+        with torch.inference_mode(False), torch.no_grad():
+            self._weights.replay(write for entry in self.journal for write in entry.writes)

@@ -21,6 +21,7 @@ from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import Recipe, check_requests
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.journal import Undone
 from alphaedit_plugin.loading import load
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
@@ -43,7 +44,7 @@ class HostedSession(EditSession):
         """``W − W0 (d_out, d_in)`` float32, as the model is now."""
         return self.view.weight(layer).float() - self.pristine(layer).float()
 
-    def undo(self, count: int = 1, *, force: bool = False) -> None:
+    def undo(self, what: int | str = 1, *, force: bool = False) -> Undone:
         """Refused: the host keeps no journal.
 
         Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -114,6 +114,17 @@ class BaseMethod(ABC):
             What to add to ``W0`` instead of ``accumulated``.
         """
         return None
+
+    def description(self) -> dict[str, Any]:
+        """Its name, settings, and how its deltas are made up, in JSON, for a journal."""
+        names: list[str] = [f.name for f in fields(self)] if is_dataclass(self) else []
+        return {
+            "name": type(self).__name__.lower(),
+            "settings": {name: getattr(self, name) for name in names},
+            "null_space": False,
+            "one_by_one": self.one_by_one,
+            "least_squares": self.least_squares,
+        }
 
     def delta(self, problem: LayerProblem) -> Delta:
         """`solve`, then `shape`."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from torch import Tensor
 
@@ -102,6 +103,18 @@ class Projected(BaseMethod):
     def needs_history(self) -> bool:
         """The closed form keeps the keys of earlier batches in place."""
         return self.base.needs_history or self.solves
+
+    def description(self) -> dict[str, Any]:
+        """The base's, and what confines it."""
+        return self.base.description() | {
+            "null_space": True,
+            "mode": Mode.solve.value if self.solves else Mode.post.value,
+            "l2": self.ridge if self.solves else None,
+            "projectors": {
+                layer: {"cut": str(p.cut), "rank": p.rank, "d_in": p.d_in, "tokens": p.tokens}
+                for layer, p in self.projectors.items()
+            },
+        }
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """See `BaseMethod.check_layers`.

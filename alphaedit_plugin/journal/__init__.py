@@ -1,0 +1,24 @@
+"""Edits on disk: a journal that grows with a run, and patches that move it elsewhere."""
+
+from __future__ import annotations
+
+from alphaedit_plugin.journal.entry import Entry, Write
+from alphaedit_plugin.journal.folder import Journal
+from alphaedit_plugin.journal.header import Header, checksums
+from alphaedit_plugin.journal.patch import Patch, bytes_of, read_patch, save_patch
+from alphaedit_plugin.journal.undo import Undone, plan, remaining
+
+__all__ = [
+    "Entry",
+    "Header",
+    "Journal",
+    "Patch",
+    "Undone",
+    "Write",
+    "bytes_of",
+    "checksums",
+    "plan",
+    "read_patch",
+    "remaining",
+    "save_patch",
+]

@@ -1,0 +1,93 @@
+"""Taking edits back: which ones, what goes with them, and what that means for those that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from alphaedit_plugin.errors import AlphaEditError, unknown_name
+from alphaedit_plugin.journal.entry import Entry
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What was taken back.
+
+    Attributes:
+        ids: of the edits.
+        entries: names of the entries of which nothing is left.
+        later: how many edits stay that were computed with these in place.
+        notes: what a user should know, one sentence each; none where the latest were taken back.
+    """
+
+    ids: tuple[str, ...]
+    entries: tuple[str, ...]
+    later: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def plan(journal: Sequence[Entry], what: int | str) -> Undone:
+    """Decide what goes.
+
+    Args:
+        journal: all entries that stand, in order.
+        what: how many of the latest entries; or the id of an edit, or the name of an entry.
+
+    Raises:
+        AlphaEditError: the journal is shorter than that, or has no such edit.
+    """
+    if isinstance(what, str):
+        return _plan_one(journal, what)
+    if not isinstance(what, int) or not 0 <= what <= len(journal):
+        raise AlphaEditError(f"cannot undo {what} entries: the journal has {len(journal)}")
+    latest = journal[len(journal) - what :]
+    return Undone(
+        tuple(own for entry in latest for own in entry.ids), tuple(entry.name for entry in latest)
+    )
+
+
+def remaining(
+    journal: Sequence[Entry], ids: Collection[str], entries: Collection[str]
+) -> list[Entry]:
+    """The journal without these edits and entries.
+
+    Raises:
+        ValueError: see `Entry.without`.
+    """
+    left = [entry.without(ids) for entry in journal if entry.name not in entries]
+    return [entry for entry in left if entry is not None]
+
+
+def _plan_one(journal: Sequence[Entry], wanted: str) -> Undone:
+    named = {entry.name: place for place, entry in enumerate(journal)}
+    edits = {own: place for place, entry in enumerate(journal) for own in entry.ids}
+    if wanted not in named | edits:
+        raise AlphaEditError(
+            unknown_name("edit", wanted, [*edits, *named])
+            + ("" if edits else ": the journal is empty")
+        )
+    place = (named | edits)[wanted]
+    entry, notes = journal[place], []
+    ids = {wanted} if wanted in edits and entry.separable else set(entry.ids)
+    if wanted in edits and len(ids) > 1:
+        notes.append(
+            f"{wanted} shares its delta with the others of its batch, so all {len(ids)} edits of "
+            "it are taken back"
+        )
+    gone = [entry.name] if ids == set(entry.ids) else []
+    behind = journal[place + 1 :]
+    ends = [later.name for later in behind if later.ends_run]
+    if ends:
+        notes.append(
+            "the end of the run reworked the sum of all edits, so it is taken back too: end the "
+            "run again"
+        )
+    later = sum(len(entry.ids) for entry in behind)
+    if later:
+        notes.append(
+            f"{later} later edit{'s' * (later > 1)} stay{'s' * (later == 1)}, computed with "
+            f"{wanted} in place: verify, or edit again where that matters"
+        )
+    return Undone(
+        tuple(own for own in entry.ids if own in ids), tuple(gone + ends), later, tuple(notes)
+    )
