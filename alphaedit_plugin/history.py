@@ -22,6 +22,21 @@ from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import NumericalError
 
 
+@dataclass(frozen=True)
+class _Border:
+    """What ``n`` more keys ``K`` add to a system of ``m``, whose factor is ``L``.
+
+    Attributes:
+        mapped: ``T K (d_in, n)``.
+        cross: ``S = L⁻¹ (T A)ᵀ K (m, n)``.
+        corner: Cholesky factor of ``Kᵀ T K + w I − SᵀS (n, n)``.
+    """
+
+    mapped: Tensor
+    cross: Tensor
+    corner: Tensor
+
+
 @dataclass
 class GrowingFactor:
     """Cholesky factor of ``Aᵀ T A + w I`` for keys ``A`` that arrive in blocks.
@@ -39,6 +54,7 @@ class GrowingFactor:
     blocks: list[Tensor] = field(default_factory=list)
     mapped: Tensor | None = None
     lower: Tensor | None = None
+    _solved: tuple[Tensor, _Border] | None = None
 
     def follow(self, blocks: Sequence[Tensor]) -> None:
         """Hold exactly these blocks; those it holds already, in the same order, cost nothing."""
@@ -55,17 +71,17 @@ class GrowingFactor:
         Raises:
             NumericalError: the system is not positive definite to rounding.
         """
-        mapped, cross, corner = self._border(keys)
-        unit = torch.eye(len(corner)).to(corner)
-        below = torch.cholesky_solve(unit, corner)
-        right = mapped @ below
+        border = self._border(keys)
+        self._solved = (keys, border)
+        apart = border.mapped
         if self.lower is not None and self.mapped is not None:
-            above = torch.linalg.solve_triangular(self.lower.T, cross @ below, upper=True)
-            right = right - self.mapped @ above
+            above = torch.linalg.solve_triangular(self.lower.T, border.cross, upper=True)
+            apart = apart - self.mapped @ above
+        right = torch.cholesky_solve(apart.T, border.corner).T
         return Delta(residual.to(right), right)
 
-    def _border(self, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``keys`` add to the system: ``T K``, ``S = L⁻¹ (TA)ᵀK`` and the corner's factor."""
+    def _border(self, keys: Tensor) -> _Border:
+        """What ``keys`` add to the system, beside the blocks in it."""
         exact = keys.double()
         mapped = self.transform(exact)
         gram = exact.T @ mapped
@@ -81,10 +97,13 @@ class GrowingFactor:
                 f"same, or not finite, and its ridge of {self.weight:g} is too small for them; "
                 "raise projector.l2, or model.moment_weight for a plain base"
             )
-        return mapped, cross, factor
+        return _Border(mapped, cross, factor)
 
     def _append(self, block: Tensor) -> None:
-        mapped, cross, corner = self._border(block)
+        solved, self._solved = self._solved, None
+        # The keys of the last delta become history by being written: their border is known.
+        border = solved[1] if solved is not None and solved[0] is block else self._border(block)
+        mapped, cross, corner = border.mapped, border.cross, border.corner
         if self.lower is None or self.mapped is None:
             self.mapped, self.lower = mapped, corner
         else:
@@ -100,6 +119,7 @@ class GrowingFactor:
             return
         kept = sum(block.shape[1] for block in self.blocks[:count])
         del self.blocks[count:]
+        self._solved = None
         if self.lower is not None and self.mapped is not None:
             self.lower, self.mapped = (
                 self.lower[:kept, :kept].clone(),

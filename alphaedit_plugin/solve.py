@@ -30,31 +30,31 @@ def rome_delta(whitened: Tensor, subject_key: Tensor, residual: Tensor) -> Delta
     return Delta(residual.to(direction) / (direction.T @ subject_key.to(direction)), direction)
 
 
-def null_space_primal(keys: Tensor, residual: Tensor, ridge: float, past: Tensor) -> Delta:
-    """AlphaEdit's closed form (Fang et al. 2025, eq. 14) for more keys than dimensions.
+def primal_delta(floor: Tensor, keys: Tensor, residual: Tensor, past: Tensor) -> Delta:
+    """Least squares for more keys than dimensions; `history` has its dual, for fewer.
 
-    ``Δ = R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹``, equal to the published
-    ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹`` by the push-through identity. `history` has its dual, for
-    fewer keys.
+    ``Δ = R Kᵀ (F + Kp Kpᵀ + K Kᵀ)⁻¹`` is MEMIT (Meng et al. 2023, eq. 14) for ``F = λC``, and
+    AlphaEdit (Fang et al. 2025, eq. 14) for ``F = L2·I`` and projected keys: it then equals the
+    published ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹`` by the push-through identity.
 
     Args:
-        keys: ``K̃ = P K (d_in, n)``, projected.
+        floor: ``F (d_in, d_in)``, symmetric positive definite.
+        keys: ``K (d_in, n)``.
         residual: ``R (d_out, n)``.
-        ridge: ``L2 > 0``.
-        past: ``K̃p = P Kp (d_in, m)``, projected keys of earlier batches.
+        past: ``Kp (d_in, m)``, keys of earlier batches.
 
     Raises:
         NumericalError: rounding, or an entry that is not finite, leaves the system not positive
             definite.
     """
     everything = torch.cat([past, keys], dim=1).double()
-    gram = everything @ everything.T
-    system = gram + ridge * torch.eye(len(gram)).to(gram)
+    system = torch.addmm(floor.to(everything), everything, everything.T)
     factor, failed = torch.linalg.cholesky_ex(system)
     if failed:
         raise NumericalError(
             f"the least squares of these {len(system)} equations is singular in {system.dtype}: "
-            "raise projector.l2, and look for keys that are not finite"
+            "raise projector.l2, or model.moment_weight for a plain base, and look for keys that "
+            "are not finite"
         )
     return Delta(residual.double(), torch.cholesky_solve(keys.double(), factor))
 

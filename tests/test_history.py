@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int) -> Tensor:
 
 def published(transform: Tensor, past: Tensor, keys: Tensor, residual: Tensor, w: float) -> Tensor:
     """``R KᵀT (KpKpᵀT + KKᵀT + w I)⁻¹``."""
-    system = (past @ past.T + keys @ keys.T) @ transform + w * torch.eye(D_IN).double()
+    system = (past @ past.T + keys @ keys.T) @ transform + w * torch.eye(len(keys)).double()
     return residual @ keys.T @ transform @ torch.linalg.inv(system)
 
 
@@ -67,3 +67,47 @@ def test_another_owner_or_weight_has_a_factor_of_its_own() -> None:
 def test_keys_that_are_not_finite_are_named() -> None:
     with pytest.raises(NumericalError, match="not positive definite"):
         GrowingFactor(lambda x: x, 1.0).delta(torch.full((D_IN, 1), torch.nan), torch.ones(2, 1))
+
+
+def test_keys_that_were_solved_for_join_without_being_worked_on_again() -> None:
+    """And as if they had been: the factor and the deltas are the same bits."""
+    blocks = [normal(D_IN, 2, seed=i) for i in range(4)]
+    residual, calls = normal(D_OUT, 2, seed=51), 0
+
+    def transform(keys: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return 2 * keys
+
+    grown, anew = GrowingFactor(transform, 1.0), GrowingFactor(lambda x: 2 * x, 1.0)
+    for count, block in enumerate(blocks):
+        grown.follow(blocks[:count])
+        anew.follow([earlier.clone() for earlier in blocks[:count]])
+        ours, theirs = grown.delta(block, residual), anew.delta(block, residual)
+        assert torch.equal(ours.dense, theirs.dense)
+    assert calls == len(blocks)
+
+
+def test_a_solved_block_that_joins_behind_others_is_worked_on_anew() -> None:
+    """As after an undo: what it adds to one system is not what it adds to another."""
+    first, second, last = (normal(D_IN, 2, seed=i) for i in range(3))
+    residual = normal(D_OUT, 2, seed=51)
+    for other in ([], [second], [second, first]):
+        grown, anew = GrowingFactor(lambda x: x, 1.0), GrowingFactor(lambda x: x, 1.0)
+        grown.follow([first])
+        grown.delta(last, residual)
+        grown.follow([*other, last])
+        anew.follow([*other, last])
+        assert torch.equal(grown.delta(first, residual).dense, anew.delta(first, residual).dense)
+
+
+def test_the_error_stays_small_over_hundreds_of_batches() -> None:
+    """Keys are float32, what grows from them float64: 150 batches against one system, solved."""
+    blocks = [normal(200, 1, seed=i).float() for i in range(150)]
+    keys, residual = normal(200, 2, seed=500).float(), normal(D_OUT, 2, seed=501).float()
+    factor = GrowingFactor(lambda x: x, 0.1)
+    for count in range(len(blocks) + 1):
+        factor.follow(blocks[:count])
+    past = torch.cat(blocks, dim=1).double()
+    exact = published(torch.eye(200).double(), past, keys.double(), residual.double(), 0.1)
+    assert relative(factor.delta(keys, residual).dense, exact) < 1e-10

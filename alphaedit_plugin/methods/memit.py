@@ -9,6 +9,7 @@ from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import require
 from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.solve import primal_delta
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,14 @@ class Memit(BaseMethod):
         return self.sequential_cache
 
     def solve(self, problem: LayerProblem) -> Delta:
-        """``R Kᵀ (λC + K Kᵀ)⁻¹`` in its n × n form: see `history`, with ``T = C⁻¹``, ``w = λ``."""
-        moment = problem.need_moment()
+        """``R Kᵀ (λC + K Kᵀ)⁻¹``, in its n × n form while that is the smaller one.
+
+        See `history`, with ``T = C⁻¹`` and ``w = λ``; ``C``'s factor is kept with it.
+        """
+        moment, keys = problem.need_moment(), problem.keys
         past = problem.past if self.sequential_cache else PastKeys()
+        if past.count + keys.shape[1] > len(keys):
+            floor = self.moment_weight * (moment.factor @ moment.factor.T)  # any jitter included
+            return primal_delta(floor, keys, problem.residual, past.joined(keys))
         factor = past.factor(moment, moment.whiten, self.moment_weight)
-        return factor.delta(problem.keys, problem.residual)
+        return factor.delta(keys, problem.residual)

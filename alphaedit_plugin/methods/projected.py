@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alphaedit_plugin.delta import Delta
@@ -16,7 +17,7 @@ from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.keys import Part
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.solve import null_space_primal
+from alphaedit_plugin.solve import primal_delta
 
 
 class Mode(str, Enum):
@@ -49,7 +50,8 @@ def null_space_delta(
     """
     if past.count + keys.shape[1] > projector.d_in:
         kept = projector.apply(past.joined(keys))
-        return null_space_primal(projector.apply(keys), residual, ridge, kept)
+        floor = ridge * torch.eye(projector.d_in)
+        return primal_delta(floor, projector.apply(keys), residual, kept)
     return past.factor(projector, projector.apply, ridge).delta(keys, residual)
 
 
