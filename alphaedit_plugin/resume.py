@@ -18,7 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.models import EditableModel, StopForward, head_only_at, hooked
+from alphaedit_plugin.models import (
+    EditableModel,
+    StopForward,
+    head_only_at,
+    hidden_of,
+    hooked,
+    with_hidden,
+)
 from alphaedit_plugin.prompts import Sentence, collate
 
 
@@ -39,6 +46,22 @@ class Tail:
     inputs: dict[str, Tensor]
     past: Any
     below: Any
+
+    def select(self, rows: Tensor) -> Tail:
+        """The same for some of the sentences.
+
+        Args:
+            rows: ``(m,)`` int64, which.
+        """
+        past = _twin(self.past)
+        if past is not None:
+            past.batch_select_indices(rows)
+        below = self.below
+        if below is not None:
+            hidden = hidden_of(below)
+            below = with_hidden(below, hidden[rows.to(hidden.device)])
+        inputs = {name: value[rows] for name, value in self.inputs.items()}
+        return Tail(self.layer, self.column[rows], inputs, past, below)
 
 
 def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
@@ -120,11 +143,14 @@ def _takes_positions(view: EditableModel) -> bool:
 
 
 def _cache_arguments(past: Any) -> dict[str, Any]:
-    """A forward pass appends to its cache: hand it a shallow twin, so that ``past`` stays."""
-    if past is None:
-        return {"use_cache": False}
+    """A forward pass appends to its cache: hand it a twin, so that ``past`` stays."""
+    return {"past_key_values": _twin(past), "use_cache": past is not None}
+
+
+def _twin(past: Any) -> Any:
+    """A shallow copy, which appends and selects by itself; ``None`` of ``None``."""
     twin = copy.copy(past)
-    for name, value in vars(past).items():
+    for name, value in vars(past).items() if past is not None else ():
         if isinstance(value, list):
             setattr(twin, name, [copy.copy(item) for item in value])
-    return {"past_key_values": twin, "use_cache": True}
+    return twin

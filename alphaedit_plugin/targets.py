@@ -116,6 +116,23 @@ class _Problem:
     def count(self) -> int:
         return len(self.initial)
 
+    def select(self, requests: Tensor) -> _Problem:
+        """The same for some of the requests, ``(n,)`` bool: no other is computed on."""
+        sentences, tokens = requests[self.owner], requests[self.token_owner]
+        request, sentence = (mask.cumsum(0) - 1 for mask in (requests, sentences))
+        places = torch.cat([tokens, requests])
+        return _Problem(
+            self.initial[requests],
+            self.place,
+            self.tail.select(sentences.nonzero().flatten()),
+            request[self.owner[sentences]],
+            sentence[self.rows[places]],
+            self.columns[places],
+            self.token[tokens],
+            self.weight[tokens],
+            request[self.token_owner[tokens]],
+        )
+
 
 def optimise_targets(
     view: EditableModel,
@@ -219,34 +236,58 @@ def _assemble(
 def _search(
     view: EditableModel, problem: _Problem, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small."""
+    """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small.
+
+    Frozen rows leave the computation once they are half of it.
+    """
     initial = problem.initial
     radius = settings.clamp_norm_factor * initial.norm(dim=1, keepdim=True)
     delta = torch.zeros_like(initial, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
-    active = torch.ones(problem.count, dtype=torch.bool, device=initial.device)
-    loss = probability = torch.full((problem.count,), torch.nan, device=initial.device)
+    loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
+    active = torch.ones_like(loss, dtype=torch.bool)
+    running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
     reference: Tensor | None = None
     for step in range(settings.steps):
-        scores, essence = _forward(view, problem, delta)
-        reference = essence.detach() if reference is None else reference
-        nll = torch.zeros_like(loss).index_add(0, problem.token_owner, -scores * problem.weight)
-        divergence = functional.kl_div(reference, essence, log_target=True, reduction="none").sum(1)
-        decay = delta.norm(dim=1) / initial.norm(dim=1) ** 2
-        now = nll + settings.kl_factor * divergence + settings.weight_decay * decay
-        loss = torch.where(active, now.detach(), loss)
-        probability = torch.where(active, (-nll.detach()).exp(), probability)
+        now, nll, reference = _loss(view, problem, delta[running], reference, settings)
+        going = active[running]
+        loss[running[going]] = now.detach()[going]
+        probability[running[going]] = (-nll.detach()[going]).exp()
         active = active & (loss >= settings.stop_loss) & torch.isfinite(loss)
         if step == settings.steps - 1 or not active.any():
             break
+        going = active[running]
         optimiser.zero_grad()
-        now[active].sum().backward()
+        now[going].sum().backward()
         before = delta.detach().clone()
         optimiser.step()
         with torch.no_grad():
             shrink = (radius / delta.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1)
             delta.copy_(torch.where(active[:, None], delta * shrink, before))
+        if 2 * going.sum() <= len(going):
+            problem, reference, running = problem.select(going), reference[going], running[going]
     return initial + delta.detach(), loss, probability
+
+
+def _loss(
+    view: EditableModel,
+    problem: _Problem,
+    delta: Tensor,
+    reference: Tensor | None,
+    settings: TargetSettings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss ``(n,)`` of each request, the part of it that is the answer's, and the reference.
+
+    ``reference (n, vocabulary)`` is what the essence gave at ``δ = 0``, where it is ``None`` yet.
+    """
+    scores, essence = _forward(view, problem, delta)
+    reference = essence.detach() if reference is None else reference
+    nll = delta.new_zeros(problem.count)
+    nll = nll.index_add(0, problem.token_owner, -scores * problem.weight)
+    divergence = functional.kl_div(reference, essence, log_target=True, reduction="none").sum(1)
+    decay = delta.norm(dim=1) / problem.initial.norm(dim=1) ** 2
+    total = nll + settings.kl_factor * divergence + settings.weight_decay * decay
+    return total, nll, reference
 
 
 def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +306,6 @@ def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Ten
         head_only_at(view, problem.rows, problem.columns),
     ):
         logits = run(view, problem.tail).logits[0]
-    log_probs = logits.float().log_softmax(dim=1)
-    count = len(problem.token)
-    picked = log_probs[torch.arange(count, device=logits.device), problem.token]
-    return picked, log_probs[count:]
+    scored, essence = logits.float().split([len(problem.token), problem.count])
+    token = problem.token.to(logits.device)
+    return -functional.cross_entropy(scored, token, reduction="none"), essence.log_softmax(dim=1)

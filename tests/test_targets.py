@@ -178,6 +178,22 @@ def test_a_request_that_is_done_stands_still_while_others_go_on(view: EditableMo
     assert relative(value, first.values[:, soonest]) > 1e-3
 
 
+@pytest.mark.parametrize("site", SITES, ids=str)
+def test_requests_that_are_done_are_not_computed_on(view: EditableModel, site: Site) -> None:
+    """Two of four are done at once; the others go on as the published loop does."""
+    first = search(view, REQUESTS, site, TargetSettings(stop_loss=math.inf)).loss
+    stop = first.sort().values[1:3].mean().item()
+    settings = TargetSettings(steps=4, lr=0.05, stop_loss=stop)
+    sentences: list[int] = []
+    view.block(3).register_forward_hook(lambda _, args, output: sentences.append(len(args[0])))
+    found = search(view, REQUESTS, site, settings)
+    assert sentences[-1] <= sentences[0] / 2
+    for column, request in enumerate(REQUESTS):
+        value, loss = published_loop(view, request, site, settings)
+        assert relative(found.values[:, column], value) < 1e-4
+        assert found.loss[column].item() == pytest.approx(loss, rel=1e-3)
+
+
 @pytest.mark.parametrize("site", SITES[:2], ids=str)
 @pytest.mark.parametrize("budget", [1, 200, 100_000])
 def test_batched_is_one_by_one(view: EditableModel, site: Site, budget: int) -> None:
