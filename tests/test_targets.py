@@ -13,7 +13,6 @@ from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate, target_ids
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.resume import can_resume
 from alphaedit_plugin.targets import Targets, TargetSettings, optimise_targets
 from tests.published import published_loop
 from tests.tiny import CONTEXTS, DEPTH, REQUESTS, assert_same_weights, hook_count, relative
@@ -156,7 +155,6 @@ def test_the_model_is_left_as_it_was(view: EditableModel, site: Site) -> None:
 def test_the_model_is_left_as_it_was_after_an_error(view: EditableModel, call: int) -> None:
     """The last block fails in one of its calls, or in the search itself."""
     mix_flags(view)
-    assert can_resume(view)  # tried once, where a failure only means that it cannot
     flags, calls = some_flags(view), 0
 
     def fail(*_: Any) -> None:
@@ -183,7 +181,6 @@ def test_a_forward_method_patched_by_others_is_put_back(view: EditableModel) -> 
 
 
 def test_blocks_below_the_site_do_not_run_at_every_step(view: EditableModel) -> None:
-    assert can_resume(view)
     runs = [0] * DEPTH
     for layer in range(DEPTH):
 

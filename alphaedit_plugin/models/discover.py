@@ -11,6 +11,7 @@ linear layers inside a block whose output is as wide as the hidden state:
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
@@ -55,15 +56,18 @@ def discover(model: Any, given: Mapping[str, Any]) -> Layout:
         }
     layout = Layout(**(found | dict(given)))
     if "down_proj" not in given:
-        chosen = [f for f in fields(Layout) if f.name not in given]
-        said = " ".join(f"model.layout.{f.name}={getattr(layout, f.name)}" for f in chosen)
         logger.warning(
             "model type %r is not known; by running the model I chose %s: check it, and give "
             "these settings to confirm or to change them",
             model.config.model_type,
-            said.replace("=None", "=null").replace("=True", "=true").replace("=False", "=false"),
+            " ".join(_setting(f.name, getattr(layout, f.name)) for f in fields(Layout)),
         )
     return layout
+
+
+def _setting(name: str, value: str | bool | None) -> str:
+    """An override as the command line takes it: braces need quotes."""
+    return f"model.layout.{name}={repr(value) if isinstance(value, str) else json.dumps(value)}"
 
 
 def _down_projection(probe: Probe) -> str:

@@ -28,6 +28,7 @@ from tests.tiny import (
 )
 
 SEARCH = TargetSettings(steps=3, lr=0.1)
+QUICK = TargetSettings(steps=2, lr=0.1)
 TWO = REQUESTS[1:3]
 BASES: dict[str, BaseMethod] = {
     "rome": Rome(),
@@ -59,14 +60,14 @@ def test_the_search_is_the_published_loop(animal: EditableModel, part: Part) -> 
 
 def test_every_base_edits_it_and_is_undone(animal: EditableModel) -> None:
     layers = (0, 1)
-    moments = collect_second_moments(animal, random_sequences(len(animal.tokenizer)), layers)
+    moments = collect_second_moments(animal, random_sequences(len(animal.tokenizer), 20), layers)
     half = Cut(CutRule.rank, animal.weight(0).shape[1] // 2)
     projectors = {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
     pristine = weights_of(animal)
     for base in BASES.values():
         for method in (base, Projected(base, projectors)):
             chosen = layers[-1:] if base.one_by_one else layers
-            recipe = Recipe(method, chosen, CONTEXTS, moments, targets=SEARCH)
+            recipe = Recipe(method, chosen, CONTEXTS, moments, targets=QUICK)
             session = EditSession(animal, chosen)
             apply_batch(animal, session, recipe, TWO)
             finalize(session, recipe)
