@@ -30,12 +30,11 @@ def forget_positions(view: EditableModel) -> None:
     """As if the model counted positions by the columns of its cache."""
     forward = type(view.model).forward
 
-    def counts(
-        input_ids: Any, position_ids: Any = None, past_key_values: Any = None, **kw: Any
-    ) -> Any:
-        past = 0 if past_key_values is None else past_key_values.get_seq_length() + 3
-        kw["position_ids"] = torch.arange(input_ids.shape[1])[None] + past
-        return forward(view.model, input_ids, past_key_values=past_key_values, **kw)
+    def counts(input_ids: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        past = kwargs.get("past_key_values")
+        start = 0 if past is None else past.get_seq_length() + 3
+        kwargs["position_ids"] = torch.arange(input_ids.shape[1])[None] + start
+        return forward(view.model, input_ids, **kwargs)
 
     counts.__signature__ = inspect.signature(view.model.forward)  # type: ignore[attr-defined]
     view.model.forward = counts
