@@ -11,7 +11,7 @@ from torch import Tensor
 from alphaedit_plugin.errors import ModelError, RequestError
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, full_precision
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.session import EditSession, Entry
@@ -124,6 +124,7 @@ def check_recipe(session: EditSession, recipe: Recipe) -> None:
     recipe.method.check_layers(recipe.layers)
 
 
+@full_precision()
 def apply_batch(
     view: EditableModel, session: EditSession, recipe: Recipe, requests: Sequence[Request]
 ) -> Entry:
@@ -190,6 +191,7 @@ def _apply_stage(
     return keys
 
 
+@full_precision()
 def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
     """End a run: let the method rework the sum of its deltas (PRUNE), against pristine weights.
 

@@ -87,7 +87,9 @@ def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, Tenso
     model = view.model
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     blocks = [view.block(number) for number in range(view.depth)]
-    behind = [model.get_submodule(view.layout.final_norm), model.get_output_embeddings()]
+    behind = [model.get_output_embeddings()]
+    if view.layout.final_norm is not None:
+        behind.append(model.get_submodule(view.layout.final_norm))
     downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
     for name, parameter in model.named_parameters():
         if id(parameter) not in downstream:

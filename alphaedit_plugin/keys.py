@@ -20,10 +20,11 @@ from alphaedit_plugin.models import (
     hidden_of,
     hooked,
     inference,
+    per_token,
     with_hidden,
 )
 from alphaedit_plugin.prompts import Sentence, by_token_budget, collate
-from alphaedit_plugin.resume import Tail, run
+from alphaedit_plugin.resume import Tail, can_resume, run
 
 KEPT = 4  # per token, an MLP's inner width: no more than a micro-batch takes anyway
 
@@ -75,7 +76,8 @@ class Reader:
         self._view, self._budget = view, budget
         self._sentences = [sentence.until_fact() for sentence in sentences]
         totals = accumulate(len(s.ids) for s in self._sentences)
-        self._keepable = sum(total <= KEPT * budget for total in totals)
+        room = KEPT * budget if can_resume(view) else 0
+        self._keepable = sum(total <= room for total in totals)
         self._layer = 0
         self._entering: dict[int, Tensor] = {}
         self._form: Any = None
@@ -157,6 +159,7 @@ def _run_tail(
 
     def keep(site: Site, hidden: Tensor) -> None:
         rows = torch.arange(len(tail.column), device=hidden.device)
+        hidden = per_token(hidden, tail.inputs["input_ids"])
         found[site] = hidden[rows, tail.column.to(hidden.device)].float()
         if len(found) == len(sites):
             raise StopForward

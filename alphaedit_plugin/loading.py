@@ -14,7 +14,7 @@ from alphaedit_plugin.contexts import generate_contexts
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
-from alphaedit_plugin.models import LAYOUTS, EditableModel
+from alphaedit_plugin.models import EditableModel, check_config
 from alphaedit_plugin.pocket import load_pocket
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.sources import corpus_for, load_moments, provide_projectors
@@ -51,7 +51,7 @@ def load_model(config: ModelConfig) -> EditableModel:
 
     Raises:
         ConfigError: an unknown dtype, or a device that is not there.
-        ModelError: the model cannot be loaded or lacks weights, or is of an unknown family.
+        ModelError: the model cannot be loaded or lacks weights, or cannot be edited.
     """
     device, dtype = _device(config.device), dtype_of("model.dtype", config.dtype)
     with torch.inference_mode(False):  # or no target could be searched
@@ -60,7 +60,7 @@ def load_model(config: ModelConfig) -> EditableModel:
         else:
             # A slash at the end would hide the name by which the host's files go.
             model, tokenizer = _load_pretrained(config.path.rstrip("/") or "/", dtype)
-        view = EditableModel.wrap(model.to(device).eval(), tokenizer)
+        view = EditableModel.wrap(model.to(device).eval(), tokenizer, config.layout.given)
     view.check_layers(config.layers)
     return view
 
@@ -68,8 +68,8 @@ def load_model(config: ModelConfig) -> EditableModel:
 def _load_pretrained(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
     """A model and its tokenizer from a folder or the hub, both of them whole."""
     with _explained(f"cannot load model {path!r}"):
-        # Gigabytes of an unknown family need not be read first.
-        LAYOUTS.get(AutoConfig.from_pretrained(path).model_type, error=ModelError)
+        # Gigabytes of what cannot be edited need not be read first.
+        check_config(AutoConfig.from_pretrained(path))
     with _explained(f"cannot load the tokenizer of {path!r}"):
         tokenizer = AutoTokenizer.from_pretrained(path)
     if tokenizer.vocab_size == 0:

@@ -4,12 +4,17 @@ A target search changes one vector: the fact token's, in one block. Nothing belo
 by causality, nothing before that token depends on it. So the tokens before it run once and leave
 their attention keys and values in the model's own cache, the blocks below run once, and what is
 left, the `Tail`, runs at every step.
+
+Whether a model's blocks and cache bear this is tried out: see `can_resume`. The tokens before are
+padded on the left, so that what follows stands right behind them, in whatever way the model counts
+distances: positions, columns of the mask (alibi, sliding windows), or the cache's own length.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,9 +29,12 @@ from alphaedit_plugin.models import (
     head_only_at,
     hidden_of,
     hooked,
+    inference,
     with_hidden,
 )
-from alphaedit_plugin.prompts import Sentence, collate
+from alphaedit_plugin.prompts import Batch, Sentence, collate
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,14 @@ class Tail:
 
 def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
     """Run all that no edit at ``layer`` and the fact tokens can change, without gradients."""
-    start = [s.position if _takes_positions(view) else 0 for s in sentences]
+    if not can_resume(view):
+        batch = collate(view, sentences)
+        return Tail(0, batch.positions, batch.inputs(), None, None)
+    return _begin(view, sentences, layer)
+
+
+def _begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
+    start = [s.position for s in sentences]
     after = [
         Sentence(s.ids[cut:], s.position - cut) for s, cut in zip(sentences, start, strict=True)
     ]
@@ -77,20 +92,19 @@ def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tai
         return Tail(layer, batch.positions, inputs, None, _run_below(view, layer, inputs, None))
     # A sentence that starts with its fact token has nothing before; a filler stands in, masked.
     cuts = [max(cut, 1) for cut in start]
-    before = collate(
-        view, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)]
+    before = _on_the_left(
+        collate(view, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)])
     )
     nowhere = torch.zeros(0, dtype=torch.long, device=view.device)
     with torch.no_grad(), head_only_at(view, nowhere, nowhere):
-        past = view.model(**before.inputs(), use_cache=True).past_key_values
+        found = view.model(**before.inputs(), **_positions(view, before), use_cache=True)
     kept = before.attention_mask * (starts[:, None] > 0)
-    # Padding repeats the last real position, as one further on may be outside the model's range.
-    offsets = batch.attention_mask.cumsum(1) - 1
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
-        "position_ids": starts[:, None] + offsets,
+        **_positions(view, batch, starts),
     }
+    past = found.past_key_values
     below = _run_below(view, layer, inputs, past)
     return Tail(layer, torch.zeros_like(starts), inputs, past, below)
 
@@ -137,9 +151,63 @@ def _skipping(view: EditableModel, tail: Tail) -> Iterator[None]:
                 block.forward = forward
 
 
-def _takes_positions(view: EditableModel) -> bool:
-    """Without explicit positions, padding between the two parts would shift the second one."""
-    return "position_ids" in inspect.signature(view.model.forward).parameters
+def can_resume(view: EditableModel) -> bool:
+    """Whether a `Tail` gives what a whole forward pass gives; tried once per ``view``."""
+    if "resume" not in view.findings:
+        with torch.no_grad(), inference(view):
+            view.findings["resume"] = _try(view)
+    return view.findings["resume"]
+
+
+def _try(view: EditableModel) -> bool:
+    """Run three sentences that are cut at different places, whole and twice as a `Tail`."""
+    known = view.model.get_input_embeddings().num_embeddings
+    ids = tuple(known * part // 11 for part in range(2, 10))
+    sentences = [Sentence(ids, 6), Sentence(ids[3:7], 1), Sentence(ids[5:], 0)]
+    batch = collate(view, sentences)
+    whole = view.model(**batch.inputs(), use_cache=False).logits
+    try:
+        tail = _begin(view, sentences, min(1, view.depth - 1))
+        runs = [run(view, tail).logits for _ in range(2)]  # the first must leave the cache alone
+    except Exception as error:  # whatever a model may raise that has no such cache
+        logger.warning(
+            "this model cannot go on from its cache (%s: %s): a target search runs whole "
+            "sentences, which takes longer", type(error).__name__, error,
+        )  # fmt: skip
+        return False
+    tolerance = torch.finfo(whole.dtype).eps ** 0.5
+    for row, sentence in enumerate(sentences):
+        expected = whole[row, sentence.position : len(sentence.ids)].float()
+        for logits in runs:
+            difference = logits[row, : len(expected)].float() - expected
+            if not difference.norm() <= tolerance * expected.norm():
+                return False
+    return True
+
+
+def _on_the_left(batch: Batch) -> Batch:
+    """The same sentences, padded on the left."""
+    width = batch.input_ids.shape[1]
+    padding = width - batch.attention_mask.sum(1, keepdim=True)
+    source = (torch.arange(width, device=padding.device) - padding) % width
+    return Batch(
+        batch.input_ids.gather(1, source),
+        batch.attention_mask.gather(1, source),
+        batch.positions + padding[:, 0],
+    )
+
+
+def _positions(
+    view: EditableModel, batch: Batch, starts: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Where in its sentence each token stands, for models that are to be told.
+
+    Padding takes the position of a real token, as any other may be outside the model's range.
+    """
+    if "position_ids" not in inspect.signature(view.model.forward).parameters:
+        return {}
+    offsets = (batch.attention_mask.cumsum(1) - 1).clamp_min(0)
+    return {"position_ids": offsets if starts is None else starts[:, None] + offsets}
 
 
 def _cache_arguments(past: Any) -> dict[str, Any]:

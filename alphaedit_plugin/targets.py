@@ -24,6 +24,7 @@ from alphaedit_plugin.models import (
     hidden_of,
     hooked,
     inference,
+    per_token,
     with_hidden,
 )
 from alphaedit_plugin.prompts import (
@@ -208,7 +209,7 @@ def _assemble(
     bare = [rows[0][0] for rows in requests]
     initial = read(view, [site], bare)[site].T
     # What changes a block's output only need not run the block again.
-    outside = site.part is Part.BLOCK or view.layout.adds_mlp
+    outside = site.part is Part.BLOCK or bool(view.layout.adds_mlp)
     place = view.block(site.layer) if outside else site.module(view)
     tail = begin(view, [sentence for _, sentence, _ in flat], site.layer + outside)
     cut = [s.position - c for (_, s, _), c in zip(flat, tail.column.tolist(), strict=True)]
@@ -295,11 +296,13 @@ def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Ten
     fact = problem.tail.column
 
     def add(_: Any, args: Any, output: Any) -> Any:
-        hidden = hidden_of(output).clone()
+        whole = hidden_of(output)
+        hidden = per_token(whole, problem.tail.inputs["input_ids"])
         everyone = torch.arange(len(fact), device=hidden.device)
         offset = delta.to(hidden)[problem.owner.to(hidden.device)]
         index = (everyone, fact.to(hidden.device))
-        return with_hidden(output, hidden.index_put(index, offset, accumulate=True))
+        moved = hidden.index_put(index, offset, accumulate=True)
+        return with_hidden(output, moved.reshape(whole.shape))
 
     with (
         hooked(lambda: problem.place.register_forward_hook(add)),

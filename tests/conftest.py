@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import settings
 
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.resume import can_resume
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from tests.saved import save_model
 from tests.tiny import (
@@ -76,10 +78,12 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture(scope="session")
 def templates(tokenizer: Any) -> dict[str, EditableModel]:
     """One unedited model per family: read these, edit copies of them."""
-    return {
+    views = {
         family: EditableModel.wrap(build_model(family, len(tokenizer)), tokenizer)
         for family in FAMILIES
     }
+    assert all(can_resume(view) for view in views.values())  # tried once, here, for all copies
+    return views
 
 
 @pytest.fixture(scope="session")
@@ -133,4 +137,4 @@ def gpt2_moments(all_moments: dict[str, dict[int, SecondMoment]]) -> dict[int, S
 
 
 def _copy(template: EditableModel) -> EditableModel:
-    return EditableModel(copy.deepcopy(template.model), template.tokenizer, template.layout)
+    return replace(template, model=copy.deepcopy(template.model))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from alphaedit_plugin.loading import (
     load_recipe,
 )
 from alphaedit_plugin.methods import Memit, Mode, Projected, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
 from alphaedit_plugin.statistics import SecondMoment
 from tests.saved import config_of
@@ -135,12 +136,33 @@ def test_a_model_loaded_in_inference_mode_can_be_edited(saved: Path) -> None:
     assert not any(parameter.is_inference() for parameter in view.model.parameters())
 
 
-def test_a_family_nobody_knows(saved: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model_type": "mixtral"}, r"mixtral is a mixture of experts \(num_.*experts=8\)"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, r"is quantised \(gptq\)"),
+    ],
+)
+def test_what_cannot_be_edited(saved: Path, settings: dict[str, Any], message: str) -> None:
     """Refused before its weights are read: there are none here that would fit."""
     config = saved / "model" / "config.json"
-    config.write_text(config.read_text().replace('"gpt2"', '"gpt_neo"'))
-    with pytest.raises(ModelError, match=r"unknown model type 'gpt_neo' \(known: gpt2"):
+    config.write_text(json.dumps(json.loads(config.read_text()) | settings))
+    (saved / "model" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=message):
         load_model(config_of(saved).model)
+
+
+def test_paths_given_by_hand(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A path that is not there is refused, one that is serves an unknown family without a word."""
+    with pytest.raises(ModelError, match=r"layout\.down_proj is 'h\.\{\}\.fc': GPT2LM.* no h"):
+        load_model(config_of(saved, "model.layout.down_proj='h.{}.fc'").model)
+    path = "transformer.h.{}.mlp.c_proj"
+    view = load_model(config_of(saved, f"model.layout.down_proj='{path}'").model)
+    assert view.layout == LAYOUTS.get("gpt2")
+    view.model.config.model_type = "mine"
+    again = EditableModel.wrap(view.model, view.tokenizer, {"down_proj": path})
+    assert again.layout == view.layout
+    assert not caplog.messages
 
 
 def test_weights_of_another_size(saved: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.errors import ConfigError, NumericalError
@@ -15,6 +14,7 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate, target_ids
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.targets import Targets, TargetSettings, optimise_targets
+from tests.published import published_loop
 from tests.tiny import CONTEXTS, DEPTH, REQUESTS, assert_same_weights, hook_count, relative
 from tests.tiny import weights_of as weights_before
 
@@ -32,95 +32,6 @@ def search(
     fact_token: FactToken = FactToken.subject_last,
 ) -> Targets:
     return optimise_targets(view, requests, contexts, site, fact_token, settings)
-
-
-def fact_position(view: EditableModel, text: str, subject: str, kind: FactToken) -> int:
-    """As published: by counting the tokens of the text up to the subject."""
-    ids = view.tokenizer(text)["input_ids"]
-
-    def count(beginning: str) -> int:
-        return len(view.tokenizer(beginning)["input_ids"])
-
-    start = text.rindex(subject)
-    first, last = count(text[:start].rstrip()), count(text[: start + len(subject)]) - 1
-    while view.tokenizer.decode(ids[first]).isspace():
-        first += 1
-    return {
-        FactToken.subject_first: first,
-        FactToken.subject_last: last,
-        FactToken.subject_first_after_last: last + 1,
-        FactToken.last: len(ids) - 1,
-    }[kind]
-
-
-def published_loop(
-    view: EditableModel,
-    request: Request,
-    site: Site,
-    settings: TargetSettings,
-    kind: FactToken = FactToken.subject_last,
-) -> tuple[Tensor, float]:
-    """ROME's and MEMIT's loop as published: whole forward passes, one text at a time.
-
-    The value is set in the MLP (whose output is the down-projection's) or the block.
-    """
-    model, tok = view.model, view.tokenizer
-    block = view.block(site.layer)
-    module = block if site.part is Part.BLOCK else block.mlp
-    target = tok(" " + request.target_new)["input_ids"]
-    texts = [c.replace("{}", request.filled) for c in CONTEXTS.flat]
-    runs = []
-    for text in texts:
-        prompt, position = tok(text)["input_ids"], fact_position(view, text, request.subject, kind)
-        runs.append((prompt + target[:-1], position, len(prompt) - 1))
-    text = request.subject + " is a"
-    essence = (tok(text)["input_ids"], fact_position(view, text, request.subject, kind))
-
-    initial: Tensor | None = None
-    delta = torch.zeros(view.weight(0).shape[0], requires_grad=True)
-    optimiser = torch.optim.Adam([delta], lr=settings.lr)
-
-    def run(ids: list[int], position: int) -> Tensor:
-        def add(_: nn.Module, args: Any, out: Any) -> Any:
-            nonlocal initial
-            hidden = out[0] if isinstance(out, tuple) else out
-            if initial is None:
-                initial = hidden[0, position].detach().clone()
-            hidden = hidden.clone()
-            hidden[0, position] += delta
-            return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
-
-        handle = module.register_forward_hook(add)
-        try:
-            return model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        finally:
-            handle.remove()
-
-    reference: Tensor | None = None
-    for step in range(settings.steps):
-        losses = []
-        for ids, position, start in runs:
-            scores = run(ids, position)
-            picked = [scores[start + k, token] for k, token in enumerate(target)]
-            losses.append(-torch.stack(picked).mean())
-        scores = run(*essence)[essence[1]]
-        reference = scores.detach() if reference is None else reference
-        divergence = functional.kl_div(reference[None], scores[None], log_target=True,
-                                       reduction="batchmean")  # fmt: skip
-        assert initial is not None
-        decay = settings.weight_decay * delta.norm() / initial.norm() ** 2
-        loss = torch.stack(losses).mean() + settings.kl_factor * divergence + decay
-        if loss < settings.stop_loss or step == settings.steps - 1:
-            break
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        limit = settings.clamp_norm_factor * initial.norm()
-        if delta.norm() > limit:
-            with torch.no_grad():
-                delta *= limit / delta.norm()
-    assert initial is not None
-    return (initial + delta).detach(), loss.item()
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)

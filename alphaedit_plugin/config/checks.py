@@ -32,6 +32,10 @@ def _are_pairs(lengths: Sequence[Sequence[int]]) -> bool:
     return all(len(pair) == 2 and min(pair) >= 1 for pair in lengths)
 
 
+def _has_slot(path: str) -> bool:
+    return path.count("{}") == 1 and path.replace("{}", "").count("{") == 0
+
+
 # Setting, whether a value is fine, and what it must be; None is fine where its type allows it.
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("batch_size", _at_least(1), "at least 1"),
@@ -45,6 +49,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("compare.jobs", _at_least(1), "at least 1, or null for as many as help"),
     ("compare.out", _says_something, "a folder"),
     ("model.path", _says_something, "a folder or hub name, or null for the pocket model"),
+    ("model.layout.block", _has_slot, "a path with one {} for the layer's number"),
+    ("model.layout.down_proj", _has_slot, "a path with one {} for the layer's number"),
     ("model.threads", _at_least(1), "at least 1, or null for torch's choice"),
     ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
     ("model.moments.tokens", _at_least(1), "at least 1, or null for all"),

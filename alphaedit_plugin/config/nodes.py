@@ -98,12 +98,35 @@ class TunedConfig:
 
 
 @dataclass
+class LayoutConfig:
+    """Where a model keeps what is edited; ``None`` leaves it to the model's family or structure.
+
+    Attributes:
+        block: path of a transformer block, with ``{}`` for the layer number.
+        down_proj: path of the MLP's down-projection, likewise.
+        final_norm: path of the norm before the language-model head.
+        adds_mlp: the block adds the down-projection's output to its own as it is.
+    """
+
+    block: str | None = None
+    down_proj: str | None = None
+    final_norm: str | None = None
+    adds_mlp: bool | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is set."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass
 class ModelConfig:
     """A model and the settings that go with it.
 
     Attributes:
         path: folder or hub name; ``None`` is the embedded pocket model.
         layers: to edit, in this order.
+        layout: module paths, where the family's are not known or not right.
         dtype: of the weights: float32, bfloat16 or float16.
         device: ``auto`` takes a GPU where there is one.
         threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
@@ -122,6 +145,7 @@ class ModelConfig:
 
     path: str | None = MISSING
     layers: list[int] = MISSING
+    layout: LayoutConfig = field(default_factory=LayoutConfig)
     dtype: str = "float32"
     device: str = "auto"
     threads: int | None = None

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError, NumericalError
-from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference
+from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference, per_token
 from alphaedit_plugin.prompts import Sentence, by_token_budget, collate, tokenise
 from alphaedit_plugin.statistics.checkpoint import Checkpoint, Position
 from alphaedit_plugin.statistics.moment import BLOCK, MomentSum, SecondMoment
@@ -247,7 +247,7 @@ def _add_keys(
     last = max(sums)
 
     def add(layer: int, _: Any, args: tuple[Any, ...]) -> None:
-        keys = args[0]
+        keys = per_token(args[0], batch.input_ids)
         sums[layer].add(keys[batch.attention_mask.bool().to(keys.device)].float())
         if layer == last:
             raise StopForward

@@ -230,6 +230,8 @@ def test_quoted_request_text_is_taken_as_hydra_does() -> None:
         (["seed=-1"], "seed is -1"),
         ([f"seed={2**63}"], f"seed is {2**63}"),
         (["model.path="], "model.path is ''"),
+        (["model.layout.down_proj=mlp.c_proj"], "must be a path with one {} for the layer's"),
+        (["model.layout.block='h.{0}'"], "model.layout.block is 'h.{0}'"),
         (["model.threads=0"], "model.threads is 0"),
         (["model.contexts.lengths=[[10,5],[1]]"], "model.contexts.lengths is [[10, 5], [1]]"),
         (["model.contexts.lengths=[[10,0]]"], "must be pairs"),

@@ -1,0 +1,164 @@
+"""`EditableModel`: a model, its tokenizer, and where its editable parts are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.models.discover import discover
+from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class EditableModel:
+    """A causal language model together with where its editable parts are.
+
+    Attributes:
+        model: the Hugging Face model; edited in place.
+        tokenizer: its tokenizer; only read.
+        layout: module paths of the model's family.
+        findings: what was tried out on the model once, by name: see `resume.can_resume`.
+    """
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    findings: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def wrap(
+        cls, model: Any, tokenizer: Any, given: Mapping[str, Any] | None = None
+    ) -> EditableModel:
+        """Find the layout of ``model`` by its ``config.model_type``, or else by running it.
+
+        Args:
+            model: a causal language model.
+            tokenizer: its tokenizer.
+            given: fields of `Layout` that are known better, as ``model.layout`` gives them.
+
+        Raises:
+            ModelError: the model cannot be edited, see `check_config` and `discover`; a given
+                path is not there; or the model was made inside ``torch.inference_mode()``, where
+                no gradient can pass.
+        """
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if not isinstance(model_type, str):
+            raise ModelError(
+                f"{type(model).__name__} has no config.model_type: pass a Hugging Face causal LM"
+            )
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError(
+                "the model was made inside torch.inference_mode(), so that no target can be "
+                "searched: load it outside"
+            )
+        check_config(model.config)
+        given = dict(given or {})
+        if model_type in LAYOUTS:
+            layout = replace(LAYOUTS.get(model_type), **given)
+            if layout.adds_mlp is None:
+                layout = discover(model, {"block": layout.block, "down_proj": layout.down_proj})
+        else:
+            layout = discover(model, given)
+        view = cls(model, tokenizer, layout)
+        if given:
+            view._check_paths()
+        return view
+
+    def _check_paths(self) -> None:
+        """Refuse a layout, given by hand, that is not this model's."""
+        for name in ("block", "down_proj"):
+            path = getattr(self.layout, name)
+            for layer in range(self.depth):
+                try:
+                    self.model.get_submodule(path.format(layer))
+                except AttributeError:
+                    raise ModelError(
+                        f"model.layout.{name} is {path!r}: {type(self.model).__name__} has no "
+                        f"{path.format(layer)}"
+                    ) from None
+        self.check_layers(range(self.depth))
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the language model, which may be a part of a larger one."""
+        config = self.model.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    @property
+    def depth(self) -> int:
+        """How many transformer blocks the model has."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can read at once; ``None`` where it sets no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids have to be."""
+        return self.model.get_input_embeddings().weight.device
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse a list of layers that cannot be edited.
+
+        Raises:
+            ModelError: no layer, a layer twice, or a layer outside ``0 … depth - 1``; or see
+                `weight`.
+        """
+        if not layers:
+            raise ModelError("no layer to edit: set model.layers, e.g. model.layers=[3,4]")
+        if len(set(layers)) != len(layers):
+            raise ModelError(f"layers {list(layers)} name one layer twice")
+        wrong = [layer for layer in layers if not 0 <= layer < self.depth]
+        if wrong:
+            raise ModelError(
+                f"layer {wrong[0]} is out of range: this model has {self.depth} blocks, "
+                f"0 to {self.depth - 1}; got layers {list(layers)}"
+            )
+        for layer in layers:
+            self.weight(layer)
+
+    def block(self, layer: int) -> nn.Module:
+        """The transformer block of ``layer``."""
+        return self.model.get_submodule(self.layout.block.format(layer))
+
+    def down_proj(self, layer: int) -> nn.Module:
+        """The MLP's down-projection of ``layer``: the module whose weight is edited."""
+        return self.model.get_submodule(self.layout.down_proj.format(layer))
+
+    def weight_name(self, layer: int) -> str:
+        """The edited parameter's name, as in ``model.named_parameters()``."""
+        return self.layout.down_proj.format(layer) + ".weight"
+
+    def parameter(self, layer: int) -> nn.Parameter:
+        """The edited parameter of ``layer``, as its module stores it."""
+        return self.model.get_parameter(self.weight_name(layer))
+
+    def weight(self, layer: int) -> Tensor:
+        """The edited weight of ``layer`` as a view oriented ``(d_out, d_in)``.
+
+        Raises:
+            ModelError: the module is neither a linear layer nor GPT-2's ``Conv1D``, or its weight
+                is quantised.
+        """
+        module, path = self.down_proj(layer), self.layout.down_proj.format(layer)
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            raise quantised_weights(
+                f"{path} is a {type(module).__name__}, and only nn.Linear and Conv1D can be edited"
+            )
+        weight = module.weight
+        # Packages that quantise keep nn.Linear and change its weight's dtype or class.
+        if weight.dtype not in FLOATS or type(weight.detach()) is not Tensor:
+            kind = str(weight.dtype) if weight.dtype not in FLOATS else type(weight.data).__name__
+            raise quantised_weights(f"{path} keeps its weight as {kind}")
+        return weight.detach().T if isinstance(module, Conv1D) else weight.detach()

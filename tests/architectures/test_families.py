@@ -1,0 +1,82 @@
+"""Every family: edited by all bases, searched as published, undone, and found by its structure."""
+
+from __future__ import annotations
+
+import pytest
+
+from alphaedit_plugin.engine import Recipe, apply_batch, finalize
+from alphaedit_plugin.keys import Part, Site
+from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
+from alphaedit_plugin.models import LAYOUTS, EditableModel
+from alphaedit_plugin.models.discover import discover
+from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.prompts import FactToken
+from alphaedit_plugin.resume import can_resume
+from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.statistics import collect_second_moments
+from alphaedit_plugin.targets import TargetSettings, optimise_targets
+from tests.architectures.zoo import SETTINGS
+from tests.published import published_loop
+from tests.tiny import (
+    CONTEXTS,
+    REQUESTS,
+    assert_same_weights,
+    hook_count,
+    random_sequences,
+    relative,
+    weights_of,
+)
+
+SEARCH = TargetSettings(steps=3, lr=0.1)
+QUICK = TargetSettings(steps=2, lr=0.1)
+TWO = REQUESTS[1:3]
+BASES: dict[str, BaseMethod] = {
+    "rome": Rome(),
+    "memit": Memit(moment_weight=10.0),
+    "prune": Prune(moment_weight=10.0),
+    "rect": Rect(moment_weight=10.0),
+}
+
+
+def test_every_family_is_here() -> None:
+    assert {name.partition("/")[0] for name in SETTINGS} == set(LAYOUTS)
+
+
+def test_its_structure_tells_what_the_registry_says(animal: EditableModel) -> None:
+    assert discover(animal.model, {}) == animal.layout
+
+
+@pytest.mark.parametrize("part", [Part.BLOCK, Part.VALUE], ids=lambda part: part.name)
+def test_the_search_is_the_published_loop(animal: EditableModel, part: Part) -> None:
+    """Whose passes are whole, one text at a time: no cache, no padding, no skipped block."""
+    site = Site(1, part)
+    assert can_resume(animal)
+    found = optimise_targets(animal, TWO, CONTEXTS, site, FactToken.subject_last, SEARCH)
+    column = int(part is Part.BLOCK)
+    value, loss = published_loop(animal, TWO[column], site, SEARCH)
+    assert relative(found.values[:, column], value) < 1e-4
+    assert found.loss[column].item() == pytest.approx(loss, rel=1e-3)
+
+
+def test_every_base_edits_it_and_is_undone(animal: EditableModel) -> None:
+    layers = (0, 1)
+    moments = collect_second_moments(animal, random_sequences(len(animal.tokenizer), 20), layers)
+    half = Cut(CutRule.rank, animal.weight(0).shape[1] // 2)
+    projectors = {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
+    pristine = weights_of(animal)
+    for base in BASES.values():
+        for method in (base, Projected(base, projectors)):
+            chosen = layers[-1:] if base.one_by_one else layers
+            recipe = Recipe(method, chosen, CONTEXTS, moments, targets=QUICK)
+            session = EditSession(animal, chosen)
+            apply_batch(animal, session, recipe, TWO)
+            finalize(session, recipe)
+            for layer in chosen:
+                change = session.change(layer)
+                assert change.is_finite
+                assert change.norm > 1e-3
+                if method is not base:
+                    assert projectors[layer].leakage(change) < 1e-4
+            session.reset()
+            assert_same_weights(animal, pristine)
+    assert hook_count(animal.model) == 0
