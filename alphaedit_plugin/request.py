@@ -11,13 +11,14 @@ from typing import Any
 from alphaedit_plugin.errors import RequestError
 
 SLOT = "{}"
+HALF = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer can read
 
 
 def _check_text(name: str, text: object) -> None:
     """Refuse what is not text, or blank, or what no tokenizer can read."""
     if not isinstance(text, str) or not text.strip():
         raise RequestError(f"{name} is {text!r}: a request needs non-empty text there")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if HALF.search(text):
         raise RequestError(f"{name} is {text!r}: it holds half a character (a lone surrogate)")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alphaedit_plugin.data.zsre import Target
 from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.projector import Cut
 from alphaedit_plugin.prompts import FactToken
@@ -188,11 +189,22 @@ class DataConfig:
     Attributes:
         name: a registered kind of data.
         path: its file, where it has one.
+        target: which answer of a zsRE record is edited in; zsRE needs a choice.
+        references: CounterFact's reference texts (``attribute_snippets.json``), for consistency.
+        shuffle_seed: shuffles the records; ``None`` leaves them as they are.
+        unique: drop records that ask again what an earlier one asks: of the same subject, the
+            same relation or prompt.
+        offset: skip so many usable records.
         limit: at most this many requests; ``None`` for all.
     """
 
     name: str = "default"
     path: str | None = None
+    target: Target | None = None
+    references: str | None = None
+    shuffle_seed: int | None = None
+    unique: bool = True
+    offset: int = 0
     limit: int | None = None
 
 

@@ -1,59 +1,70 @@
-"""Sources of edit data, registered by the name that ``data.name`` selects."""
+"""Sources of edit data, registered by the name that ``data.name`` selects.
+
+A new data set is one file here and one YAML file in ``conf/data``. The file holds a function that
+makes requests of one record (a `Fields`, whose errors name the field), and registers it::
+
+    DATA.register("mine", FileData("mine", "mine.json", "https://…", lambda data: Reading(read)))
+
+`FileData` opens the file, drops records that cannot be used, and reports them. Every module of
+this folder is imported, so nothing else has to name the new one; code outside the package
+registers its own in the same way, or any function from a configuration to `EditData`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+import logging
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD, EditData
-from alphaedit_plugin.data.easyedit import load_easyedit
-from alphaedit_plugin.data.pocket import load_pocket_data
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.registry import Registry
+from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD, Dropped, EditData, Place
+from alphaedit_plugin.data.fields import Fields
+from alphaedit_plugin.data.notes import summarise
+from alphaedit_plugin.data.selection import select
+from alphaedit_plugin.data.source import FileData, Reading
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig
 
-DATA: Registry[Callable[[EditorConfig], EditData]] = Registry("data")
-DATA.register("default", lambda config: _default(config))
-DATA.register("pocket", lambda config: _pocket(config))
-DATA.register("easyedit", lambda config: load_easyedit(_path(config)))
+logger = logging.getLogger(__name__)
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
 
 
 def load_data(config: EditorConfig) -> EditData:
-    """The requests and retained facts that ``config.data`` names, cut to its limit.
+    """The requests and retained facts that ``config.data`` names and selects.
+
+    What is not used of a file is in the result, and logged as a warning, grouped by reason.
 
     Raises:
-        ConfigError: unknown data, or a file that is missing or malformed.
+        ConfigError: unknown data, a setting that is missing or not read, a file that is missing
+            or of another kind, or nothing left to edit.
     """
-    found = DATA.get(config.data.name)(config)
-    return EditData(found.requests[: config.data.limit], found.retention)
-
-
-def _default(config: EditorConfig) -> EditData:
-    """The pocket world's data for the pocket model; other models have none of their own."""
-    if config.model.path is not None:
-        raise ConfigError(
-            f"no requests for {config.model.path}: give request.prompt, request.subject and "
-            "request.target_new, or data=easyedit data.path=… (data=pocket is about people whom "
-            "only the pocket model knows)"
+    data = select(DATA.get(config.data.name)(config), config.data)
+    where = data.name or config.data.name
+    if data.dropped:
+        logger.warning(
+            "%s: %d records dropped: %s", where, len(data.dropped), summarise(data.dropped)
         )
-    return _pocket(config)
-
-
-def _pocket(config: EditorConfig) -> EditData:
-    if config.data.path is not None:
-        raise ConfigError(
-            f"data={config.data.name} has no file: leave data.path away, or choose data=easyedit"
+    if data.trimmed:
+        logger.warning(
+            "%s: parts of %d records left away: %s",
+            where,
+            len({one.record for one in data.trimmed}),
+            summarise(data.trimmed),
         )
-    return load_pocket_data(config.seed, config.compare.retention)
+    return data
 
 
-def _path(config: EditorConfig) -> Path:
-    if config.data.path is None:
-        raise ConfigError(f"data={config.data.name} needs a file: set data.path=…")
-    return Path(config.data.path).expanduser()
-
-
-__all__ = ["DATA", "NEIGHBOURHOOD", "EditData", "load_data"]
+__all__ = [
+    "DATA",
+    "NEIGHBOURHOOD",
+    "Dropped",
+    "EditData",
+    "Fields",
+    "FileData",
+    "Place",
+    "Reading",
+    "load_data",
+]

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from alphaedit_plugin.registry import Registry
 from alphaedit_plugin.request import Probe, Request
+
+if TYPE_CHECKING:
+    from alphaedit_plugin.config import EditorConfig
 
 NEIGHBOURHOOD = "neighbourhood"  # the locality probe that specificity is measured on
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A record that is not edited, and why.
+class Place:
+    """Where a record stands.
 
     Attributes:
         record: its number in the file, from 0.
-        line: where it starts in the file, from 1; ``None`` where the file has no lines.
-        reason: for people.
+        line: where it starts in the file, from 1; ``None`` where the data have no file.
     """
 
     record: int
     line: int | None
+
+    def __str__(self) -> str:
+        return f"record {self.record}" + ("" if self.line is None else f" (line {self.line})")
+
+
+@dataclass(frozen=True)
+class Dropped(Place):
+    """A record, or a part of one, that is not used, and why.
+
+    Attributes:
+        reason: for people.
+    """
+
     reason: str
 
 
@@ -39,6 +56,8 @@ class EditData:
         references: all reference texts of the data: the corpus that the inverse document
             frequencies of consistency are of. A request's own are in `Request.references`.
         dropped: records that are not among the requests.
+        trimmed: parts of the requests' records that cannot be asked, and are left away.
+        places: where each request stands in its file; empty where the data have no file.
     """
 
     requests: tuple[Request, ...]
@@ -47,3 +66,8 @@ class EditData:
     conventions: str = ""
     references: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    trimmed: tuple[Dropped, ...] = ()
+    places: tuple[Place, ...] = ()
+
+
+DATA: Registry[Callable[[EditorConfig], EditData]] = Registry("data")

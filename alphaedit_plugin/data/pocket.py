@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD, EditData
+from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD, EditData
+from alphaedit_plugin.data.source import refuse_unread
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.pocket import load_world
 from alphaedit_plugin.pocket.world import EditCase, Fact, World, edit_cases
 from alphaedit_plugin.request import Probe, Request
+
+if TYPE_CHECKING:
+    from alphaedit_plugin.config import EditorConfig
 
 
 def load_pocket_data(seed: int, retained: int = 300) -> EditData:
@@ -29,7 +35,7 @@ def load_pocket_data(seed: int, retained: int = 300) -> EditData:
         "seen": _probe(_pick(world, "seen", retained, rng)),
         "unseen": _probe(_pick(world, "unseen", retained, rng)),
     }
-    return EditData(tuple(requests), retention)
+    return EditData(tuple(requests), retention, name="pocket")
 
 
 def _request(case: EditCase) -> Request:
@@ -41,6 +47,7 @@ def _request(case: EditCase) -> Request:
         ground_truth=fact.answer,
         rephrase=fact.prompts[1:],
         locality={NEIGHBOURHOOD: _probe(case.neighbourhood)},
+        relation=fact.relation,
     )
 
 
@@ -51,3 +58,23 @@ def _pick(world: World, group: str, count: int, rng: random.Random) -> list[Fact
 
 def _probe(facts: Sequence[Fact]) -> Probe:
     return Probe(tuple(f.prompts[0] for f in facts), tuple(f.answer for f in facts))
+
+
+def _pocket(config: EditorConfig) -> EditData:
+    refuse_unread(config.data, ())
+    return load_pocket_data(config.seed, config.compare.retention)
+
+
+def _default(config: EditorConfig) -> EditData:
+    """The pocket world's data for the pocket model; other models have none of their own."""
+    if config.model.path is not None:
+        raise ConfigError(
+            f"no requests for {config.model.path}: give request.prompt, request.subject and "
+            "request.target_new, or data=counterfact data.path=… (docs/data.md lists all data; "
+            "data=pocket is about people whom only the pocket model knows)"
+        )
+    return _pocket(config)
+
+
+DATA.register("pocket", _pocket)
+DATA.register("default", _default)

@@ -1,0 +1,76 @@
+"""MQuAKE: several edits per record, and questions whose answer follows from all of them.
+
+Zhong et al. 2023, https://arxiv.org/abs/2305.14795.
+
+Each entry of ``requested_rewrite`` is a request. The multi-hop ``questions`` are a portability
+probe of the record's last request, behind which all of them are edited; ``new_answer_alias`` and
+the aliases of ``new_single_hops`` are other right answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alphaedit_plugin.data.base import DATA
+from alphaedit_plugin.data.counterfact import target_of
+from alphaedit_plugin.data.fields import Fields
+from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.request import Probe, Request
+
+MULTI_HOP = "multi_hop"
+
+
+def read_mquake(record: Fields) -> list[Request]:
+    """The requests of one record.
+
+    Raises:
+        RequestError: it lacks a part, or one of its edits cannot be made as given.
+    """
+    rewrites = record.children("requested_rewrite")
+    if not rewrites:
+        raise RequestError("no 'requested_rewrite' in it")
+    aliases = {
+        hop.text("cloze"): hop.texts("answer_alias") for hop in record.children("new_single_hops")
+    }
+    last = len(rewrites) - 1
+    hops: list[dict[str, Any]] = [{}] * last + [{"portability": _multi_hop(record)}]
+    case = record.label("case_id") or str(record.number)
+    return [_request(one, case, aliases, **more) for one, more in zip(rewrites, hops, strict=True)]
+
+
+def _request(
+    rewrite: Fields, case: str, aliases: dict[str, tuple[str, ...]], **more: Any
+) -> Request:
+    prompt, subject = rewrite.text("prompt"), rewrite.text("subject")
+    return Request.parse(
+        prompt,
+        subject,
+        rewrite.child("target_new").text("str"),
+        ground_truth=target_of(rewrite, "target_true"),
+        rephrase=rewrite.texts("question"),
+        accept=aliases.get(prompt.replace("{}", subject), ()),
+        case_id=case,
+        relation=rewrite.maybe("relation_id"),
+        **more,
+    )
+
+
+def _multi_hop(record: Fields) -> dict[str, Probe]:
+    questions = record.texts("questions")
+    if not questions:
+        raise RequestError("no 'questions' in it")
+    count, aliases = len(questions), record.texts("new_answer_alias")
+    answers = (record.text("new_answer"),) * count
+    return {MULTI_HOP: Probe(questions, answers, (aliases,) * count if aliases else ())}
+
+
+DATA.register(
+    "mquake",
+    FileData(
+        "mquake",
+        "MQuAKE-CF-3k-v2.json, MQuAKE-CF.json or MQuAKE-T.json",
+        "https://github.com/princeton-nlp/MQuAKE/tree/main/datasets",
+        lambda data: Reading(read_mquake),
+    ),
+)

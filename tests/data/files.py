@@ -1,0 +1,35 @@
+"""Files of records, and reading them as ``load_data`` does."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from alphaedit_plugin.config import DataConfig, EditorConfig
+from alphaedit_plugin.data import EditData, load_data
+
+DATA_DIR = Path(
+    os.environ.get("DATA_DIR", Path(__file__).resolve().parents[2].parent / "shared" / "data")
+)
+
+
+def write(folder: Path, content: Any, name: str = "edits.json") -> Path:
+    """``content`` as JSON, one value per line; a text as it is."""
+    path = folder / name
+    if isinstance(content, list):
+        content = "[\n" + ",\n".join(map(json.dumps, content)) + "\n]"
+    elif not isinstance(content, str):
+        content = json.dumps(content)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def load(name: str, path: Path, **settings: Any) -> EditData:
+    """The data of a file, with further settings of ``data``."""
+    return load_data(EditorConfig(data=DataConfig(name=name, path=str(path), **settings)))
+
+
+def without(record: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in keys}

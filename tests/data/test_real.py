@@ -1,0 +1,47 @@
+"""Real samples, which stay outside the repository: ``$DATA_DIR``, or ``../shared/data``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alphaedit_plugin.data import NEIGHBOURHOOD
+from alphaedit_plugin.data.zsre import Target
+from tests.data.files import DATA_DIR, load
+
+
+def sample(name: str) -> Path:
+    path = DATA_DIR / name
+    if not path.is_file():
+        pytest.skip(f"no {name} in {DATA_DIR}: set DATA_DIR to where it is")
+    return path
+
+
+def test_counterfact() -> None:
+    path = sample("counterfact-edit-2k.json")
+    data = load("easyedit", path)
+    records = json.loads(path.read_text(encoding="utf-8"))
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert len(data.requests) + len(data.dropped) == len(records) == 2000
+    assert all("asks the same of" in one.reason for one in data.dropped)
+    for request, place in zip(data.requests, data.places, strict=True):
+        record = records[place.record]
+        assert request.filled == record["prompt"]
+        assert request.prompt.count("{}") == 1
+        assert request.locality[NEIGHBOURHOOD].prompts == (record["locality_prompt"],)
+        assert place.line is not None
+        assert f'"case_id": {record["case_id"]},' in lines[place.line]
+
+
+@pytest.mark.parametrize("target", Target)
+def test_zsre(target: Target) -> None:
+    path = sample("zsre-500.json")
+    data = load("zsre", path, target=target)
+    records = json.loads(path.read_text(encoding="utf-8"))
+    assert len(data.requests) == len(records)
+    for request, record in zip(data.requests, records, strict=True):
+        assert request.filled == record["src"]
+        wanted = record["alt"] if target is Target.alt else record["answers"][0]
+        assert request.target_new == wanted
