@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from alphaedit_plugin.compare.cells import Cell
-from alphaedit_plugin.compare.metrics import Evaluation
+from alphaedit_plugin.metrics import Evaluation
 
 # Okabe and Ito's palette, in an order that stays apart in grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

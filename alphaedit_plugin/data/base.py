@@ -39,6 +39,7 @@ class EditData:
         references: all reference texts of the data: the corpus that the inverse document
             frequencies of consistency are of. A request's own are in `Request.references`.
         dropped: records that are not among the requests.
+        texts: held-out text that no projector or second moment has seen, for perplexity.
     """
 
     requests: tuple[Request, ...]
@@ -47,3 +48,4 @@ class EditData:
     conventions: str = ""
     references: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    texts: tuple[str, ...] = ()
