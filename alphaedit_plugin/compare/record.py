@@ -7,8 +7,8 @@ One JSON object::
     command   as it was typed
     setting   model, data, conventions, seed, edits, batch_size
     before    the unedited model: columns → reading
-    cells     base, null_space, settings, seconds, layers, shift, and
-              points: edits so far, norms per layer, columns → reading
+    cells     base, null_space, settings, seconds, layers, shift, final (numbers for people), and
+              points: edits so far, norms per layer, evaluation: columns → reading
 
 A reading has its ``value`` (``null`` where it is no number). Those of ``before``, of a cell's last
 point, and of the columns that survival is told by everywhere, also have what they are made of, per
@@ -141,6 +141,7 @@ def _converter() -> Converter:
         Evaluation, lambda e: {column: _pack(r) for column, r in e.readings.items()}
     )
     converter.register_structure_hook(Evaluation, lambda entry, _: _evaluation(entry))
+    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
     converter.register_structure_hook(float, lambda x, _: math.nan if x is None else float(x))
     return converter
 

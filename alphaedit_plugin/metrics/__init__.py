@@ -1,7 +1,15 @@
 """What edits gained and what they broke. Each metric is one function, registered by name."""
 
 from alphaedit_plugin.metrics import aspects, retention, text, tokens
-from alphaedit_plugin.metrics.base import METRICS, Exam, Metric, Reading, Readings, metric
+from alphaedit_plugin.metrics.base import (
+    METRICS,
+    Exam,
+    Metric,
+    Reading,
+    Readings,
+    lower_is_better,
+    metric,
+)
 from alphaedit_plugin.metrics.evaluation import (
     ASPECTS,
     SURVIVAL,
@@ -26,6 +34,7 @@ __all__ = [
     "chosen",
     "evaluate",
     "harmonic_mean",
+    "lower_is_better",
     "metric",
     "retention",
     "text",

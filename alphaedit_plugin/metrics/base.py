@@ -108,17 +108,19 @@ class Metric:
         read: gives its readings by column; none for what the data does not have.
         costly: takes longer than a forward pass over its prompts: only the unedited model and
             the final one are asked.
+        lower: less is better.
     """
 
     read: Callable[[Exam], Readings]
     costly: bool = False
+    lower: bool = False
 
 
 METRICS: Registry[Metric] = Registry("metric")
 
 
 def metric(
-    name: str, costly: bool = False
+    name: str, costly: bool = False, lower: bool = False
 ) -> Callable[[Callable[[Exam], Readings]], Callable[[Exam], Readings]]:
     """Register the decorated function as metric ``name``; see `Metric`.
 
@@ -127,10 +129,16 @@ def metric(
     """
 
     def register(read: Callable[[Exam], Readings]) -> Callable[[Exam], Readings]:
-        METRICS.register(name, Metric(read, costly))
+        METRICS.register(name, Metric(read, costly, lower))
         return read
 
     return register
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether less is better in a column of the metric that the column begins with."""
+    name = column.split(".")[0]
+    return name in METRICS and METRICS.get(name).lower
 
 
 def known(**readings: Reading | None) -> dict[str, Reading]:

@@ -20,7 +20,7 @@ def retention(exam: Exam) -> Readings:
     return {column: reading for column, reading in means.items() if reading is not None}
 
 
-@metric("perplexity", costly=True)
+@metric("perplexity", costly=True, lower=True)
 def perplexity(exam: Exam) -> Readings:
     """Of held-out text: ``exp(-Σ log P(token | the ones before) / tokens)``, over all texts.
 
