@@ -37,6 +37,11 @@ class Picture:
     figure: Figure
     caption: str
 
+    @property
+    def share(self) -> int:
+        """How much of a page's width it takes, in per cent, so that its letters are as large."""
+        return round(100 * self.figure.get_figwidth() / pictures.WIDTH)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -129,8 +134,9 @@ SURVIVED = (
 )
 SHIFTED = (
     "Hidden states of untouched prompts (last block, last token) before and after all edits, on "
-    "their first two principal components; all panels to the same scale. In the titles, the mean "
-    "shift in all dimensions, in units of the states' mean distance from their centre."
+    "their first two principal components (each panel's own); all panels to the same scale. In "
+    "the titles, the mean shift in all dimensions, in units of the states' mean distance from "
+    "their centre."
 )
 NORMS = "Norm of the accumulated delta relative to the weight's, the largest of all layers."
 

@@ -24,15 +24,17 @@ WIDTH = 11.0  # inches
 def curves(study: Study) -> Figure:
     """Every main column over the number of edits; a band of one standard deviation over seeds."""
     figure = blank(WIDTH, 6)
-    panels = figure.subplots(2, 3, sharex=True).ravel()
+    panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
     before = study.before.before.summary
     for axes, (name, column) in zip(panels, COLUMNS.items(), strict=False):
         for number, entry in enumerate(study.entries):
             _curve(axes, study, entry, entry.curve(column), number)
         if name in ("specificity", "retention") and column in before:
             axes.axhline(before[column], color="black", linewidth=1, linestyle=":")
-        axes.set(title=name, xlabel="sequential edits", ylim=(0, 1.03))
+        axes.set(title=name, xlabel="sequential edits")
         tidy(axes)
+    panels[0].set_ylim(top=1.01)  # of shares; where they begin is shared, too
+    panels[2].tick_params(labelbottom=True)
     panels[len(COLUMNS)].axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
     panels[len(COLUMNS)].legend(handles, labels, loc="center left", fontsize=9, frameon=False)

@@ -11,6 +11,7 @@ from alphaedit_plugin.report.bootstrap import Gain
 from alphaedit_plugin.report.studies import COLUMNS, Entry, Spread, Study
 
 NOTHING = "–"
+JOINED = "\u00a0"  # a space where no line is broken
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def number(value: float | None) -> str:
 
 
 def interval(gain: Gain) -> str:
-    """``+0.064 [+0.041, +0.088]``."""
-    return f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    """``+0.064 [+0.041, +0.088]``, which breaks before the bracket only."""
+    return f"{gain.value:+.3f} [{gain.low:+.3f},{JOINED}{gain.high:+.3f}]"
 
 
 def markdown(table: Table) -> str:
@@ -134,7 +135,8 @@ def latex(table: Table) -> str:
 TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "–": "--", "±": r"$\pm$", "‖": r"$\|$", "Δ": r"$\Delta$", "λ": r"$\lambda$", "†": r"$\dagger$",
+    "–": "--", JOINED: "~", "±": r"$\pm$", "‖": r"$\|$", "Δ": r"$\Delta$",
+    "λ": r"$\lambda$", "†": r"$\dagger$",
 }  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def _field(spread: Spread | None, best: Callable[[float], bool]) -> Field:
         return Field(NOTHING)
     text = number(spread.mean)
     if spread.deviation is not None:
-        text += f" ± {number(spread.deviation)}"
+        text += f"{JOINED}±{JOINED}{number(spread.deviation)}"
     return Field(text, best(spread.mean))
 
 
