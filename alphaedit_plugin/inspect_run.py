@@ -7,12 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from alphaedit_plugin.artefact import replacing
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.console import say
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of
@@ -20,13 +17,12 @@ from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.fit_run import table_of
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.plotting import blank, colour, save, tidy
 from alphaedit_plugin.pocket import load_world
 from alphaedit_plugin.pocket.world import corpus_sentences
 from alphaedit_plugin.projector import Projector, load_projectors, read_projectors
 from alphaedit_plugin.projector.leakage import Leakage, leakage_on
 from alphaedit_plugin.statistics import collect_second_moments
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 
 
 def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Console) -> None:
@@ -102,35 +98,31 @@ def leakage_table(found: Mapping[int, Leakage]) -> Table:
 
 def plot_spectra(projectors: Mapping[int, Projector], path: Path) -> None:
     """Draw eigenvalues and cumulative energy per layer, with each layer's cut as a mark."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(10, 4)
     spectrum, energy = figure.subplots(1, 2)
     for number, (layer, projector) in enumerate(sorted(projectors.items())):
         values = projector.eigenvalues.clamp_min(0).double()
         if len(values) == 0:
             continue
-        colour = PALETTE[number % len(PALETTE)]
         label = f"layer {layer}: {projector.null_dimension} of {projector.d_in} null"
-        _curve(spectrum, values.clamp_min(1e-12).tolist(), projector.rank, colour, label)
+        _curve(spectrum, values.clamp_min(1e-12).tolist(), projector.rank, colour(number), label)
         if len(values) == projector.d_in:
             shares = (values.cumsum(0) / values.sum()).tolist()
-            _curve(energy, shares, projector.rank, colour, label)
+            _curve(energy, shares, projector.rank, colour(number), label)
     spectrum.set_yscale("log")
     spectrum.set_ylabel("eigenvalue of C")
     energy.set_ylabel("cumulative share of the energy")
     energy.set_ylim(0, 1.03)
     for axes in (spectrum, energy):
         axes.set_xlabel("eigenvector, from the largest (the mark is the cut)")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     if spectrum.get_legend_handles_labels()[0]:
         spectrum.legend()
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, format="png")
+    save(figure, path)
 
 
-def _curve(axes: Axes, values: Sequence[float], cut: int, colour: str, label: str) -> None:
-    axes.plot(range(1, len(values) + 1), values, color=colour, label=label)
+def _curve(axes: Axes, values: Sequence[float], cut: int, shade: str, label: str) -> None:
+    axes.plot(range(1, len(values) + 1), values, color=shade, label=label)
     if 0 < cut <= len(values):
-        axes.axvline(cut, color=colour, linestyle=":", linewidth=1)
-        axes.plot([cut], [values[cut - 1]], "o", color=colour)
+        axes.axvline(cut, color=shade, linestyle=":", linewidth=1)
+        axes.plot([cut], [values[cut - 1]], "o", color=shade)

@@ -8,7 +8,7 @@ from typing import Any
 from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.scoring import Answer, score, tokenise_pairs
+from alphaedit_plugin.scoring import Answer, matching, score, tokenise_pairs
 
 Metrics = dict[str, Any]
 
@@ -44,8 +44,7 @@ def add_locality(before: Metrics, after: Metrics) -> None:
     for key, outputs in list(after["locality"].items()):
         name = key.removesuffix("_output")
         after["locality"][f"{name}_acc"] = [
-            sum(a == b for a, b in zip(old, new, strict=True)) / len(old)
-            for old, new in zip(before["locality"][key], outputs, strict=True)
+            matching(old, new) for old, new in zip(before["locality"][key], outputs, strict=True)
         ]
         after["metric_meta"][f"locality.{name}"] = {
             "result_key": f"locality.{name}_acc",

@@ -39,13 +39,17 @@ class Answer:
     @property
     def accuracy(self) -> float:
         """Share of the answer's tokens that are predicted (EasyEdit's ``rewrite_acc``)."""
-        right = [a == b for a, b in zip(self.labels, self.predicted, strict=True)]
-        return sum(right) / len(right)
+        return matching(self.labels, self.predicted)
 
     @property
     def mean_log_prob(self) -> float:
         """Log-probability per token, by which answers of different length are compared."""
         return self.log_prob / len(self.labels)
+
+
+def matching(one: Sequence[int], other: Sequence[int]) -> float:
+    """Share of places where two equally long rows of tokens agree."""
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def score(
@@ -95,6 +99,41 @@ def tokenise_pairs(
     for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
         _check_room(view, prompt, before, len(labels) - 1)
     return tokens
+
+
+def log_likelihoods(
+    view: EditableModel, texts: Sequence[str], budget: int = 2048
+) -> list[tuple[float, int]]:
+    """How likely the model finds each text.
+
+    Args:
+        view: the model as it is now.
+        texts: read in windows where they are longer than the model's context.
+        budget: padded tokens per forward pass; each asks for all of a vocabulary's logits.
+
+    Returns:
+        Per text the sum of its tokens' natural log-probabilities, and how many tokens that is:
+        all but the first of each window, which has nothing before it.
+    """
+    limit = view.context_length
+    windows: list[tuple[int, list[int]]] = []
+    for number, text in enumerate(texts):
+        ids = tokenise(view.tokenizer, text)
+        size = limit or len(ids) or 1
+        windows += [(number, ids[i : i + size]) for i in range(0, len(ids), size)]
+    windows = [(number, ids) for number, ids in windows if len(ids) > 1]
+    sums, counts = [0.0] * len(texts), [0] * len(texts)
+    with torch.no_grad(), inference(view):
+        for indices in by_token_budget([len(ids) for _, ids in windows], budget):
+            batch = [windows[i] for i in indices]
+            sentences = [Sentence(tuple(ids[:-1]), 0) for _, ids in batch]
+            scored = _score_batch(
+                view, sentences, [(r, ids[1:]) for r, (_, ids) in enumerate(batch)]
+            )
+            for (number, _), answer in zip(batch, scored, strict=True):
+                sums[number] += answer.log_prob
+                counts[number] += len(answer.labels)
+    return list(zip(sums, counts, strict=True))
 
 
 def continue_greedily(

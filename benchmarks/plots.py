@@ -7,10 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from alphaedit_plugin.compare.plots import MARKERS, PALETTE
+from alphaedit_plugin.plotting import blank, colour, marker, save, tidy
 from benchmarks.growth import Growth
 from benchmarks.measure import PHASES
 from benchmarks.report import MEGABYTE, NAMES, Results
@@ -20,16 +18,15 @@ STYLES = {"plain": "--", "host": ":", "ours": "-"}
 
 def plot(results: Results, path: Path) -> None:
     """Draw time over batch size, time by phase, and time and memory over edits so far."""
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(11, 8)
     ((batches, phases), (seconds, memory)) = figure.subplots(2, 2)
     _draw_batches(batches, results)
     _draw_phases(phases, results)
     _draw_seconds(seconds, results)
     _draw_memory(memory, results)
     for axes in (batches, phases, seconds, memory):
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+        tidy(axes, grid=False)
+    save(figure, path)
 
 
 def _draw_batches(axes: Axes, results: Results) -> None:
@@ -39,8 +36,8 @@ def _draw_batches(axes: Axes, results: Results) -> None:
             points = sorted((r.batch, r.seconds.total) for r in rows)
             if points:
                 axes.plot(
-                    *zip(*points, strict=True), style, color=PALETTE[number],
-                    marker=MARKERS[number], markersize=5, label=f"{name}, {side}",
+                    *zip(*points, strict=True), style, color=colour(number),
+                    marker=marker(number), markersize=5, label=f"{name}, {side}",
                     markerfacecolor=None if side == "ours" else "white",
                 )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlabel="requests per batch", ylabel="seconds per edit")
@@ -56,7 +53,7 @@ def _draw_phases(axes: Axes, results: Results) -> None:
     starts = [0.0] * len(rows)
     for number, phase in enumerate(PHASES):
         widths = [asdict(r.seconds)[phase] for r in rows]
-        bars = axes.barh(labels, widths, left=starts, color=PALETTE[number], label=phase)
+        bars = axes.barh(labels, widths, left=starts, color=colour(number), label=phase)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
         if phase == PHASES[-1]:
             axes.bar_label(bars, [f"{total:.2f}" for total in starts], padding=3, fontsize=8)
@@ -105,6 +102,6 @@ def _draw_curves(
     axes: Axes, edits: Sequence[int], curves: Sequence[tuple[str, Sequence[float], str]]
 ) -> None:
     for number, (label, values, style) in enumerate(curves):
-        axes.plot(edits, values, style, color=PALETTE[number], marker=MARKERS[number], label=label)
+        axes.plot(edits, values, style, color=colour(number), marker=marker(number), label=label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alphaedit_plugin import engine
-from alphaedit_plugin.compare.metrics import Evaluation, evaluate
 from alphaedit_plugin.config import EditorConfig, build_method
 from alphaedit_plugin.data import EditData
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.loading import recipe_of
 from alphaedit_plugin.methods import Mode, Projected
+from alphaedit_plugin.metrics import Evaluation, evaluate
+from alphaedit_plugin.metrics.shift import Shift, representations, shift_of, shift_prompts
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, Projector, fit_projectors
+from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.sources import load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
@@ -25,10 +27,17 @@ READ_BY_SOLVE = ("moment_weight", "sequential_cache")  # which AlphaEdit's close
 
 @dataclass(frozen=True)
 class Point:
-    """A cell's evaluation after so many edits."""
+    """A cell after so many edits.
+
+    Attributes:
+        edits: so many.
+        evaluation: of the edits so far, and of what must survive them.
+        norms: per layer ``‖Δ‖ / ‖W0‖`` of the accumulated delta.
+    """
 
     edits: int
     evaluation: Evaluation
+    norms: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class Cell:
         points: evaluations, the last one after all edits and `finalize`.
         layers: what was left in each layer.
         seconds: spent editing, evaluation not counted.
+        shift: how far hidden states of other prompts moved.
     """
 
     base: str
@@ -69,6 +79,7 @@ class Cell:
     points: tuple[Point, ...]
     layers: Mapping[int, LayerReport]
     seconds: float
+    shift: Shift | None = None
 
     @property
     def final(self) -> Evaluation:
@@ -84,11 +95,13 @@ class Job:
         config: the cell's.
         recipe: the cell's.
         projectors: of its layers; plain cells are measured with them, too.
+        before: the unedited model's evaluation on all requests, for locality.
     """
 
     config: EditorConfig
     recipe: Recipe
     projectors: Mapping[int, Projector]
+    before: Evaluation | None = None
 
 
 @dataclass
@@ -142,6 +155,8 @@ def run_cell(job: Job, view: EditableModel, data: EditData, advance: Callable[[i
     config, recipe = job.config, job.recipe
     session = EditSession(view, recipe.layers)
     points, seconds, requests = [], 0.0, data.requests[: config.compare.edits]
+    prompts = shift_prompts(requests, data.retention)
+    states = representations(view, prompts, view.depth - 1)
     try:
         for number, batch in enumerate(_batches(requests, config.batch_size), start=1):
             began = time.perf_counter()
@@ -152,33 +167,62 @@ def run_cell(job: Job, view: EditableModel, data: EditData, advance: Callable[[i
             every = config.compare.every
             if done < len(requests) and every and number % every == 0:
                 entry = engine.finalize(session, recipe)
-                points.append(Point(done, evaluate(view, session.requests, data.retention)))
+                points.append(measure(job, session, data))
                 session.undo(0 if entry is None else 1)
         began = time.perf_counter()
         engine.finalize(session, recipe)
         seconds += time.perf_counter() - began
-        points.append(Point(len(requests), evaluate(view, requests, data.retention)))
+        points.append(measure(job, session, data, last=True))
+        shift = shift_of(states, representations(view, prompts, view.depth - 1), view.depth - 1)
         layers = {n: _layer_report(session, n, p) for n, p in job.projectors.items()}
     finally:
         session.reset()
     name, settings = config.base["name"], settings_of(job)
-    return Cell(name, config.null_space, settings, tuple(points), layers, seconds)
+    return Cell(name, config.null_space, settings, tuple(points), layers, seconds, shift)
 
 
-def _batches(requests: Sequence[engine.Request], size: int) -> Iterator[Sequence[engine.Request]]:
+def measure(job: Job, session: EditSession, data: EditData, last: bool = False) -> Point:
+    """Evaluate the model as it is now; costly metrics only at the last point."""
+    evaluation = evaluate_on(
+        session.view, data, session.requests, job.config.compare.metrics, job.before, costly=last
+    )
+    norms = {layer: _relative_norm(session, layer) for layer in job.projectors}
+    return Point(len(session.requests), evaluation, norms)
+
+
+def evaluate_on(
+    view: EditableModel,
+    data: EditData,
+    requests: Sequence[Request],
+    metrics: Sequence[str] | None,
+    before: Evaluation | None = None,
+    costly: bool = True,
+) -> Evaluation:
+    """`evaluate` with everything that ``data`` has for it."""
+    return evaluate(
+        view, requests, data.retention, references=data.references, texts=data.texts,
+        before=before, metrics=metrics, costly=costly,
+    )  # fmt: skip
+
+
+def _batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
     for start in range(0, len(requests), size):
         yield requests[start : start + size]
 
 
 def _layer_report(session: EditSession, layer: int, projector: Projector) -> LayerReport:
-    delta, pristine = session.change(layer), session.pristine(layer)
+    delta = session.change(layer)
     return LayerReport(
-        relative_norm=delta.norm / pristine.double().norm().item(),
+        relative_norm=_relative_norm(session, layer),
         leakage=projector.leakage(delta),
         unrounded_leakage=projector.leakage(Delta(session.accumulated(layer))),
         null_dimension=projector.null_dimension,
         d_in=projector.d_in,
     )
+
+
+def _relative_norm(session: EditSession, layer: int) -> float:
+    return session.change(layer).norm / session.pristine(layer).double().norm().item()
 
 
 def settings_of(job: Job) -> dict[str, object]:

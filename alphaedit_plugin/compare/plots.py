@@ -6,21 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from alphaedit_plugin.compare.cells import Cell
-from alphaedit_plugin.compare.metrics import Evaluation
-
-# Okabe and Ito's palette, in an order that stays apart in grey.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = "osD^vP"
+from alphaedit_plugin.metrics import Evaluation
+from alphaedit_plugin.plotting import HATCH, blank, colour, marker, save, tidy
 
 
 def plot_comparison(cells: Sequence[Cell], path: Path) -> None:
     """Draw scores per base, and efficacy and retention over the number of edits."""
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(12, 4.2)
     bars, efficacy, retention = figure.subplots(1, 3)
     _draw_scores(bars, cells)
     _draw_curves(efficacy, cells, "efficacy", lambda e: e.efficacy.success)
@@ -29,24 +23,24 @@ def plot_comparison(cells: Sequence[Cell], path: Path) -> None:
     retention.set_title("Does the rest survive?")
     handles, labels = efficacy.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) // 2 or 1)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _draw_scores(axes: Axes, cells: Sequence[Cell]) -> None:
     bases = list(dict.fromkeys(cell.base for cell in cells))
     for cell in cells:
         place = bases.index(cell.base) + (0.2 if cell.null_space else -0.2)
-        colour = PALETTE[bases.index(cell.base) % len(PALETTE)]
+        shade = colour(bases.index(cell.base))
         bar = axes.bar(
-            place, cell.final.score, 0.38, color=colour if cell.null_space else "white",
-            edgecolor=colour, linewidth=1.5, hatch=None if cell.null_space else "///",
+            place, cell.final.score, 0.38, color=shade if cell.null_space else "white",
+            edgecolor=shade, linewidth=1.5, hatch=None if cell.null_space else HATCH,
         )  # fmt: skip
         axes.bar_label(bar, fmt="%.2f", padding=2, fontsize=9)
     axes.set_xticks(range(len(bases)), [base.upper() for base in bases])
     axes.set_ylim(0, 1.08)
     axes.set_ylabel("score (harmonic mean)")
     axes.set_title(f"After {cells[0].points[-1].edits} edits: plain (hatched), null space (solid)")
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes, grid=False)
 
 
 def _draw_curves(
@@ -59,8 +53,8 @@ def _draw_curves(
         drawn = [(x, y) for x, y in known if y is not None]
         if drawn:
             axes.plot(
-                *zip(*drawn, strict=True), color=PALETTE[index % len(PALETTE)],
-                marker=MARKERS[index % len(MARKERS)], markersize=5,
+                *zip(*drawn, strict=True), color=colour(index),
+                marker=marker(index), markersize=5,
                 markerfacecolor=None if cell.null_space else "white",
                 linestyle="-" if cell.null_space else "--",
                 label=f"{cell.base.upper()}{' + null space' if cell.null_space else ''}",
@@ -68,5 +62,4 @@ def _draw_curves(
     axes.set_xlabel("sequential edits")
     axes.set_ylabel(label)
     axes.set_ylim(0, 1.03)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from alphaedit_plugin.compare.cells import Cell
-from alphaedit_plugin.compare.metrics import Evaluation
+from alphaedit_plugin.compare.record import METRICS, Run, dumps
 from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.outputs import writable_folder, writing
 from alphaedit_plugin.version import VERSION
 
 COLUMNS = ("efficacy", "generalisation", "specificity", "retention", "score")
-PAGE, METRICS, PICTURE = "report.md", "metrics.json", "comparison.png"
+PAGE, PICTURE = "report.md", "comparison.png"
 
 
 def report_folder(out: str) -> Path:
@@ -157,18 +156,7 @@ def _rounding(cells: Sequence[Cell]) -> list[str]:
     return [f"Projected, it is the rounding of {halved[0]} weights: {summed:.1e} before it.", ""]
 
 
-def as_json(cells: Sequence[Cell], before: Evaluation, command: str) -> str:
-    """Everything that was measured."""
-    document = {
-        "version": VERSION,
-        "command": command,
-        "before": asdict(before) | {"score": before.score},
-        "cells": [asdict(cell) | {"final": figures(cell.final)} for cell in cells],
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-
-
-def write_report(cells: Sequence[Cell], before: Evaluation, command: str, folder: Path) -> None:
+def write_report(run: Run, folder: Path) -> None:
     """Write ``report.md``, ``metrics.json`` and the picture into ``folder``.
 
     Raises:
@@ -179,11 +167,12 @@ def write_report(cells: Sequence[Cell], before: Evaluation, command: str, folder
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with writing(folder / METRICS):
-        (folder / METRICS).write_text(as_json(cells, before, command), encoding="utf-8")
+        (folder / METRICS).write_text(dumps(run), encoding="utf-8")
     with writing(folder / PAGE):
-        (folder / PAGE).write_text(markdown(cells, before, command), encoding="utf-8")
+        page = markdown(run.cells, run.before, run.command)
+        (folder / PAGE).write_text(page, encoding="utf-8")
     with writing(folder / PICTURE):
-        plot_comparison(cells, folder / PICTURE)
+        plot_comparison(run.cells, folder / PICTURE)
 
 
 def _number(value: float | None) -> str:

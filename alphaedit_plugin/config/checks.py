@@ -14,6 +14,7 @@ from alphaedit_plugin.config.nodes import EditorConfig
 from alphaedit_plugin.data import DATA
 from alphaedit_plugin.errors import ConfigError, first_line, require, unknown_name
 from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
+from alphaedit_plugin.metrics import METRICS
 
 
 def _at_least(least: int) -> Callable[[int], bool]:
@@ -82,6 +83,8 @@ def check(config: EditorConfig) -> None:
     DATA.get(config.data.name)
     for name in config.compare.bases:
         METHODS.get(name)
+    for name in config.compare.metrics or ():
+        METRICS.get(name)
 
 
 def build_method(settings: dict[str, Any]) -> BaseMethod:

@@ -227,6 +227,8 @@ class CompareConfig:
         retention: how many untouched facts of each kind are asked.
         every: evaluate after this many batches, too; 0 for only at the end.
         out: folder for the report.
+        metrics: names of metrics to ask; ``None`` for all that the data has something for.
+        text: held-out text for perplexity: a text or JSONL file.
         jobs: cells that run at once, each in a process of its own; ``None`` for as many as help:
             one per core for a small model on the CPU, else one.
     """
@@ -236,6 +238,8 @@ class CompareConfig:
     retention: int = 300
     every: int = 2
     out: str = "runs/compare"
+    metrics: list[str] | None = None
+    text: str | None = None
     jobs: int | None = None
 
 

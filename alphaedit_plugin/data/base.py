@@ -58,6 +58,7 @@ class EditData:
         dropped: records that are not among the requests.
         trimmed: parts of the requests' records that cannot be asked, and are left away.
         places: where each request stands in its file; empty where the data have no file.
+        texts: held-out text that no projector or second moment has seen, for perplexity.
     """
 
     requests: tuple[Request, ...]
@@ -68,6 +69,7 @@ class EditData:
     dropped: tuple[Dropped, ...] = ()
     trimmed: tuple[Dropped, ...] = ()
     places: tuple[Place, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 DATA: Registry[Callable[[EditorConfig], EditData]] = Registry("data")

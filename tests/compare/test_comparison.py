@@ -57,7 +57,7 @@ def test_the_report_holds_what_was_measured(cells: list[Cell], folder: Path) -> 
     for cell, entry in zip(cells, document["cells"], strict=True):
         assert entry["base"] == cell.base
         assert entry["final"]["score"] == pytest.approx(cell.final.score)
-        assert entry["final"]["efficacy"] == cell.final.efficacy.success
+        assert entry["final"]["efficacy.success"] == cell.final.efficacy.success
         assert len(entry["points"]) == len(cell.points)
     page = (folder / "report.md").read_text()
     for cell in cells:

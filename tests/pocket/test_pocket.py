@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from alphaedit_plugin import NullSpaceEditor
-from alphaedit_plugin.compare.metrics import evaluate
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import load_data
+from alphaedit_plugin.metrics import evaluate
 from alphaedit_plugin.pocket import ASSETS, load_world
 from alphaedit_plugin.pocket.train import main
 from alphaedit_plugin.pocket.world import (

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphaedit_plugin.compare.metrics import evaluate, harmonic_mean
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import NEIGHBOURHOOD, EditData, load_data
 from alphaedit_plugin.loading import load_model
+from alphaedit_plugin.metrics import evaluate, harmonic_mean
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Probe, Request
 

@@ -1,0 +1,151 @@
+"""What a metric is: a function of an `Exam` that is registered by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from types import MappingProxyType
+
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.registry import Registry
+from alphaedit_plugin.request import Probe, Request
+from alphaedit_plugin.sampling import draw_texts
+from alphaedit_plugin.scoring import Answer, score
+
+Pair = tuple[str, str]
+REQUESTS = "request"  # the unit of what is counted per edit
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One number, and what it was made of.
+
+    Attributes:
+        value: the number.
+        unit: what ``totals`` are per: `REQUESTS`, or the name of a group of facts; readings of
+            the same unit are of the same requests or facts, in the same order.
+        totals: per unit, the sum over its prompts; empty where the number is no mean.
+        counts: per unit, how many prompts it has.
+    """
+
+    value: float
+    unit: str = ""
+    totals: tuple[float, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def mean(cls, unit: str, values: Sequence[Sequence[float]]) -> Reading | None:
+        """The mean over all prompts.
+
+        Args:
+            unit: see `Reading.unit`.
+            values: per unit, one number per prompt.
+
+        Returns:
+            ``None`` where there is no prompt.
+        """
+        flat = [value for group in values for value in group]
+        if not flat:
+            return None
+        totals, counts = map(sum, values), map(len, values)
+        return cls(fmean(flat), unit, tuple(map(float, totals)), tuple(counts))
+
+
+Readings = Mapping[str, Reading]
+
+
+@dataclass
+class Exam:
+    """A model as it is now, and what metrics may ask it; nothing is asked twice.
+
+    Attributes:
+        view: the model.
+        requests: the edits made so far.
+        retention: named groups of untouched facts.
+        references: the corpus of consistency's document frequencies.
+        texts: held-out text.
+        unedited: the tokens that the unedited model predicted behind locality prompts, as
+            `outputs` of an exam on it; ``None`` where they are not known.
+        outputs: kept by ``locality_acc`` for the exams of the edited model.
+    """
+
+    view: EditableModel
+    requests: Sequence[Request]
+    retention: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
+    references: Sequence[str] = ()
+    texts: Sequence[str] = ()
+    unedited: Mapping[Pair, tuple[int, ...]] | None = None
+    outputs: dict[Pair, tuple[int, ...]] = field(default_factory=dict)
+    _known: dict[Pair, Answer] = field(default_factory=dict)
+    _drawn: list[list[str]] | None = None
+
+    def answers(self, pairs: Sequence[Pair]) -> list[Answer]:
+        """See `scoring.score`: all of a metric's questions in one call are one batch."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
+        self._known.update(zip(new, score(self.view, new), strict=True))
+        return [self._known[pair] for pair in pairs]
+
+    def ask(self, groups: Sequence[Sequence[Pair]]) -> list[list[Answer]]:
+        """`answers`, grouped as the questions are."""
+        answers = iter(self.answers([pair for group in groups for pair in group]))
+        return [[next(answers) for _ in group] for group in groups]
+
+    def drawn(self) -> list[list[str]]:
+        """Per request, a text drawn from each of its generation prompts; see `draw_texts`."""
+        if self._drawn is None:
+            prompts = [prompt for request in self.requests for prompt in request.generation]
+            texts = iter(draw_texts(self.view, prompts))
+            self._drawn = [[next(texts) for _ in request.generation] for request in self.requests]
+        return self._drawn
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric.
+
+    Attributes:
+        read: gives its readings by column; none for what the data does not have.
+        costly: takes longer than a forward pass over its prompts: only the unedited model and
+            the final one are asked.
+        lower: less is better.
+    """
+
+    read: Callable[[Exam], Readings]
+    costly: bool = False
+    lower: bool = False
+
+
+METRICS: Registry[Metric] = Registry("metric")
+
+
+def metric(
+    name: str, costly: bool = False, lower: bool = False
+) -> Callable[[Callable[[Exam], Readings]], Callable[[Exam], Readings]]:
+    """Register the decorated function as metric ``name``; see `Metric`.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+
+    def register(read: Callable[[Exam], Readings]) -> Callable[[Exam], Readings]:
+        METRICS.register(name, Metric(read, costly, lower))
+        return read
+
+    return register
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether less is better in a column of the metric that the column begins with."""
+    name = column.split(".")[0]
+    return name in METRICS and METRICS.get(name).lower
+
+
+def known(**readings: Reading | None) -> dict[str, Reading]:
+    """Those readings that there are."""
+    return {name: reading for name, reading in readings.items() if reading is not None}
+
+
+def pairs_of(probe: Probe) -> list[Pair]:
+    """A probe's prompts with their answers."""
+    return list(zip(probe.prompts, probe.answers, strict=True))

@@ -1,0 +1,135 @@
+"""``alphaedit report``: one page that needs nothing else, and tables that agree with the runs."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from alphaedit_plugin.cli import main
+from alphaedit_plugin.report import run_report
+from alphaedit_plugin.report.paper import paper_rows
+from alphaedit_plugin.report.pictures import survival_matrix
+from alphaedit_plugin.report.studies import studies_of
+from tests.report.made import cell, run, seeds, write
+
+PICTURES = ("curves", "gains", "survival", "shift", "norms")
+
+
+class Page(HTMLParser):
+    """What is in a page, and whether its elements close."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            assert dict(attrs)["alt"]
+            self.images.append(dict(attrs)["src"] or "")
+        elif tag not in ("meta",):
+            self.open.append(tag)
+        self.links += [v or "" for k, v in attrs if k in ("href", "src") and tag != "img"]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("runs")
+    for number, made in enumerate(seeds(3)):
+        write(place / "sweep" / str(number), made)
+    write(place / "alone", run([cell("rome", True, 0.9)], data="counterfact-edit-2k.json"))
+    out = place / "out"
+    run_report([place / "sweep", place / "alone"], str(out), Console(quiet=True))
+    return out
+
+
+def test_the_page_holds_everything(folder: Path) -> None:
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.links == []  # nothing from elsewhere
+    assert len(page.images) == len(PICTURES) + len(PICTURES) - 1  # ROME alone has no gain
+    for image in page.images:
+        kind, data = image.split(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+def test_tables_agree_with_the_runs(folder: Path) -> None:
+    (study,) = studies_of(seeds(3))
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("report.md", "report.tex")]
+    plain, projected = study.pairs[0]
+    for entry in (plain, projected):
+        spread = entry.spread("score")
+        assert spread is not None
+        for text, sign in zip(texts, ("±", r"$\pm$"), strict=True):
+            plainly = text.replace("\u00a0", " ").replace("~", " ")
+            assert f"{spread.mean:.3f} {sign} {spread.deviation:.3f}" in plainly
+    (row,) = [r for r in texts[0].splitlines() if r.startswith("| MEMIT | null space | **+")]
+    assert row.count("**") % 2 == 0
+    assert re.search(r"\+0\.\d{3} \[\+0\.\d{3},.\+0\.\d{3}\]", row)
+    assert "tiny & co" in texts[0]
+    assert r"tiny \& co" in texts[1]
+    assert texts[1].count(r"\begin{tabular}") == texts[1].count(r"\end{tabular}") == 6
+
+
+def test_less_perplexity_is_better(folder: Path) -> None:
+    row = next(
+        r for r in (folder / "report.md").read_text().splitlines() if r.startswith("| perplexity")
+    )
+    fields = [field.strip() for field in row.strip("|").split("|")]
+    assert fields[3].startswith("**")  # MEMIT's null space
+    assert not fields[2].startswith("**")
+
+
+def test_the_papers_rows_are_marked_as_its_own(folder: Path) -> None:
+    made, published = (folder / "report.md").read_text().split("## tiny & co, counterfact")
+    assert "†" not in made
+    assert "| LLaMA3 | AlphaEdit † | 98.90 | 94.22 | 67.88 | 622.49 | 32.40 |" in published
+    assert "Not ours: as published by Fang et al. 2025" in published
+    assert {row["model"] for row in paper_rows("zsre")} == {"LLaMA3", "GPT-J", "GPT2-XL"}
+    assert len(paper_rows("zsre")) == len(paper_rows("counterfact")) == 18
+
+
+def test_survival_is_edits_by_time() -> None:
+    evaluations = [point.evaluation for point in cell("memit", True, 0.5).points]
+    matrix = survival_matrix(evaluations, "accuracy")
+    assert matrix.shape == (30, 3)
+    for place, evaluation in enumerate(evaluations):
+        row = evaluation.readings["efficacy.accuracy"].totals
+        assert tuple(matrix[: len(row), place]) == row
+        assert np.isnan(matrix[len(row) :, place]).all()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "run", seeds(1)[0])
+    out = tmp_path / "report"
+    assert main(["report", str(tmp_path / "run"), f"out={out}"]) == 0
+    assert str(out / "report.html") in capsys.readouterr().out
+    assert (out / "curves-0.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "report takes folders of runs"),
+        (["nowhere"], "no .*nowhere"),
+        (["runs", "outt=x"], "report knows no 'outt'"),
+        (["runs", "out=setup.cfg"], "is a file; give a folder"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", *words]) == 2
+    assert re.search(message, capsys.readouterr().err)
