@@ -13,6 +13,8 @@ from alphaedit_plugin.errors import RequestError
 SLOT = "{}"
 HALF = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer can read
 
+Row = tuple[str, str, tuple[str, ...]]
+
 
 def _check_text(name: str, text: object) -> None:
     """Refuse what is not text, or blank, or what no tokenizer can read."""
@@ -61,6 +63,20 @@ class Probe:
         _check_texts("answer", self.answers)
         for others in self.accept:
             _check_texts("accept", others)
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Probe:
+        """A probe of triples: prompt, answer, other answers that are as right."""
+        prompts = tuple(prompt for prompt, _, _ in rows)
+        answers = tuple(answer for _, answer, _ in rows)
+        accept = tuple(others for _, _, others in rows)
+        return cls(prompts, answers, accept if any(accept) else ())
+
+    @property
+    def rows(self) -> list[Row]:
+        """Each prompt with its answer and the other answers that are as right."""
+        accept = self.accept or ((),) * len(self.prompts)
+        return list(zip(self.prompts, self.answers, accept, strict=True))
 
     @classmethod
     def parse(cls, name: str, prompt: Any, answer: Any) -> Probe:

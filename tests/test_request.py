@@ -193,7 +193,10 @@ def test_arguments_of_another_type_are_named(change: dict[str, Any], message: st
 )
 def test_other_answers_of_a_probe_belong_to_its_prompts(accept: Any, message: str) -> None:
     prompts, answers = ("Ada speaks", "Boris speaks"), ("French", "German")
-    assert Probe(prompts, answers, ((), ("Deutsch",))).accept == ((), ("Deutsch",))
+    probe = Probe(prompts, answers, ((), ("Deutsch",)))
+    assert probe.rows == [("Ada speaks", "French", ()), ("Boris speaks", "German", ("Deutsch",))]
+    assert Probe.of(probe.rows) == probe
+    assert Probe.of(Probe(prompts, answers).rows) == Probe(prompts, answers)
     with pytest.raises(RequestError, match=message):
         Probe(prompts, answers, accept)
 

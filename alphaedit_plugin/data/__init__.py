@@ -39,7 +39,7 @@ def load_data(config: EditorConfig) -> EditData:
 
     Raises:
         ConfigError: unknown data, a setting that is missing or not read, a file that is missing
-            or of another kind, or nothing left to edit.
+            or of another kind, or an offset that skips all of it.
     """
     data = select(DATA.get(config.data.name)(config), config.data)
     where = data.name or config.data.name

@@ -131,7 +131,8 @@ DATA.register(
         "counterfact.json",
         "https://rome.baulab.info/data/dsets/counterfact.json",
         _prepare,
-        ("references",),
+        marks=("requested_rewrite", "neighborhood_prompts"),
+        options=("references",),
     ),
 )
 DATA.register(
@@ -141,6 +142,6 @@ DATA.register(
         "multi_counterfact.json",
         "https://memit.baulab.info/data/dsets/multi_counterfact.json",
         _prepare,
-        ("references",),
+        options=("references",),
     ),
 )

@@ -37,5 +37,6 @@ DATA.register(
         "counterfact-edit.json",
         "https://drive.google.com/file/d/1WRo2SqqgNtZF11Vq0sF5nL_-bHi18Wi4/view",
         lambda data: Reading(read_easyedit),
+        marks=("prompt", "locality_prompt"),
     ),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from alphaedit_plugin.errors import RequestError
-from alphaedit_plugin.request import Probe
+from alphaedit_plugin.request import Probe, Row
 
 
 @dataclass(frozen=True)
@@ -122,17 +122,15 @@ class Fields:
         Raises:
             RequestError: an object has no prompt, or something that is no text.
         """
-        prompts, answers, accept = [], [], []
+        rows: list[Row] = []
         for entry in entries:
+            prompts = entry.texts(prompt) or (entry.text(prompt),)
             found = entry.answers(answer)
             if found:
-                prompts.append(entry.text(prompt))
-                answers.append(found[0])
-                accept.append(found[1:])
+                rows += [(one, found[0], found[1:]) for one in prompts]
             else:
                 self.note(f"{entry.path}{answer} is blank")
-        others = tuple(accept) if any(accept) else ()
-        return Probe(tuple(prompts), tuple(answers), others) if prompts else None
+        return Probe.of(rows) if rows else None
 
     def pairs(self, name: str, prompt: str, answer: str) -> dict[str, Probe]:
         """The probe ``name`` of two fields, each a text or a list; none where there is no prompt.

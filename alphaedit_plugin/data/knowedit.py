@@ -53,5 +53,6 @@ DATA.register(
         "a JSON file of KnowEdit's benchmark folder",
         "https://huggingface.co/datasets/zjunlp/KnowEdit",
         lambda data: Reading(read_knowedit),
+        marks=("locality", "portability"),
     ),
 )

@@ -78,6 +78,7 @@ DATA.register(
         "counterfact_with_coupled_entities.json or zsre_mend_eval_with_coupled_entities.json",
         "https://github.com/domenicrosati/longform-evaluation-model-editing/tree/main/data",
         _prepare,
-        ("target",),
+        marks=("coupled_prompts_and_properties",),
+        options=("target",),
     ),
 )

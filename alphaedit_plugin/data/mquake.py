@@ -9,6 +9,7 @@ the aliases of ``new_single_hops`` are other right answers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from alphaedit_plugin.data.base import DATA
@@ -31,7 +32,7 @@ def read_mquake(record: Fields) -> list[Request]:
     if not rewrites:
         raise RequestError("no 'requested_rewrite' in it")
     aliases = {
-        hop.text("cloze"): hop.texts("answer_alias") for hop in record.children("new_single_hops")
+        hop.maybe("cloze"): hop.texts("answer_alias") for hop in record.children("new_single_hops")
     }
     last = len(rewrites) - 1
     hops: list[dict[str, Any]] = [{}] * last + [{"portability": _multi_hop(record)}]
@@ -40,7 +41,7 @@ def read_mquake(record: Fields) -> list[Request]:
 
 
 def _request(
-    rewrite: Fields, case: str, aliases: dict[str, tuple[str, ...]], **more: Any
+    rewrite: Fields, case: str, aliases: Mapping[str | None, tuple[str, ...]], **more: Any
 ) -> Request:
     prompt, subject = rewrite.text("prompt"), rewrite.text("subject")
     return Request.parse(
@@ -60,9 +61,8 @@ def _multi_hop(record: Fields) -> dict[str, Probe]:
     questions = record.texts("questions")
     if not questions:
         raise RequestError("no 'questions' in it")
-    count, aliases = len(questions), record.texts("new_answer_alias")
-    answers = (record.text("new_answer"),) * count
-    return {MULTI_HOP: Probe(questions, answers, (aliases,) * count if aliases else ())}
+    answer, aliases = record.text("new_answer"), record.texts("new_answer_alias")
+    return {MULTI_HOP: Probe.of([(question, answer, aliases) for question in questions])}
 
 
 DATA.register(
@@ -72,5 +72,6 @@ DATA.register(
         "MQuAKE-CF-3k-v2.json, MQuAKE-CF.json or MQuAKE-T.json",
         "https://github.com/princeton-nlp/MQuAKE/tree/main/datasets",
         lambda data: Reading(read_mquake),
+        marks=("requested_rewrite", "questions"),
     ),
 )

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from alphaedit_plugin.data.base import Dropped, EditData, Place
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.request import Probe, Request
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def select(data: EditData, settings: DataConfig) -> EditData:
 
     Returns:
         The data with the chosen requests, and what was dropped on the way.
+
+    Raises:
+        ConfigError: the offset skips all.
     """
     cases = _cases(data)
     if settings.shuffle_seed is not None:
@@ -53,6 +57,10 @@ def select(data: EditData, settings: DataConfig) -> EditData:
     dropped: list[Dropped] = []
     if settings.unique:
         cases = list(_consistent(cases, dropped))
+    if settings.offset >= len(cases) > 0:
+        raise ConfigError(
+            f"data.offset is {settings.offset}, but there are only {len(cases)} usable records"
+        )
     cases = cases[settings.offset :]
     chosen = _merged(cases) if settings.unique else [one for case in cases for one in case]
     chosen = chosen[: settings.limit]
@@ -128,17 +136,9 @@ def _join(first: Mapping[str, Probe], second: Mapping[str, Probe]) -> Mapping[st
     """Both; probes of the same name become one, and what both ask is asked once."""
     joined = dict(first)
     for name, probe in second.items():
-        known = _rows(joined[name]) if name in joined else []
-        rows = dict.fromkeys(known + _rows(probe))
-        accept = tuple(others for _, _, others in rows)
-        prompts, answers = tuple(row[0] for row in rows), tuple(row[1] for row in rows)
-        joined[name] = Probe(prompts, answers, accept if any(accept) else ())
+        known = joined[name].rows if name in joined else []
+        joined[name] = Probe.of(list(dict.fromkeys(known + probe.rows)))
     return joined
-
-
-def _rows(probe: Probe) -> list[tuple[str, str, tuple[str, ...]]]:
-    accept = probe.accept or ((),) * len(probe.prompts)
-    return list(zip(probe.prompts, probe.answers, accept, strict=True))
 
 
 def _say(settings: DataConfig) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alphaedit_plugin.data.base import Dropped, EditData, Place
+from alphaedit_plugin.data.base import DATA, Dropped, EditData, Place
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.notes import summarise
 from alphaedit_plugin.data.records import Broken, read_records
@@ -46,6 +46,7 @@ class FileData:
         file: the usual name of its file.
         url: where people get it.
         prepare: the settings' way to read it. It raises `ConfigError` for bad settings.
+        marks: fields by which a record of it is known, to name it where another was chosen.
         options: the settings of `OPTIONS` that it reads, besides ``path``.
     """
 
@@ -53,6 +54,7 @@ class FileData:
     file: str
     url: str
     prepare: Callable[[DataConfig], Reading]
+    marks: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
     def __call__(self, config: EditorConfig) -> EditData:
@@ -83,8 +85,8 @@ class FileData:
         if not found.requests:
             why = summarise(found.dropped) if found.dropped else "it holds no record"
             raise ConfigError(
-                f"{path} has nothing to use as data={self.name}: {why}; such a file is "
-                f"{self.file} from {self.url}"
+                f"{path} has nothing to use as data={self.name}: {why}; "
+                + (_looks_like(path) or f"such a file is {self.file} from {self.url}")
             )
         references = (text for request in found.requests for text in request.references)
         return EditData(
@@ -96,6 +98,15 @@ class FileData:
             trimmed=tuple(found.trimmed),
             places=tuple(found.places),
         )
+
+
+def _looks_like(path: Path) -> str:
+    """The layouts whose marks the file's first record has; empty where there are none."""
+    _, first = next(iter(read_records(path)), (None, None))
+    keys = set(first) if isinstance(first, dict) else set()
+    sources = [source for source in map(DATA.get, DATA) if isinstance(source, FileData)]
+    fitting = [f"data={one.name}" for one in sources if one.marks and keys.issuperset(one.marks)]
+    return f"it looks like {' or '.join(fitting)}" if fitting else ""
 
 
 class _Found:

@@ -100,6 +100,7 @@ DATA.register(
         "zsre_mend_eval.json",
         "https://rome.baulab.info/data/dsets/zsre_mend_eval.json",
         _prepare,
-        ("target",),
+        marks=("src", "alt"),
+        options=("target",),
     ),
 )

@@ -20,6 +20,7 @@ RECENT: dict[str, Any] = {
         ],
         "Reasoning": [
             {"prompt": "The mayor of the place where Ada died is", "ground_truth": [["Boris"]]},
+            {"prompt": ["Its river is", "Its stream is"], "ground_truth": "Lume"},
             {"prompt": "The sea at the place where Ada died is", "ground_truth": [[""]]},
         ],
         "Subject_Aliasing": [],
@@ -65,7 +66,10 @@ def test_all_four(tmp_path: Path) -> None:
         "Logical_Generalization": Probe(
             ("Is Ada Marsh still alive?",), ("no",), (("false", "wrong"),)
         ),
-        "Reasoning": Probe(("The mayor of the place where Ada died is",), ("Boris",)),
+        "Reasoning": Probe(
+            ("The mayor of the place where Ada died is", "Its river is", "Its stream is"),
+            ("Boris", "Lume", "Lume"),
+        ),
     }
     assert recent.locality["Relation_Specificity"].accept == (("Olaf",),)
     assert (recent.ground_truth, counterfact.ground_truth) == (None, "judge")
@@ -76,7 +80,7 @@ def test_all_four(tmp_path: Path) -> None:
     assert (zsre.ground_truth, zsre.rephrase) == ("Aspididae", ("What family are Lumen ater?",))
     assert (dict(zsre.locality), dict(zsre.portability)) == ({}, {})
     (trimmed,) = data.trimmed
-    assert trimmed.reason == "portability.Reasoning[1].ground_truth is blank"
+    assert trimmed.reason == "portability.Reasoning[2].ground_truth is blank"
 
 
 @pytest.mark.parametrize(

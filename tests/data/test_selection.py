@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.data import EditData
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.request import Probe
 from tests.data.files import load, write
 
@@ -53,7 +54,8 @@ def test_slices_do_not_overlap_and_leave_nothing_out(tmp_path: Path) -> None:
 def test_the_offset_is_said(tmp_path: Path) -> None:
     data = select(tmp_path, PEOPLE, offset=18)
     assert (subjects(data), data.conventions) == (["P18", "P19"], "from case 18 on")
-    assert subjects(select(tmp_path, PEOPLE, offset=99)) == []
+    with pytest.raises(ConfigError, match=r"data\.offset is 20, but there are only 20 usable"):
+        select(tmp_path, PEOPLE, offset=20)
 
 
 @pytest.mark.parametrize(

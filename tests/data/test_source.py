@@ -13,6 +13,14 @@ from alphaedit_plugin.config import DataConfig, EditorConfig, load_config
 from alphaedit_plugin.data import DATA, EditData, Fields, FileData, Reading, load_data
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.request import Request
+from tests.data import (
+    test_counterfact,
+    test_easyedit,
+    test_knowedit,
+    test_leme,
+    test_mquake,
+    test_zsre,
+)
 from tests.data.files import load, write
 
 FILES = [name for name in DATA if isinstance(DATA.get(name), FileData)]
@@ -95,6 +103,25 @@ def test_nothing_usable_is_an_error_that_says_what_was_expected(
     )
     with pytest.raises(ConfigError, match="nothing to use as data=triples: it holds no record"):
         load(triples, write(tmp_path, []))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "record", "fitting"),
+    [
+        ("counterfact", test_easyedit.RECORD, "data=easyedit"),
+        ("easyedit", test_counterfact.RECORD, "data=counterfact"),
+        ("counterfact", test_zsre.RECORD, "data=zsre"),
+        ("easyedit", test_mquake.RECORD, "data=mquake"),
+        ("easyedit", test_leme.COUNTERFACT, "data=counterfact or data=leme"),
+        ("counterfact", test_knowedit.RECENT, "data=knowedit"),
+    ],
+)
+def test_a_file_of_another_layout_is_recognised(
+    tmp_path: Path, chosen: str, record: dict[str, Any], fitting: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(chosen, write(tmp_path, [record]))
+    assert str(caught.value).endswith(f"; it looks like {fitting}")
 
 
 @pytest.mark.parametrize("name", FILES)
