@@ -62,13 +62,16 @@ def select(data: EditData, settings: DataConfig) -> EditData:
             f"data.offset is {settings.offset}, but there are only {len(cases)} usable records"
         )
     cases = cases[settings.offset :]
-    chosen = _merged(cases) if settings.unique else [one for case in cases for one in case]
+    trimmed: list[Dropped] = []
+    every = (one for case in cases for one in case)
+    chosen = _merged(cases, trimmed) if settings.unique else list(every)
     chosen = chosen[: settings.limit]
     return replace(
         data,
         requests=tuple(one.request for one in chosen),
         places=tuple(one.place for one in chosen) if data.places else (),
         dropped=(*data.dropped, *dropped),
+        trimmed=(*data.trimmed, *trimmed),
         conventions="; ".join(filter(None, (data.conventions, _say(settings)))),
     )
 
@@ -112,7 +115,7 @@ def _repetition(case: Case, seen: Mapping[Key, Placed]) -> str | None:
     return None
 
 
-def _merged(cases: Sequence[Case]) -> list[Placed]:
+def _merged(cases: Sequence[Case], trimmed: list[Dropped]) -> list[Placed]:
     """All edits, each once; a repeated one's portability goes to where its case is complete."""
     made: dict[Key, int] = {}
     chosen: list[Placed] = []
@@ -121,6 +124,9 @@ def _merged(cases: Sequence[Case]) -> list[Placed]:
         for one in case:
             if one.key in made:
                 follows.append(one.request.portability)
+                first = chosen[made[one.key]]
+                reason = f"its edit of {one.request.subject!r} is made once, with {first.place}"
+                trimmed.append(Dropped(one.place.record, one.place.line, reason))
             else:
                 made[one.key] = len(chosen)
                 chosen.append(one)

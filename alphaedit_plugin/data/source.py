@@ -72,7 +72,11 @@ class FileData:
         return self.load(Path(config.data.path).expanduser(), self.prepare(config.data))
 
     def load(self, path: Path, reading: Reading) -> EditData:
-        """Read one file."""
+        """Read one file.
+
+        Raises:
+            ConfigError: it is missing, of another kind, or has no record that can be used.
+        """
         found = _Found()
         try:
             for place, content in read_records(path):

@@ -107,4 +107,5 @@ def test_what_follows_from_a_repeated_edit_is_asked_all_the_same(tmp_path: Path)
     ]
     data = select(tmp_path, records)
     assert subjects(data) == ["Ada", "Boris"]
+    assert [one.record for one in data.trimmed] == [2]
     assert data.requests[0].portability == {"hop": Probe(("one", "two", "three"), ("x",) * 3)}
