@@ -34,7 +34,8 @@ def curves(study: Study) -> Figure:
         axes.set(title=name, xlabel="sequential edits")
         tidy(axes)
     panels[0].set_ylim(top=1.01)  # of shares; where they begin is shared, too
-    panels[2].tick_params(labelbottom=True)
+    for axes in panels[:3]:
+        axes.tick_params(labelbottom=True)
     panels[len(COLUMNS)].axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
     panels[len(COLUMNS)].legend(handles, labels, loc="center left", fontsize=9, frameon=False)
