@@ -125,7 +125,7 @@ def section_of(number: int, study: Study) -> Section:
 
 CURVES = (
     "Metrics over the number of sequential edits: plain dashed, null space solid; bands are one "
-    "standard deviation over seeds; dotted is the unedited model."
+    "standard deviation over seeds; dotted is the unedited model. The axis need not begin at 0."
 )
 GAINS = "Gain of each projected base over its plain self, with 95 % bootstrap intervals."
 SURVIVED = (

@@ -14,7 +14,7 @@ from alphaedit_plugin.metrics import SURVIVAL, Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 from alphaedit_plugin.plotting import HATCH, PALETTE, blank, colour, marker, tidy
 from alphaedit_plugin.report.bootstrap import Gain
-from alphaedit_plugin.report.studies import COLUMNS, Entry, Spread, Study
+from alphaedit_plugin.report.studies import Entry, Spread, Study
 
 WRONG, RIGHT = PALETTE[4], PALETTE[0]  # far apart in grey, too
 BEFORE, AFTER = "#000000", PALETTE[1]
@@ -26,7 +26,7 @@ def curves(study: Study) -> Figure:
     figure = blank(WIDTH, 6)
     panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
     before = study.before.before.summary
-    for axes, (name, column) in zip(panels, COLUMNS.items(), strict=False):
+    for axes, (name, column) in zip(panels, study.main.items(), strict=False):
         for number, entry in enumerate(study.entries):
             _curve(axes, study, entry, entry.curve(column), number)
         if name in ("specificity", "retention") and column in before:
@@ -34,10 +34,12 @@ def curves(study: Study) -> Figure:
         axes.set(title=name, xlabel="sequential edits")
         tidy(axes)
     panels[0].set_ylim(top=1.01)  # of shares; where they begin is shared, too
-    panels[2].tick_params(labelbottom=True)
-    panels[len(COLUMNS)].axis("off")
+    for axes in panels[:3]:
+        axes.tick_params(labelbottom=True)
+    for axes in panels[len(study.main) :]:
+        axes.axis("off")
     handles, labels = panels[0].get_legend_handles_labels()
-    panels[len(COLUMNS)].legend(handles, labels, loc="center left", fontsize=9, frameon=False)
+    panels[len(study.main)].legend(handles, labels, loc="center left", fontsize=9, frameon=False)
     return figure
 
 
@@ -64,7 +66,7 @@ def gain_bars(study: Study, gains: Mapping[int, Mapping[str, Gain]]) -> Figure:
     """The gain of every projected entry per main column, with its interval."""
     figure = blank(WIDTH, 3.4)
     axes = figure.subplots()
-    names = list(COLUMNS)
+    names = list(study.main)
     for number, (place, columns) in enumerate(gains.items()):
         offset = (number - (len(gains) - 1) / 2) * 0.8 / len(gains)
         known = [(i, columns[name]) for i, name in enumerate(names) if name in columns]

@@ -144,6 +144,15 @@ class Study:
         return [(plain, entry) for plain, entry in found if plain is not None]
 
     @property
+    def main(self) -> dict[str, str]:
+        """Those of `COLUMNS` that the data has something for."""
+        return {
+            name: column
+            for name, column in COLUMNS.items()
+            if any(entry.spread(column) is not None for entry in self.entries)
+        }
+
+    @property
     def others(self) -> list[str]:
         """The columns besides the main ones, in the order of the metrics."""
         seen = dict.fromkeys(

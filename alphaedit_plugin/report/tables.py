@@ -44,7 +44,7 @@ Gains = Mapping[int, Mapping[str, Gain]]  # by the entry's place in the study
 
 def main_table(study: Study, gains: Gains) -> Table:
     """The main columns after all edits, the gain in score, norms, leakage and time."""
-    entries, names = study.entries, list(COLUMNS)
+    entries, names = study.entries, list(study.main)
     best = {name: _best(entries, COLUMNS[name]) for name in names}
     before = study.before.before.summary
     rows = [
@@ -73,15 +73,15 @@ def gain_table(study: Study, gains: Gains) -> Table:
     rows = []
     for place, entry in enumerate(study.entries):
         if place in gains:
-            fields = [gains[place].get(name) for name in COLUMNS]
+            fields = [gains[place].get(name) for name in study.main]
             row = [Field(entry.base.upper()), Field(entry.side)]
             row += [Field(interval(g), g.sure) if g else Field(NOTHING) for g in fields]
             rows.append(tuple(row))
     caption = (
         "Gain of each projected base over its plain self, with a 95 % bootstrap interval over "
-        "seeds, edits and facts. Bold where the interval leaves out 0."
+        "seeds, edits and facts. Bold where 0 is outside."
     )
-    return Table(caption, ("base", "", *COLUMNS), tuple(rows))
+    return Table(caption, ("base", "", *study.main), tuple(rows))
 
 
 def full_table(study: Study) -> Table:

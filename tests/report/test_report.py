@@ -83,6 +83,17 @@ def test_tables_agree_with_the_runs(folder: Path) -> None:
     assert texts[1].count(r"\begin{tabular}") == texts[1].count(r"\end{tabular}") == 6
 
 
+def test_every_row_is_as_wide_as_its_table(folder: Path) -> None:
+    """What the data lacks (here: rephrasings) has no column anywhere."""
+    page = (folder / "report.md").read_text()
+    ours = page.split("| model | method |")[0]
+    assert "generalisation" not in ours
+    lines = page.splitlines()
+    for above, line in zip(lines, lines[1:], strict=False):
+        if line.startswith("|") and above.startswith("|"):
+            assert line.count("|") == above.count("|")
+
+
 def test_less_perplexity_is_better(folder: Path) -> None:
     row = next(
         r for r in (folder / "report.md").read_text().splitlines() if r.startswith("| perplexity")
