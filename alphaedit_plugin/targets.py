@@ -38,6 +38,7 @@ from alphaedit_plugin.prompts import (
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.resume import Tail, begin, run
 
+FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
 ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
 
 
@@ -248,6 +249,7 @@ def _search(
     loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
     active = torch.ones_like(loss, dtype=torch.bool)
     running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
+    scale = FLOAT16_SCALE if view.parameter(0).dtype is torch.float16 else 1.0
     reference: Tensor | None = None
     for step in range(settings.steps):
         now, nll, reference = _loss(view, problem, delta[running], reference, settings)
@@ -259,7 +261,8 @@ def _search(
             break
         going = active[running]
         optimiser.zero_grad()
-        now[going].sum().backward()
+        (scale * now[going].sum()).backward()
+        delta.grad = None if delta.grad is None else delta.grad / scale
         before = delta.detach().clone()
         optimiser.step()
         with torch.no_grad():
