@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,7 @@ from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import (
     EditableModel,
     head_only_at,
-    hidden_of,
-    hooked,
     inference,
-    per_token,
-    with_hidden,
 )
 from alphaedit_plugin.prompts import (
     ContextTemplates,
@@ -36,7 +31,7 @@ from alphaedit_plugin.prompts import (
     target_ids,
 )
 from alphaedit_plugin.request import SLOT, Request
-from alphaedit_plugin.resume import Tail, begin, run
+from alphaedit_plugin.resume import Tail, adding, begin, run
 
 FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
 ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
@@ -296,19 +291,8 @@ def _loss(
 
 def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
-    fact = problem.tail.column
-
-    def add(_: Any, args: Any, output: Any) -> Any:
-        whole = hidden_of(output)
-        hidden = per_token(whole, problem.tail.inputs["input_ids"])
-        everyone = torch.arange(len(fact), device=hidden.device)
-        offset = delta.to(hidden)[problem.owner.to(hidden.device)]
-        index = (everyone, fact.to(hidden.device))
-        moved = hidden.index_put(index, offset, accumulate=True)
-        return with_hidden(output, moved.reshape(whole.shape))
-
     with (
-        hooked(lambda: problem.place.register_forward_hook(add)),
+        adding(problem.place, problem.tail, delta[problem.owner]),
         head_only_at(view, problem.rows, problem.columns),
     ):
         logits = run(view, problem.tail).logits[0]
