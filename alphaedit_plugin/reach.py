@@ -59,7 +59,9 @@ def _solve(view: EditableModel, layer: int, tail: Tail, wanted: Tensor) -> Tenso
     share = torch.zeros_like(wanted, requires_grad=True)  # of ``size``, so that requests are alike
     with torch.no_grad():
         goal = _block_output(view, layer, tail, share) + wanted
-    optimiser = torch.optim.LBFGS([share], max_iter=STEPS, line_search_fn="strong_wolfe")
+    optimiser = torch.optim.LBFGS(
+        [share], max_iter=STEPS, tolerance_change=1e-5, line_search_fn="strong_wolfe"
+    )
 
     def miss() -> Tensor:
         optimiser.zero_grad()
