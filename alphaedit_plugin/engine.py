@@ -13,6 +13,7 @@ from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
 from alphaedit_plugin.models import EditableModel, full_precision
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
+from alphaedit_plugin.reach import value_residual
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.statistics import SecondMoment
@@ -171,18 +172,23 @@ def _apply_stage(
         view, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
     )
     contexts = len(recipe.contexts.flat)  # of each request side by side, "{}" first
-    reader = Reader(view, _sentences(view, recipe, stage.requests), recipe.targets.budget)
+    sentences = _sentences(view, recipe, stage.requests)
+    reader = Reader(view, sentences, recipe.targets.budget)
     keys = {}
     for place, layer in enumerate(stage.layers):
         # Later layers see what earlier ones wrote, so keys and residual are read anew for each.
         found = reader.read_key(layer)
         keys[layer] = average(found, recipe.contexts.weights)
         missing = targets.values - reader.read([site], every=contexts)[site]
+        missing /= len(stage.layers) - place
+        if site.part is Part.BLOCK:
+            bare = sentences[::contexts]
+            missing = value_residual(view, layer, bare, missing, recipe.targets.budget)
         problem = LayerProblem(
             layer=layer,
             keys=keys[layer],
             subject_keys=found[:, ::contexts],
-            residual=missing / (len(stage.layers) - place),
+            residual=missing,
             weight=view.weight(layer),
             moment=recipe.moments.get(layer),
             past=session.past(layer),

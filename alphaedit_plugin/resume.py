@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alphaedit_plugin.models import (
     EditableModel,
@@ -30,6 +30,7 @@ from alphaedit_plugin.models import (
     hidden_of,
     hooked,
     inference,
+    per_token,
     with_hidden,
 )
 from alphaedit_plugin.prompts import Batch, Sentence, collate
@@ -119,6 +120,22 @@ def run(view: EditableModel, tail: Tail) -> Any:
         return view.model(**tail.inputs, **_cache_arguments(tail.past))
 
 
+@contextmanager
+def adding(module: nn.Module, tail: Tail, offsets: Tensor) -> Iterator[None]:
+    """Add ``offsets (n, d)`` to the output of ``module`` at the fact token of each sentence."""
+
+    def add(_: Any, args: Any, output: Any) -> Any:
+        whole = hidden_of(output)
+        hidden = per_token(whole, tail.inputs["input_ids"])
+        everyone = torch.arange(len(offsets), device=hidden.device)
+        index = (everyone, tail.column.to(hidden.device))
+        moved = hidden.index_put(index, offsets.to(hidden), accumulate=True)
+        return with_hidden(output, moved.reshape(whole.shape))
+
+    with hooked(lambda: module.register_forward_hook(add)):
+        yield
+
+
 def _run_below(view: EditableModel, layer: int, inputs: dict[str, Tensor], past: Any) -> Any:
     """The output of block ``layer - 1``; ``None`` for layer 0."""
     outputs: list[Any] = []
@@ -160,29 +177,34 @@ def can_resume(view: EditableModel) -> bool:
 
 
 def _try(view: EditableModel) -> bool:
-    """Run three sentences that are cut at different places, whole and twice as a `Tail`."""
+    """Run three sentences that are cut at different places, whole and as a `Tail`."""
     known = view.model.get_input_embeddings().num_embeddings
     ids = tuple(known * part // 11 for part in range(2, 10))
     sentences = [Sentence(ids, 6), Sentence(ids[3:7], 1), Sentence(ids[5:], 0)]
     batch = collate(view, sentences)
     whole = view.model(**batch.inputs(), use_cache=False).logits
+    order = [2, 0]
     try:
         tail = _begin(view, sentences, min(1, view.depth - 1))
-        runs = [run(view, tail).logits for _ in range(2)]  # the first must leave the cache alone
+        some = run(view, tail.select(torch.tensor(order, device=view.device))).logits
+        every = run(view, tail).logits  # before which ``some`` must have left the cache alone
     except Exception as error:  # whatever a model may raise that has no such cache
         logger.warning(
             "this model cannot go on from its cache (%s: %s): a target search runs whole "
             "sentences, which takes longer", type(error).__name__, error,
         )  # fmt: skip
         return False
-    tolerance = torch.finfo(whole.dtype).eps ** 0.5
-    for row, sentence in enumerate(sentences):
-        expected = whole[row, sentence.position : len(sentence.ids)].float()
-        for logits in runs:
-            difference = logits[row, : len(expected)].float() - expected
-            if not difference.norm() <= tolerance * expected.norm():
-                return False
-    return True
+    return all(
+        _agree(whole[row, sentences[row].position : len(sentences[row].ids)], logits)
+        for row, logits in [*zip(order, some, strict=True), *enumerate(every)]
+    )
+
+
+def _agree(expected: Tensor, logits: Tensor) -> bool:
+    """Whether the first of the ``logits (length, vocabulary)`` are as expected, up to rounding."""
+    difference = logits[: len(expected)].float() - expected.float()
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5
+    return bool(difference.norm() <= tolerance * expected.float().norm())
 
 
 def _on_the_left(batch: Batch) -> Batch:

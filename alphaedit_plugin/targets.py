@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,7 @@ from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import (
     EditableModel,
     head_only_at,
-    hidden_of,
-    hooked,
     inference,
-    per_token,
-    with_hidden,
 )
 from alphaedit_plugin.prompts import (
     ContextTemplates,
@@ -36,8 +31,9 @@ from alphaedit_plugin.prompts import (
     target_ids,
 )
 from alphaedit_plugin.request import SLOT, Request
-from alphaedit_plugin.resume import Tail, begin, run
+from alphaedit_plugin.resume import Tail, adding, begin, run
 
+FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
 ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
 
 
@@ -248,6 +244,7 @@ def _search(
     loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
     active = torch.ones_like(loss, dtype=torch.bool)
     running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
+    scale = FLOAT16_SCALE if view.parameter(0).dtype is torch.float16 else 1.0
     reference: Tensor | None = None
     for step in range(settings.steps):
         now, nll, reference = _loss(view, problem, delta[running], reference, settings)
@@ -259,7 +256,8 @@ def _search(
             break
         going = active[running]
         optimiser.zero_grad()
-        now[going].sum().backward()
+        (scale * now[going].sum()).backward()
+        delta.grad = None if delta.grad is None else delta.grad / scale
         before = delta.detach().clone()
         optimiser.step()
         with torch.no_grad():
@@ -293,19 +291,8 @@ def _loss(
 
 def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
-    fact = problem.tail.column
-
-    def add(_: Any, args: Any, output: Any) -> Any:
-        whole = hidden_of(output)
-        hidden = per_token(whole, problem.tail.inputs["input_ids"])
-        everyone = torch.arange(len(fact), device=hidden.device)
-        offset = delta.to(hidden)[problem.owner.to(hidden.device)]
-        index = (everyone, fact.to(hidden.device))
-        moved = hidden.index_put(index, offset, accumulate=True)
-        return with_hidden(output, moved.reshape(whole.shape))
-
     with (
-        hooked(lambda: problem.place.register_forward_hook(add)),
+        adding(problem.place, problem.tail, delta[problem.owner]),
         head_only_at(view, problem.rows, problem.columns),
     ):
         logits = run(view, problem.tail).logits[0]

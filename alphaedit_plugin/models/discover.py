@@ -95,7 +95,11 @@ def _down_projection(probe: Probe) -> str:
             "be the MLP's down-projection: set model.layout.down_proj, e.g. "
             f"{probe.block}.mlp.down_proj"
         )
-    return max(everywhere, key=lambda name: _sizes(linear[name])[0])
+    widest = max(everywhere, key=lambda name: _sizes(linear[name])[0])
+    others = [f"{probe.block}.{name}" for name in everywhere if name != widest]
+    if others:
+        logger.warning("of several candidates I took the widest; others are %s", ", ".join(others))
+    return widest
 
 
 def _refuse_experts(probe: Probe, block: nn.Module, width: int) -> None:
