@@ -86,6 +86,11 @@ class Cell:
     shift: Shift | None = None
 
     @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.base.upper()}{' + null space' if self.null_space else ''}"
+
+    @property
     def final(self) -> Evaluation:
         """After all edits."""
         return self.points[-1].evaluation
