@@ -189,6 +189,7 @@ def _converter() -> Converter:
         return make_dict_unstructure_fn(kind, converter, **left_out)
 
     converter.register_unstructure_hook_factory(is_dataclass, unstructuring)
+    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
     return converter
 
 
