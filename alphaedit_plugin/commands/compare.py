@@ -26,13 +26,13 @@ COMMAND = Command(
     "run every base method plain and projected, and report the gain",
     "Applies compare.edits sequential edits per cell and writes report.md, metrics.json "
     "and a plot to compare.out. With -m, any settings are swept by Hydra, each cell into a folder "
-    "of its own, on as many machines as hydra/launcher=joblib, submitit_slurm or ray has. The "
+    "of its own, on as many machines as hydra/launcher=cores, slurm or ray_cluster has. The "
     "same command goes on where it was killed.",
     (
         "alphaedit compare",
         "alphaedit compare compare.bases=[memit,rect] compare.edits=100",
         "alphaedit compare -m base=memit,rect null_space=false,true seed=0,1,2",
-        "alphaedit compare -m experiment=pocket hydra/launcher=joblib",
+        "alphaedit compare -m experiment=pocket hydra/launcher=cores",
     ),
     _run,
 )

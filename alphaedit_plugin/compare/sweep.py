@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 FLAGS = ("-m", "--multirun")
 NAMED = ("base", "null_space", "model", "data", "seed")  # in a folder's name though all agree
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
+# Launchers that come with a package of their own, and our extra that brings it.
+PLUGINS: Mapping[str, str] = MappingProxyType(
+    {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
+)
 # The rehearsal is over in seconds, here, and leaves nothing behind but the cells' folders.
 REHEARSAL = ("hydra/launcher=basic", "hydra/job_logging=none", "hydra/hydra_logging=none",
              "hydra.output_subdir=null")  # fmt: skip
@@ -150,14 +155,12 @@ def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str])
         raise ConfigError(missing or explain(error)) from None
 
 
-def _missing_launcher(error: BaseException) -> str | None:
+def _missing_launcher(error: Exception) -> str | None:
     """What to install, where that is what Hydra complains of."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if not isinstance(error, ImportError) or "hydra_plugins" not in str(error):
+    name = str(getattr(error, "missing_cfg_file", "")).removeprefix("hydra/launcher/")
+    if name not in PLUGINS:
         return None
-    extra = "ray" if "ray" in str(error) else "sweep"
-    return f"this launcher is not installed: pip install alphaedit-plugin[{extra}]"
+    return f"hydra/launcher: {name} is not installed: pip install alphaedit-plugin[{PLUGINS[name]}]"
 
 
 @contextmanager
