@@ -9,11 +9,12 @@ from rich.console import Console
 
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.grid import grid
-from alphaedit_plugin.compare.metrics import Evaluation, evaluate
 from alphaedit_plugin.compare.pool import run_all
 from alphaedit_plugin.compare.report import report_folder, rich_table, write_report
 from alphaedit_plugin.compare.study import prepare
+from alphaedit_plugin.console import say
 from alphaedit_plugin.loading import cpu_threads
+from alphaedit_plugin.metrics import Evaluation, evaluate
 
 __all__ = ["Cell", "Evaluation", "evaluate", "run_comparison"]
 
@@ -42,8 +43,9 @@ def run_comparison(overrides: Sequence[str], console: Console) -> list[Cell]:
             for number, job in enumerate(study.jobs)
         ]
         cells = run_all(study.jobs, study.view, study.data, console, checkpoints)
-    console.print(rich_table(cells, study.before))  # first, as writing can still fail
-    write_report(cells, study.before, " ".join(["alphaedit compare", *overrides]), folder)
+    run = study.run_of(cells, " ".join(["alphaedit compare", *overrides]))
+    console.print(rich_table(run.cells, run.before))  # first, as writing can still fail
+    write_report(run, folder)
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    console.print(f"report: {folder / 'report.md'}", markup=False, soft_wrap=True)
+    say(console, f"report: {folder / 'report.md'}")
     return cells

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from alphaedit_plugin import engine
 from alphaedit_plugin.compare.checkpoint import Checkpoint
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method

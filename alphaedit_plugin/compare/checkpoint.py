@@ -10,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cattrs import BaseValidationError, Converter
-from cattrs.gen import make_dict_unstructure_fn, override
 from omegaconf import OmegaConf
 from torch import Tensor
 
 from alphaedit_plugin.artefact import DamagedFile, checksum, read_artefact, write_artefact
 from alphaedit_plugin.cache import hash_of
+from alphaedit_plugin.compare.plain import converter
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
@@ -70,7 +69,7 @@ class Checkpoint:
             batches.append(len(entry.requests))
             for layer, keys in entry.past_keys.items():
                 tensors[f"past.{number}.{layer}"] = keys
-        self._write(tensors, {"batches": batches, "standing": plain(standing)})
+        self._write(tensors, {"batches": batches, "standing": converter().unstructure(standing)})
 
     def close(self, standing: object) -> None:
         """Write what a cell that is done found out; its tensors are of no more use.
@@ -78,7 +77,7 @@ class Checkpoint:
         Raises:
             ConfigError: the file cannot be written.
         """
-        self._write({}, {"batches": [], "standing": plain(standing)})
+        self._write({}, {"batches": [], "standing": converter().unstructure(standing)})
 
     def restore(self, session: EditSession, requests: Sequence[Request], kind: type[T]) -> T | None:
         """Bring a new session to where `save` was called, bit for bit.
@@ -95,10 +94,10 @@ class Checkpoint:
             tensors, content = read_artefact(self.path)
             if content["identity"] != self.identity:
                 return None
-            standing = _CONVERTER.structure(content["standing"], kind)
+            standing = converter().structure(content["standing"], kind)
         except FileNotFoundError:
             return None
-        except (DamagedFile, BaseValidationError, LookupError, TypeError, ValueError) as error:
+        except (DamagedFile, LookupError, TypeError, ValueError, AttributeError) as error:
             logger.warning("beginning anew, as %s cannot be used: %s", self.path, error)
             return None
         _replay(session, requests, content["batches"], tensors)
@@ -174,23 +173,3 @@ def _settings(config: EditorConfig) -> dict[str, Any]:
         *above, last = name.split(".")
         (found[above[0]] if above else found).pop(last)
     return {str(key): value for key, value in found.items()}
-
-
-def plain(value: object) -> Any:
-    """A dataclass as JSON can hold it, without the fields that do not count when compared."""
-    return _CONVERTER.unstructure(value)
-
-
-def _converter() -> Converter:
-    converter = Converter()
-
-    def unstructuring(kind: Any) -> Any:
-        left_out: Any = {f.name: override(omit=True) for f in fields(kind) if not f.compare}
-        return make_dict_unstructure_fn(kind, converter, **left_out)
-
-    converter.register_unstructure_hook_factory(is_dataclass, unstructuring)
-    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
-    return converter
-
-
-_CONVERTER = _converter()

@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alphaedit_plugin.cache import Cache
-from alphaedit_plugin.compare.cells import Cell, Job, Shared, run_cell
+from alphaedit_plugin.compare.cells import Cell, Job, Shared, evaluate_on, run_cell
 from alphaedit_plugin.compare.checkpoint import Checkpoint, identity
-from alphaedit_plugin.compare.metrics import Evaluation, evaluate
 from alphaedit_plugin.compare.pool import threads_of
+from alphaedit_plugin.compare.record import Run, Setting
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data import EditData, load_data
+from alphaedit_plugin.data.corpus import corpus_from
 from alphaedit_plugin.engine import check_requests
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.loading import check_sources, cpu_threads, load_model
+from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import check_quality
 from alphaedit_plugin.stored_targets import StoredTargets
@@ -48,6 +51,24 @@ class Study:
         key = identity(self.view, job.config, job.recipe, job.projectors, self.data)
         return Checkpoint(path, key)
 
+    def run_of(self, cells: Sequence[Cell], command: str) -> Run:
+        """What ``metrics.json`` holds of these cells.
+
+        Args:
+            cells: that were run.
+            command: as it was typed.
+        """
+        config = self.jobs[0].config
+        setting = Setting(
+            model=config.model.path or "pocket",
+            data=self.data.name or config.data.path or config.data.name,
+            conventions=self.data.conventions,
+            seed=config.seed,
+            edits=len(self.data.requests),
+            batch_size=config.batch_size,
+        )
+        return Run(setting, self.before, tuple(cells), command)
+
 
 def prepare(configs: Sequence[EditorConfig]) -> Study:
     """Load what ``configs`` name, and refuse what cannot be edited or asked.
@@ -59,7 +80,7 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
         AlphaEditError: something is missing or does not fit; nothing has been edited then.
     """
     first = configs[0]
-    data = load_data(first)
+    data = read_data(first)
     for config in configs:
         check_sources(config)
     shared = Shared(load_model(first.model))
@@ -70,7 +91,24 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
     for job in jobs:
         check_requests(shared.view, job.recipe, data.requests)
     check_quality(shared.view, data.requests)
-    return Study(shared.view, data, jobs, evaluate(shared.view, data.requests, data.retention))
+    before = evaluate_on(shared.view, data, data.requests, first.compare.metrics)
+    return Study(shared.view, data, [replace(job, before=before) for job in jobs], before)
+
+
+def read_data(config: EditorConfig) -> EditData:
+    """The configured data, with the held-out text of ``compare.text``, if that is given.
+
+    Raises:
+        ConfigError: see `load_data`; or perplexity is asked for without any text.
+    """
+    data = load_data(config)
+    if config.compare.text is not None:
+        corpus = corpus_from(Path(config.compare.text).expanduser())
+        texts = tuple(text for text in corpus.texts() if isinstance(text, str))
+        data = replace(data, texts=texts)
+    if "perplexity" in (config.compare.metrics or ()) and not data.texts:
+        raise ConfigError("perplexity needs held-out text: give compare.text=<a text file>")
+    return data
 
 
 def _sharing(job: Job, view: EditableModel) -> Job:

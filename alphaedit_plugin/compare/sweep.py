@@ -21,12 +21,11 @@ from rich.console import Console
 
 from alphaedit_plugin.compare.grid import refuse_useless
 from alphaedit_plugin.compare.report import report_folder, write_metrics
-from alphaedit_plugin.compare.study import prepare, run_alone
+from alphaedit_plugin.compare.study import prepare, read_data, run_alone
 from alphaedit_plugin.config import EditorConfig, load_config, register_configs
 from alphaedit_plugin.config.explain import explain
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.console import say
-from alphaedit_plugin.data import load_data
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.groups import CONFIG_MODULE
 from alphaedit_plugin.loading import check_sources
@@ -80,7 +79,7 @@ def run_job(_: DictConfig) -> None:
     command = " ".join(["alphaedit compare -m", *HydraConfig.get().overrides.task])
     study = prepare([config])
     cell = run_alone(study, study.jobs[0], folder)
-    write_metrics([cell], study.before, command, folder)
+    write_metrics(study.run_of([cell], command), folder)
     logger.info("%s: %s", cell.name, folder)
 
 
@@ -102,7 +101,7 @@ class Rehearsal:
         check_sources(config)
         source = repr((config.data, config.model.path, config.seed))
         if source not in self._sources:
-            load_data(config)
+            read_data(config)
             self._sources.add(source)
         self.folders.append(folder)
 
