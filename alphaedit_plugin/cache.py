@@ -82,15 +82,23 @@ class Cache:
             logger.warning("not cached: %s", error)
 
     @contextmanager
-    def alone(self, kind: str, key: Mapping[str, object]) -> Iterator[None]:
-        """Let one process at a time compute what ``key`` describes; the others wait for it."""
+    def alone(
+        self, kind: str, key: Mapping[str, object], level: int = logging.WARNING
+    ) -> Iterator[None]:
+        """Let one process at a time compute what ``key`` describes; the others wait for it.
+
+        Args:
+            kind: see `path`.
+            key: likewise.
+            level: at which a wait is logged; a short one is nobody's business.
+        """
         path = self.path(kind, key).with_suffix(".lock")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("another process is computing the same %s: waiting for it", kind)
+            logger.log(level, "another process is computing the same %s: waiting for it", kind)
             lock.acquire()
         try:
             yield

@@ -17,7 +17,12 @@ from alphaedit_plugin.reach import value_residual
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.targets import TargetSettings, optimise_targets, target_sentences
+from alphaedit_plugin.targets import (
+    TargetSearch,
+    TargetSettings,
+    optimise_targets,
+    target_sentences,
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Recipe:
         moments: second moment per layer, for the methods that read it.
         fact_token: which token holds the fact.
         targets: how target values are searched.
+        search: what searches; a `StoredTargets` finds again what another run has found.
     """
 
     method: BaseMethod
@@ -39,6 +45,7 @@ class Recipe:
     moments: Mapping[int, SecondMoment] = field(default_factory=dict)
     fact_token: FactToken = FactToken.subject_last
     targets: TargetSettings = field(default_factory=TargetSettings)
+    search: TargetSearch = optimise_targets
 
     def description(self) -> dict[str, Any]:
         """What this recipe is, in JSON, for a journal."""
@@ -168,7 +175,7 @@ def _apply_stage(
 ) -> dict[int, Tensor]:
     """Write one stage; returns the averaged keys ``(d_in, n)`` per layer."""
     site = Site(stage.layers[-1], recipe.method.target)
-    targets = optimise_targets(
+    targets = recipe.search(
         view, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
     )
     contexts = len(recipe.contexts.flat)  # of each request side by side, "{}" first

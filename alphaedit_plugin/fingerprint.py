@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,21 @@ def upstream_digests(view: EditableModel, layers: Sequence[int]) -> dict[int, st
         digest.update(f"{block}:{name}:{checksum(parameter)}".encode())
         found[block] = digest.hexdigest()
     return {layer: found[layer] for layer in layers}
+
+
+def weights_digest(view: EditableModel, without: Collection[int] = ()) -> str:
+    """A hash of every weight, exactly as it is now.
+
+    Args:
+        view: the model.
+        without: layers whose down-projection does not count.
+    """
+    left_out = {id(view.parameter(layer)) for layer in without}
+    digest = hashlib.sha256(str(view.model.config.model_type).encode())
+    for name, parameter in view.model.named_parameters():
+        if id(parameter) not in left_out:
+            digest.update(f"{name}:{checksum(parameter)}".encode())
+    return digest.hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

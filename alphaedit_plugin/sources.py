@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from alphaedit_plugin.statistics import (
 )
 
 Key = dict[str, object]
+Load = Callable[[EditableModel, ModelConfig, Sequence[int]], dict[int, SecondMoment]]
 
 
 def corpus_for(config: ModelConfig) -> Corpus:
@@ -116,9 +117,18 @@ def host_files(
 
 
 def provide_projectors(
-    view: EditableModel, config: EditorConfig, layers: Sequence[int] | None = None
+    view: EditableModel,
+    config: EditorConfig,
+    layers: Sequence[int] | None = None,
+    load: Load = load_moments,
 ) -> dict[int, Projector]:
     """The projectors of the configured layers: the given file's, cached ones, or fitted.
+
+    Args:
+        view: the model.
+        config: names the sources.
+        layers: other layers than the configured ones.
+        load: gives the second moments that they are fitted to, where it comes to that.
 
     Raises:
         ProjectorError: the given file does not fit.
@@ -134,8 +144,8 @@ def provide_projectors(
     check_cut(view, cut, wanted)
     cache = Cache.usable() if config.model.moments.cache else None
     if cache is None or config.model.moments.stats_dir is not None:
-        return fit_projectors(load_moments(view, config.model, wanted), cut)
-    return _cached_projectors(view, config.model, wanted, cut, cache)
+        return fit_projectors(load(view, config.model, wanted), cut)
+    return _cached_projectors(view, config.model, wanted, cut, cache, load)
 
 
 def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
@@ -148,7 +158,12 @@ def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
 
 
 def _cached_projectors(
-    view: EditableModel, config: ModelConfig, layers: Sequence[int], cut: Cut, cache: Cache
+    view: EditableModel,
+    config: ModelConfig,
+    layers: Sequence[int],
+    cut: Cut,
+    cache: Cache,
+    load: Load,
 ) -> dict[int, Projector]:
     corpus = corpus_for(config)
     by = {"cut": [cut.rule.value, cut.value]}
@@ -159,7 +174,7 @@ def _cached_projectors(
     }
     missing = [layer for layer, projector in found.items() if projector is None]
     if missing:
-        fitted = fit_projectors(load_moments(view, config, missing), cut)
+        fitted = fit_projectors(load(view, config, missing), cut)
         for layer, projector in fitted.items():
             cache.keep(
                 partial(save_projectors, view, {layer: projector}, paths[layer], corpus.name)

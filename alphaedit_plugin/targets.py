@@ -8,7 +8,7 @@ the forward pass runs at every step, and the language-model head only where a to
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +86,12 @@ class Targets:
     values: Tensor
     loss: Tensor
     probability: Tensor
+
+
+# `optimise_targets`, or what gives the same.
+TargetSearch = Callable[
+    [EditableModel, Sequence[Request], ContextTemplates, Site, FactToken, TargetSettings], Targets
+]
 
 
 @dataclass(frozen=True)

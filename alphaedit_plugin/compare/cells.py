@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
 
 from alphaedit_plugin import engine
-from alphaedit_plugin.config import EditorConfig, build_method
+from alphaedit_plugin.compare.checkpoint import Checkpoint
+from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.data import EditData
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
@@ -16,11 +20,13 @@ from alphaedit_plugin.methods import Mode, Projected
 from alphaedit_plugin.metrics import Evaluation, evaluate
 from alphaedit_plugin.metrics.shift import Shift, representations, shift_of, shift_prompts
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, Projector, fit_projectors
+from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.sources import load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
+
+logger = logging.getLogger(__name__)
 
 READ_BY_SOLVE = ("moment_weight", "sequential_cache")  # which AlphaEdit's closed form replaces
 
@@ -82,6 +88,11 @@ class Cell:
     shift: Shift | None = None
 
     @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.base.upper()}{' + null space' if self.null_space else ''}"
+
+    @property
     def final(self) -> Evaluation:
         """After all edits."""
         return self.points[-1].evaluation
@@ -106,11 +117,11 @@ class Job:
 
 @dataclass
 class Shared:
-    """What cells have in common and need compute only once; all on one pristine model."""
+    """What cells have in common and need only once; all on one pristine model."""
 
     view: EditableModel
     moments: dict[int, SecondMoment] = field(default_factory=dict)
-    projectors: dict[tuple[int, str, float], Projector] = field(default_factory=dict)
+    projectors: dict[tuple[int, str], Projector] = field(default_factory=dict)
 
     def job_of(self, config: EditorConfig) -> Job:
         """Everything that the cell of ``config`` needs.
@@ -121,29 +132,52 @@ class Shared:
         method, projectors = build_method(config.base), self.projectors_of(config)
         if config.null_space:
             method = Projected(method, projectors, config.projector.mode, config.projector.l2)
-        moments = self.moments_of(config) if method.needs_moment else {}
+        moments = self.moments_of(self.view, config.model) if method.needs_moment else {}
         return Job(config, recipe_of(self.view, config, method, moments), projectors)
 
-    def moments_of(self, config: EditorConfig) -> dict[int, SecondMoment]:
-        """Second moments of the configured layers."""
-        if any(layer not in self.moments for layer in config.model.layers):
-            self.moments.update(load_moments(self.view, config.model))
-        return {layer: self.moments[layer] for layer in config.model.layers}
+    def moments_of(
+        self, view: EditableModel, config: ModelConfig, layers: Sequence[int] | None = None
+    ) -> dict[int, SecondMoment]:
+        """As `load_moments`, held from the first time on: for a large model they are gigabytes."""
+        wanted = list(config.layers if layers is None else layers)
+        missing = [layer for layer in wanted if layer not in self.moments]
+        if missing:
+            self.moments |= load_moments(view, config, missing)
+        return {layer: self.moments[layer] for layer in wanted}
 
     def projectors_of(self, config: EditorConfig) -> dict[int, Projector]:
-        """Projectors of the configured layers: from ``projector.path``, or with its cut."""
-        if config.projector.path is not None:
-            return provide_projectors(self.view, config)
-        cut: Cut = config.projector.cut
-        keys = {layer: (layer, cut.rule.value, cut.value) for layer in config.model.layers}
+        """As `provide_projectors`, held likewise; plain cells are measured with them."""
+        source = repr((config.projector.path, config.projector.cut, config.projector.trust))
+        keys = {layer: (layer, source) for layer in config.model.layers}
         missing = [layer for layer, key in keys.items() if key not in self.projectors]
-        moments = self.moments_of(config)
-        fitted = fit_projectors({layer: moments[layer] for layer in missing}, cut)
-        self.projectors.update({keys[layer]: projector for layer, projector in fitted.items()})
+        if missing:
+            found = provide_projectors(self.view, config, missing, self.moments_of)
+            self.projectors |= {keys[layer]: projector for layer, projector in found.items()}
         return {layer: self.projectors[key] for layer, key in keys.items()}
 
 
-def run_cell(job: Job, view: EditableModel, data: EditData, advance: Callable[[int], None]) -> Cell:
+@dataclass(frozen=True)
+class Standing:
+    """What a cell has found out so far.
+
+    Attributes:
+        points: see `Cell`.
+        seconds: likewise.
+        cell: once it is done.
+    """
+
+    points: tuple[Point, ...] = ()
+    seconds: float = 0.0
+    cell: Cell | None = None
+
+
+def run_cell(
+    job: Job,
+    view: EditableModel,
+    data: EditData,
+    advance: Callable[[int], None],
+    checkpoint: Checkpoint | None = None,
+) -> Cell:
     """Edit ``compare.edits`` requests in sequence, evaluate, and put the model back.
 
     Args:
@@ -151,34 +185,125 @@ def run_cell(job: Job, view: EditableModel, data: EditData, advance: Callable[[i
         view: the pristine model.
         data: the requests, and the facts that must survive.
         advance: told after each batch how many requests were edited.
+        checkpoint: where the cell goes on from, and says after each batch how far it is.
     """
-    config, recipe = job.config, job.recipe
-    session = EditSession(view, recipe.layers)
-    points, seconds, requests = [], 0.0, data.requests[: config.compare.edits]
-    prompts = shift_prompts(requests, data.retention)
-    states = representations(view, prompts, view.depth - 1)
+    session = EditSession(view, job.recipe.layers)
     try:
-        for number, batch in enumerate(_batches(requests, config.batch_size), start=1):
-            began = time.perf_counter()
-            engine.apply_batch(view, session, recipe, batch)
-            seconds += time.perf_counter() - began
-            advance(len(batch))
-            done = len(session.requests)
-            every = config.compare.every
-            if done < len(requests) and every and number % every == 0:
-                entry = engine.finalize(session, recipe)
-                points.append(measure(job, session, data))
-                session.undo(0 if entry is None else 1)
-        began = time.perf_counter()
-        engine.finalize(session, recipe)
-        seconds += time.perf_counter() - began
-        points.append(measure(job, session, data, last=True))
-        shift = shift_of(states, representations(view, prompts, view.depth - 1), view.depth - 1)
-        layers = {n: _layer_report(session, n, p) for n, p in job.projectors.items()}
+        return _Run(job, session, data, advance, checkpoint).to_the_end()
     finally:
         session.reset()
-    name, settings = config.base["name"], settings_of(job)
-    return Cell(name, config.null_space, settings, tuple(points), layers, seconds, shift)
+
+
+@dataclass
+class _Run:
+    """A cell on its way."""
+
+    job: Job
+    session: EditSession
+    data: EditData
+    advance: Callable[[int], None]
+    checkpoint: Checkpoint | None
+    standing: Standing = field(default_factory=Standing)
+    unedited: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        view = self.session.view
+        self.unedited = representations(view, self.prompts, view.depth - 1)
+
+    @property
+    def prompts(self) -> list[str]:
+        """What the shift of hidden states is read behind."""
+        return shift_prompts(self.requests, self.data.retention)
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        return self.data.requests[: self.job.config.compare.edits]
+
+    @property
+    def done(self) -> int:
+        return len(self.session.requests)
+
+    def to_the_end(self) -> Cell:
+        self._restore()
+        if self.standing.cell is not None:
+            return self.standing.cell
+        while self.done < len(self.requests):
+            if self._due():
+                self._look()
+            self._edit(self.requests[self.done : self.done + self.job.config.batch_size])
+        return self._finish()
+
+    def _restore(self) -> None:
+        if self.checkpoint is None:
+            return
+        found = self.checkpoint.restore(self.session, self.requests, Standing)
+        if found is None:
+            return
+        self.standing = found
+        self.advance(len(self.requests) if found.cell else self.done)
+        if not found.cell:
+            logger.warning(
+                "going on after %d edits of an earlier run (compare.resume=false begins anew)",
+                self.done,
+            )
+
+    def _edit(self, batch: Sequence[Request]) -> None:
+        began = time.perf_counter()
+        engine.apply_batch(self.session.view, self.session, self.job.recipe, batch)
+        self._spend(began)
+        self.advance(len(batch))
+        self._save()
+
+    def _due(self) -> bool:
+        """Whether an evaluation is due, and was not made before a run was killed."""
+        every = self.job.config.compare.every
+        made = bool(self.standing.points) and self.standing.points[-1].edits == self.done
+        batches = len(self.session.journal)
+        return bool(every and batches and batches % every == 0 and not made)
+
+    def _look(self) -> None:
+        """Evaluate the model as it would be if the run ended here."""
+        entry = engine.finalize(self.session, self.job.recipe)
+        self._add_point()
+        self.session.undo(0 if entry is None else 1)
+        self._save()
+
+    def _add_point(self, last: bool = False) -> None:
+        point = measure(self.job, self.session, self.data, last)
+        self.standing = replace(self.standing, points=(*self.standing.points, point))
+
+    def _finish(self) -> Cell:
+        began = time.perf_counter()
+        engine.finalize(self.session, self.job.recipe)
+        self._spend(began)
+        self._add_point(last=True)
+        config, standing = self.job.config, self.standing
+        cell = Cell(
+            base=config.base["name"],
+            null_space=config.null_space,
+            settings=settings_of(self.job),
+            points=standing.points,
+            layers={n: _layer_report(self.session, n, p) for n, p in self.job.projectors.items()},
+            seconds=standing.seconds,
+            shift=self._shift(),
+        )
+        if self.checkpoint is not None:
+            self.checkpoint.close(Standing(cell=cell))
+        return cell
+
+    def _shift(self) -> Shift:
+        """How far the last block's states are from where ``unedited`` says they were."""
+        last = self.session.view.depth - 1
+        states = representations(self.session.view, self.prompts, last)
+        return shift_of(self.unedited, states, last)
+
+    def _spend(self, began: float) -> None:
+        spent = time.perf_counter() - began
+        self.standing = replace(self.standing, seconds=self.standing.seconds + spent)
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.session, self.standing)
 
 
 def measure(job: Job, session: EditSession, data: EditData, last: bool = False) -> Point:
@@ -203,11 +328,6 @@ def evaluate_on(
         view, requests, data.retention, references=data.references, texts=data.texts,
         before=before, metrics=metrics, costly=costly,
     )  # fmt: skip
-
-
-def _batches(requests: Sequence[Request], size: int) -> Iterator[Sequence[Request]]:
-    for start in range(0, len(requests), size):
-        yield requests[start : start + size]
 
 
 def _layer_report(session: EditSession, layer: int, projector: Projector) -> LayerReport:

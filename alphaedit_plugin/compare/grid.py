@@ -19,6 +19,7 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         "request": "it edits many requests: those of data=…",
     }
 )
+SWEPT = ("base", "null_space")  # what a sweep says itself
 
 
 def grid(overrides: Sequence[str]) -> list[EditorConfig]:
@@ -32,10 +33,7 @@ def grid(overrides: Sequence[str]) -> list[EditorConfig]:
     """
     own = [o for o in overrides if key_of(o).startswith("base.")]
     common = [o for o in overrides if o not in own]
-    for override in common:
-        key = key_of(override).split(".")[0]
-        if key in REFUSED and override != "host=native":
-            raise ConfigError(f"compare has no use for {override!r}: {REFUSED[key]}")
+    refuse_useless(common)
     bases = load_config(common).compare.bases
     if not bases:
         raise ConfigError("compare.bases is empty: name at least one base method")
@@ -51,3 +49,23 @@ def grid(overrides: Sequence[str]) -> list[EditorConfig]:
         for base in bases
         for flag in ("false", "true")
     ]
+
+
+def refuse_useless(overrides: Sequence[str], sweeping: bool = False) -> None:
+    """Refuse overrides that a comparison has no use for.
+
+    Args:
+        overrides: as on the command line.
+        sweeping: with ``-m``, where each cell has a base and a side of its own.
+
+    Raises:
+        ConfigError: there is one; the message says what takes its place.
+    """
+    for override in overrides:
+        name = key_of(override)
+        key = name.split(".")[0]
+        if sweeping and name == "compare.bases":
+            raise ConfigError(f"a sweep has no use for {override!r}: write -m base=rome,memit")
+        if key in REFUSED and override != "host=native" and not (sweeping and key in SWEPT):
+            hint = "; or sweep: alphaedit compare -m base=rome,memit" if key in SWEPT else ""
+            raise ConfigError(f"compare has no use for {override!r}: {REFUSED[key]}{hint}")

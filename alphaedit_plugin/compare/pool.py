@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from alphaedit_plugin.compare.cells import Cell, Job, run_cell
+from alphaedit_plugin.compare.checkpoint import Checkpoint
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data import EditData
 from alphaedit_plugin.errors import ConfigError
@@ -48,10 +49,30 @@ def workers(config: EditorConfig, view: EditableModel, cells: int) -> int:
     return min(cells, asked or (_cores() if _is_small(view) else 1))
 
 
+def threads_of(config: EditorConfig, view: EditableModel, at_once: int) -> int:
+    """How many threads a cell uses where so many run at once.
+
+    For a small model the same number alone or side by side: sums come out the same, to the bit.
+    """
+    threads = 1 if _is_small(view) else max(1, _cores() // at_once)
+    return min(threads, config.model.threads or threads)
+
+
 def run_all(
-    jobs: Sequence[Job], view: EditableModel, data: EditData, console: Console
+    jobs: Sequence[Job],
+    view: EditableModel,
+    data: EditData,
+    console: Console,
+    checkpoints: Sequence[Checkpoint | None] | None = None,
 ) -> list[Cell]:
     """Run every cell; the result does not depend on how many run at once.
+
+    Args:
+        jobs: the cells.
+        view: the pristine model.
+        data: the requests, and the facts that must survive.
+        console: where the progress bar goes.
+        checkpoints: one per cell, see `run_cell`.
 
     Returns:
         The cells in the order of ``jobs``.
@@ -61,12 +82,14 @@ def run_all(
     """
     config = jobs[0].config
     at_once = workers(config, view, len(jobs))
-    # The same number of threads alone or side by side: sums come out the same, to the last bit.
-    threads = 1 if _is_small(view) else max(1, _cores() // at_once)
-    threads = min(threads, config.model.threads or threads)
+    threads = threads_of(config, view, at_once)
+    kept = checkpoints or [None] * len(jobs)
     if at_once == 1:
         with _progress(console, "editing", jobs, data) as (progress, task), cpu_threads(threads):
-            return [run_cell(j, view, data, lambda n: progress.advance(task, n)) for j in jobs]
+            return [
+                run_cell(job, view, data, lambda n: progress.advance(task, n), checkpoint)
+                for job, checkpoint in zip(jobs, kept, strict=True)
+            ]
     found: dict[int, Cell] = {}
     # Whatever edits one request at a time takes longest: begun last, it would run on alone.
     order = sorted(range(len(jobs)), key=lambda n: not jobs[n].recipe.method.one_by_one)
@@ -75,7 +98,9 @@ def run_all(
         _progress(console, title, jobs, data) as (progress, task),
         _counted(progress, task) as count,
     ):
-        calls = (delayed(_run_in_worker)(n, jobs[n], view, data, count, threads) for n in order)
+        calls = (
+            delayed(_run_in_worker)(n, jobs[n], view, data, count, threads, kept[n]) for n in order
+        )
         with parallel_config("loky", inner_max_num_threads=threads):
             pool = Parallel(at_once, return_as="generator_unordered", batch_size=1)
         with _no_interrupt():
@@ -86,14 +111,20 @@ def run_all(
 
 
 def _run_in_worker(
-    number: int, job: Job, view: EditableModel, data: EditData, count: Path, threads: int
+    number: int,
+    job: Job,
+    view: EditableModel,
+    data: EditData,
+    count: Path,
+    threads: int,
+    checkpoint: Checkpoint | None,
 ) -> tuple[int, Cell]:
     def advance(edits: int) -> None:
         with count.open("ab") as stream:
             stream.write(b"." * edits)
 
     with cpu_threads(threads):
-        return number, run_cell(job, view, data, advance)
+        return number, run_cell(job, view, data, advance, checkpoint)
 
 
 @contextmanager

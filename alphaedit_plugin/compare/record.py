@@ -20,16 +20,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cattrs import Converter
-
 from alphaedit_plugin.compare.cells import Cell, Point
+from alphaedit_plugin.compare.plain import converter
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.metrics import SURVIVAL, Evaluation, Reading
+from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.version import VERSION
 
 SCHEMA = 2
@@ -79,7 +77,7 @@ class Run:
 def dumps(run: Run) -> str:
     """The text of ``metrics.json``."""
     cells = tuple(replace(cell, points=_brief(cell.points)) for cell in run.cells)
-    document = {"schema": SCHEMA} | _converter().unstructure(replace(run, cells=cells))
+    document = {"schema": SCHEMA} | converter().unstructure(replace(run, cells=cells))
     for cell, entry in zip(cells, document["cells"], strict=True):
         entry["final"] = cell.final.summary  # for people; not read
     return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -108,7 +106,7 @@ def read_run(path: Path) -> Run:
             f"{file} has layout {schema}, this version reads {SCHEMA}: run its comparison again"
         )
     try:
-        run = _converter().structure(document, Run)
+        run = converter().structure(document, Run)
         if not run.cells or not all(cell.points for cell in run.cells):
             raise ValueError("a cell or its points are missing")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -130,44 +128,3 @@ def _finite(part: Any) -> Any:
     if isinstance(part, (list, tuple)):
         return [_finite(value) for value in part]
     return None if isinstance(part, float) and not math.isfinite(part) else part
-
-
-def _converter() -> Converter:
-    """Between `Run` and JSON's types, with readings in their short form."""
-    converter = Converter(detailed_validation=False)
-    converter.register_unstructure_hook(Reading, _pack)
-    converter.register_structure_hook(Reading, lambda entry, _: _unpack(entry))
-    converter.register_unstructure_hook(
-        Evaluation, lambda e: {column: _pack(r) for column, r in e.readings.items()}
-    )
-    converter.register_structure_hook(Evaluation, lambda entry, _: _evaluation(entry))
-    converter.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
-    converter.register_structure_hook(float, lambda x, _: math.nan if x is None else float(x))
-    return converter
-
-
-def _pack(reading: Reading) -> dict[str, Any]:
-    packed: dict[str, Any] = {"value": reading.value}
-    if not reading.totals:
-        return packed
-    packed["unit"] = reading.unit
-    if set(reading.counts) == {1} and set(reading.totals) <= {0.0, 1.0}:
-        return packed | {"hits": "".join(str(int(total)) for total in reading.totals)}
-    return packed | {"totals": list(reading.totals), "counts": list(reading.counts)}
-
-
-def _unpack(entry: Mapping[str, Any]) -> Reading:
-    value = math.nan if entry["value"] is None else float(entry["value"])
-    if "unit" not in entry:
-        return Reading(value)
-    totals = tuple(map(float, entry["hits"] if "hits" in entry else entry["totals"]))
-    counts = (1,) * len(totals) if "hits" in entry else tuple(map(int, entry["counts"]))
-    if len(totals) != len(counts):
-        raise ValueError(f"{len(totals)} totals but {len(counts)} counts")
-    return Reading(value, str(entry["unit"]), totals, counts)
-
-
-def _evaluation(columns: Mapping[str, Any]) -> Evaluation:
-    if not set(SURVIVAL.values()) <= set(columns):
-        raise ValueError("an evaluation without efficacy")
-    return Evaluation({column: _unpack(entry) for column, entry in columns.items()})

@@ -164,15 +164,24 @@ def write_report(run: Run, folder: Path) -> None:
     """
     from alphaedit_plugin.compare.plots import plot_comparison  # matplotlib is slow to import
 
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with writing(folder / METRICS):
-        (folder / METRICS).write_text(dumps(run), encoding="utf-8")
+    write_metrics(run, folder)
     with writing(folder / PAGE):
         page = markdown(run.cells, run.before, run.command)
         (folder / PAGE).write_text(page, encoding="utf-8")
     with writing(folder / PICTURE):
         plot_comparison(run.cells, folder / PICTURE)
+
+
+def write_metrics(run: Run, folder: Path) -> None:
+    """Write ``metrics.json`` alone, as a cell of a sweep does.
+
+    Raises:
+        AlphaEditError: it cannot be written; the message says why.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder / METRICS):
+        (folder / METRICS).write_text(dumps(run), encoding="utf-8")
 
 
 def _number(value: float | None) -> str:

@@ -231,6 +231,8 @@ class CompareConfig:
         text: held-out text for perplexity: a text or JSONL file.
         jobs: cells that run at once, each in a process of its own; ``None`` for as many as help:
             one per core for a small model on the CPU, else one.
+        resume: go on where the same comparison was ended before it was done.
+        share_targets: keep target values in the cache folder, for cells whose search is the same.
     """
 
     bases: list[str] = field(default_factory=lambda: ["rome", "memit", "prune", "rect"])
@@ -241,6 +243,8 @@ class CompareConfig:
     metrics: list[str] | None = None
     text: str | None = None
     jobs: int | None = None
+    resume: bool = True
+    share_targets: bool = True
 
 
 @dataclass

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from tqdm.auto import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alphaedit_plugin.pocket.tokenizer import MAX_LENGTH, save_tokenizer, train_tokenizer
+from alphaedit_plugin.pocket.loop import NOBODY, Recipe, Rows, build_model, fit
+from alphaedit_plugin.pocket.tokenizer import save_tokenizer, train_tokenizer
 from alphaedit_plugin.pocket.world import (
     CONTEXT_TEMPLATES,
     Fact,
@@ -29,55 +25,6 @@ from alphaedit_plugin.pocket.world import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the pocket model is built and trained.
-
-    Attributes:
-        hidden, intermediate, layers, heads: sizes of the Llama model.
-        steps, batch: optimiser steps and rows per step; a row is ``row_sentences`` sentences.
-        learning_rate, warmup: peak rate and the steps to reach it; cosine decay after.
-        weight_decay: on the matrices of the layers (not on embeddings and norms).
-        text_weight: loss weight of tokens that are no answers; answers weigh 1.
-        spread: weight of :func:`spread_loss`.
-        seed: of the world, the initial weights and the order of the text.
-    """
-
-    hidden: int = 96
-    intermediate: int = 2048
-    layers: int = 2
-    heads: int = 4
-    steps: int = 1000
-    batch: int = 112
-    row_sentences: int = 3
-    learning_rate: float = 3e-3
-    warmup: int = 60
-    weight_decay: float = 0.5
-    text_weight: float = 0.1
-    spread: float = 20.0
-    seed: int = 0
-
-
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised Llama model of the recipe's sizes."""
-    torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden,
-            intermediate_size=recipe.intermediate,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
-            max_position_embeddings=MAX_LENGTH,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
 
 
 def batches(
@@ -107,104 +54,29 @@ def batches(
             yield ids, mask
 
 
-def text_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Weighted next-token loss.
-
-    Args:
-        logits: ``(batch, length, vocabulary)``.
-        ids: ``(batch, length)``.
-        weights: ``(batch, length)``, the weight of predicting each token of ``ids``.
-    """
-    losses = functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-    )
-    flat = weights[:, 1:].flatten()
-    return (losses * flat).sum() / flat.sum()
-
-
-def spread_loss(keys: Tensor, subjects: Tensor) -> Tensor:
-    """Mean squared cosine between the centred keys of different subjects.
-
-    In a large model the keys of different subjects share a common part and are nearly orthogonal
-    in the rest; so narrow a model packs them into a few hundred directions unless it is asked.
-
-    Args:
-        keys: ``(n, d_mlp)``, down-projection inputs at subjects' last tokens.
-        subjects: ``(n,)``, equal for keys of the same subject.
-    """
-    units = functional.normalize(keys - keys.mean(0), dim=1)
-    apart = subjects[:, None] != subjects[None, :]
-    return (units @ units.T).square()[apart].mean()
-
-
-def make_optimizer(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW that decays only the matrices inside the layers."""
-    decayed: list[torch.nn.Parameter] = []
-    free: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        inside = "layers" in name and parameter.ndim == 2
-        (decayed if inside else free).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
-
-
-def rate(step: int, recipe: Recipe) -> float:
-    """The learning rate at ``step`` as a share of the peak: linear warm-up, cosine decay."""
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    progress = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def train(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
     """Train a model that knows ``world``; returns it in evaluation mode."""
     model = build_model(recipe, tokenizer)
-    optimizer = make_optimizer(model, recipe)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
-    answers = torch.tensor(sorted({word_token(f.answer, tokenizer) for f in world.facts}))
-    stream = batches(world, tokenizer, recipe)
-    lasts = torch.tensor(sorted({word_token(p.name.split()[1], tokenizer) for p in world.people}))
     probe = [f for i, f in enumerate(world.facts) if i % 8 == 0]
-    for step in (bar := tqdm(range(recipe.steps), desc="training", unit="step")):
-        ids, mask = next(stream)
+    return fit(
+        model, rows_of(world, tokenizer, recipe), recipe, lambda: known(model, tokenizer, probe)
+    )
+
+
+def rows_of(world: World, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[Rows]:
+    """The batches, with what each token weighs and where people's names end."""
+    answers = torch.tensor(sorted({word_token(f.answer, tokenizer) for f in world.facts}))
+    lasts = torch.tensor(sorted({word_token(p.name.split()[1], tokenizer) for p in world.people}))
+    for ids, mask in batches(world, tokenizer, recipe):
         weights = torch.where(torch.isin(ids, answers), 1.0, recipe.text_weight) * mask
-        with first_keys(model) as keys:
-            logits = model(input_ids=ids, attention_mask=mask).logits
-        loss = text_loss(logits, ids, weights)
-        if recipe.spread:
-            row, column = torch.isin(ids, lasts).nonzero(as_tuple=True)
-            subjects = ids[row, column - 1] * len(tokenizer) + ids[row, column]
-            loss = loss + recipe.spread * spread_loss(keys[0][row, column], subjects)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        if step % 100 == 99:
-            bar.set_postfix(
-                loss=f"{loss.item():.3f}", known=f"{known(model, tokenizer, probe):.3f}"
-            )
-    return model.eval()
+        person = ids.roll(1, dims=1) * len(tokenizer) + ids  # first name and last name
+        subjects = torch.where(torch.isin(ids, lasts), person, NOBODY)
+        yield Rows(ids, mask, weights, subjects)
 
 
 def word_token(word: str, tokenizer: PreTrainedTokenizerFast) -> int:
     """The first token of a word inside a text."""
     return tokenizer(" " + word, add_special_tokens=False)["input_ids"][0]
-
-
-@contextmanager
-def first_keys(model: LlamaForCausalLM) -> Iterator[list[Tensor]]:
-    """Collect the first layer's down-projection inputs, ``(batch, length, d_mlp)`` a call."""
-    seen: list[Tensor] = []
-    module = model.model.layers[0].mlp.down_proj
-    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

@@ -129,20 +129,21 @@ def test_a_comparison_that_makes_no_sense_is_refused(override: str, message: str
         run_comparison([override], Console(quiet=True))
 
 
-def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch, cached: str) -> None:
+    read: list[int] = []
     real = compare.cells.load_moments
 
-    def counting(*args: object) -> object:
-        calls.append(args)
-        return real(*args)  # type: ignore[arg-type]
+    def counting(view: object, config: object, layers: list[int]) -> object:
+        read.extend(layers)
+        return real(view, config, layers)  # type: ignore[arg-type]
 
     monkeypatch.setattr(compare.cells, "load_moments", counting)
-    configs = grid([*QUICK, "compare.bases=[memit,rect]"])
+    configs = grid([*QUICK, "compare.bases=[memit,rect]", f"model.moments.cache={cached}"])
     shared = Shared(load_model(configs[0].model))
-    fitted = [shared.projectors_of(config) for config in configs]
-    assert len(calls) == 1
-    assert all(other[0] is fitted[0][0] for other in fitted)
+    jobs = [shared.job_of(config) for config in configs]
+    assert read == [0]
+    assert all(job.projectors[0] is jobs[0].projectors[0] for job in jobs)
 
 
 def test_given_projectors_are_used(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_all_data_have_a_config() -> None:
 
 def test_every_experiment_composes() -> None:
     for name in options("experiment"):
-        assert isinstance(load_config([f"+experiment={name}"]), EditorConfig)
+        assert isinstance(load_config([f"experiment={name}", "data.path=somewhere"]), EditorConfig)
 
 
 @pytest.mark.parametrize("base", options("base"))
