@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alphaedit_plugin.conflicts import OnConflict
 from alphaedit_plugin.data.zsre import Target
 from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.projector import Cut
@@ -262,7 +263,10 @@ class FitConfig:
 
 @dataclass
 class EditorConfig:
-    """Everything a command reads; ``base`` holds the fields of the chosen base method."""
+    """Everything a command reads; ``base`` holds the fields of the chosen base method.
+
+    ``on_conflict`` says what becomes of requests that contradict a later one of the same call.
+    """
 
     base: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -276,4 +280,5 @@ class EditorConfig:
     host: Host = Host.native
     seed: int = 0
     batch_size: int = 20
+    on_conflict: OnConflict = OnConflict.last
     save: str | None = None
