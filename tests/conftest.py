@@ -127,13 +127,22 @@ def moments(
 @pytest.fixture
 def projectors(moments: dict[int, SecondMoment]) -> dict[int, Projector]:
     """For each layer a projector that keeps half of the dimensions."""
-    half = Cut(CutRule.rank, moments[0].total.shape[0] // 2)
-    return {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
+    return _halves(moments)
 
 
 @pytest.fixture
 def gpt2_moments(all_moments: dict[str, dict[int, SecondMoment]]) -> dict[int, SecondMoment]:
     return all_moments["gpt2"]
+
+
+@pytest.fixture
+def gpt2_projectors(gpt2_moments: dict[int, SecondMoment]) -> dict[int, Projector]:
+    return _halves(gpt2_moments)
+
+
+def _halves(moments: dict[int, SecondMoment]) -> dict[int, Projector]:
+    half = Cut(CutRule.rank, moments[0].total.shape[0] // 2)
+    return {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
 
 
 def _copy(template: EditableModel) -> EditableModel:

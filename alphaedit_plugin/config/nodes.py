@@ -261,6 +261,28 @@ class FitConfig:
     converge: float | None = None
 
 
+class ExportFormat(str, Enum):
+    """A LoRA adapter, or a whole checkpoint."""
+
+    peft = "peft"
+    full = "full"
+
+
+@dataclass
+class ExportConfig:
+    """Edits for other programs.
+
+    Attributes:
+        format: see `ExportFormat`.
+        out: a new folder.
+        rank: of an adapter, at most; ``None`` for all that the edits have.
+    """
+
+    format: ExportFormat = ExportFormat.peft
+    out: str = "exported"
+    rank: int | None = None
+
+
 @dataclass
 class EditorConfig:
     """Everything a command reads; ``base`` holds the fields of the chosen base method.
@@ -275,6 +297,7 @@ class EditorConfig:
     request: RequestConfig = field(default_factory=RequestConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     corpus: str | None = None
     null_space: bool = True
     host: Host = Host.native

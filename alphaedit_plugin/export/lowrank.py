@@ -38,7 +38,8 @@ def factorise(delta: Delta, rank: int | None = None) -> LowRank:
 
     A factored delta stays so: with ``Δ = L Rᵀ``, ``L = Q₁ S₁`` and ``R = Q₂ S₂``, its singular
     values are those of the small ``S₁ S₂ᵀ``. Numerical rank counts those above ``σ₁ ε max(d_out,
-    d_in)``, ε being float32's, in which deltas are kept.
+    d_in)``, ε being float32's, in which deltas are kept; and above the noise of their own sum in
+    float64, where deltas cancel.
 
     Args:
         delta: ``(d_out, d_in)``; see `Delta.joined` for the sum of several.
@@ -46,7 +47,11 @@ def factorise(delta: Delta, rank: int | None = None) -> LowRank:
     """
     left, values, right = _svd(delta)
     d_out, d_in = left.shape[0], right.shape[0]
-    floor = values[:1].sum() * torch.finfo(torch.float32).eps * max(d_out, d_in)
+    scale = delta.left.double().norm()
+    if delta.right is not None:
+        scale = scale * delta.right.double().norm()
+    rounding, noise = torch.finfo(torch.float32).eps, torch.finfo(torch.float64).eps
+    floor = max(d_out, d_in) * torch.maximum(values[:1].sum() * rounding, scale * noise)
     full = int((values > floor).sum())
     kept = full if rank is None else min(rank, full)
     lost = values[kept:full].norm() / values.norm().clamp_min(torch.finfo(values.dtype).tiny)
