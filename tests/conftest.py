@@ -30,6 +30,8 @@ from tests.tiny import (
 )
 
 settings.register_profile("suite", deadline=None, max_examples=40, database=None, derandomize=True)
+# By hand, as long as one likes: pytest tests/fuzz --hypothesis-profile=long
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("suite")
 
 
@@ -135,9 +137,11 @@ def gpt2_moments(all_moments: dict[str, dict[int, SecondMoment]]) -> dict[int, S
     return all_moments["gpt2"]
 
 
-@pytest.fixture
-def gpt2_projectors(gpt2_moments: dict[int, SecondMoment]) -> dict[int, Projector]:
-    return _halves(gpt2_moments)
+@pytest.fixture(scope="session")
+def gpt2_projectors(
+    all_moments: dict[str, dict[int, SecondMoment]],
+) -> dict[int, Projector]:
+    return _halves(all_moments["gpt2"])
 
 
 def _halves(moments: dict[int, SecondMoment]) -> dict[int, Projector]:
