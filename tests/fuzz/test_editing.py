@@ -18,6 +18,7 @@ from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.request import prepare_requests
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment
 from alphaedit_plugin.targets import OnFailure, TargetSettings
@@ -96,7 +97,7 @@ def test_a_model_is_never_half_edited(
             editor = NullSpaceEditor(shared, recipe, batch_size)
             session = editor.session
             rows, _, _ = editor.batch_edit(**arguments, sequential_edit=sequential, verbose=False)
-            assert len(rows) == len(list(arguments["target_new"]))
+            assert len(rows) == len(prepare_requests(**arguments))
             assert sequential or not session.journal
             event("edited")
         session.check_weights()
