@@ -19,7 +19,13 @@ from rich.table import Table
 
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES, Command
 from alphaedit_plugin.console import say
-from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line, unknown_name
+from alphaedit_plugin.errors import (
+    AlphaEditError,
+    ConfigError,
+    first_line,
+    is_out_of_memory,
+    unknown_name,
+)
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.version import VERSION
 
@@ -63,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _unexpected(error: Exception) -> str:
     """One line for an error that nobody raised on purpose."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+    if is_out_of_memory(error):
         return "out of memory: lower batch_size or model.target.budget, or set model.dtype=bfloat16"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {error.filename or 'what has to be written'}: make some"

@@ -11,15 +11,17 @@ from rich.text import Text
 from tqdm.auto import tqdm
 
 from alphaedit_plugin.config import EditorConfig, Host
+from alphaedit_plugin.conflicts import standing
 from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.export import save_checkpoint
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.outputs import empty_folder, filled_folder
+from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.prompts import target_ids
 from alphaedit_plugin.quality import Metrics, add_locality, edit_quality
 from alphaedit_plugin.request import Request
@@ -53,24 +55,35 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
     before = take(editor.view, requests)
-    starts = range(0, len(requests), config.batch_size)
-    for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
-        editor.apply(requests[start : start + config.batch_size])
-    editor.finalize()
+    failed = _apply(editor, standing(requests), config.batch_size)
     after = take(editor.view, requests)
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
     console.print(request_table(requests, before, after))
     console.print(summary(after.metrics), highlight=False)
+    for request in failed:
+        say(
+            console,
+            f"not edited, as the search for its target failed: {request.filled} → "
+            f"{request.target_new}",
+        )
     console.print(layer_table(editor))
     note = rounding_note(editor)
     if note is not None:
         console.print(note, style="dim", highlight=False)
     if folder is not None:
-        with filled_folder(folder) as unfinished:
-            editor.view.model.save_pretrained(unfinished)
-            editor.view.tokenizer.save_pretrained(unfinished)
+        save_checkpoint(editor.view, folder)
         say(console, f"saved to {folder}")
+
+
+def _apply(editor: NullSpaceEditor, requests: Sequence[Request], batch_size: int) -> list[Request]:
+    """Edit one batch after another, and end the run; the requests that failed and were left out."""
+    failed: list[Request] = []
+    starts = range(0, len(requests), batch_size)
+    for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
+        failed += editor.apply(requests[start : start + batch_size]).failed
+    editor.finalize()
+    return failed
 
 
 def _editor(config: EditorConfig) -> NullSpaceEditor:

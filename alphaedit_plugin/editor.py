@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.config import EditorConfig, load_config, options
+from alphaedit_plugin.conflicts import contradicted
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import require
 from alphaedit_plugin.loading import load
@@ -24,7 +25,7 @@ from alphaedit_plugin.quality import (
     edit_quality,
     requested_rewrite,
 )
-from alphaedit_plugin.request import Request, prepare_requests
+from alphaedit_plugin.request import Request, among, prepare_requests
 from alphaedit_plugin.session import EditSession, Entry
 
 logger = logging.getLogger(__name__)
@@ -119,8 +120,9 @@ class NullSpaceEditor:
             subject: the subjects.
 
         Returns:
-            Metrics per request with ``pre`` and ``post`` in the host's layout, the model, and
-            the weights as they were before the last edit, by name.
+            Metrics per request with ``pre`` and ``post`` in the host's layout, and with
+            ``left_out`` where it was not edited (see `engine.apply_batch`); the model; and the
+            weights as they were before the last edit, by name.
 
         Raises:
             RequestError: a request that cannot be edited; no weight has changed then.
@@ -188,12 +190,15 @@ class NullSpaceEditor:
     ) -> Triple:
         metrics: list[Metrics] = []
         weights: dict[str, Tensor] = {}
+        # Edits that are not kept cannot contradict each other.
+        lost = contradicted(requests) if sequential_edit else frozenset()
         starts = range(0, len(requests), batch_size)
         for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
             batch = requests[start : start + batch_size]
             old = edit_quality(self.view, batch) if before is None else before[start:]
             weights = self._weights()
-            after, seconds = self._edit_batch(batch, keep=sequential_edit)
+            asked = [request for n, request in enumerate(batch, start) if n not in lost]
+            entry, after, seconds = self._edit_batch(batch, asked, keep=sequential_edit)
             for request, pre, post in zip(batch, old, after, strict=False):
                 add_locality(pre, post)
                 metrics.append(
@@ -203,21 +208,24 @@ class NullSpaceEditor:
                         "pre": pre,
                         "post": post,
                         "time": seconds,
+                        **_left_out(request, entry),
                     }
                 )
                 if verbose:
                     logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
         return metrics, self.view.model, weights
 
-    def _edit_batch(self, batch: Sequence[Request], keep: bool) -> tuple[list[Metrics], float]:
-        """Edit, evaluate, and take back what is not to be kept, even where something fails."""
+    def _edit_batch(
+        self, batch: Sequence[Request], asked: Sequence[Request], keep: bool
+    ) -> tuple[Entry | None, list[Metrics], float]:
+        """Edit what is asked, evaluate all, and take back what is not kept, even on an error."""
         began, length = time.perf_counter(), len(self.session.journal)
         try:
-            self.apply(batch)
+            entry = self.apply(asked) if asked else None
             if not keep:
                 self.finalize()
             seconds = time.perf_counter() - began
-            return edit_quality(self.view, batch), seconds
+            return entry, edit_quality(self.view, batch), seconds
         finally:
             if not keep:
                 self.session.undo(len(self.session.journal) - length)
@@ -239,6 +247,14 @@ class NullSpaceEditor:
             self.view.weight_name(layer): self.view.parameter(layer).detach().clone()
             for layer in self.recipe.layers
         }
+
+
+def _left_out(request: Request, entry: Entry | None) -> Metrics:
+    """What a request's metrics say where it was not edited: why."""
+    if entry is not None and among(request, entry.requests):
+        return {}
+    failed = entry is not None and among(request, entry.failed)
+    return {"left_out": "failed" if failed else "contradicted"}
 
 
 def _check_batch_size(batch_size: int) -> None:

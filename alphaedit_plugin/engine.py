@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts, standing
 from alphaedit_plugin.errors import ModelError, RequestError
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
 from alphaedit_plugin.models import EditableModel, full_precision
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
 from alphaedit_plugin.reach import value_residual
-from alphaedit_plugin.request import SLOT, Request
+from alphaedit_plugin.request import SLOT, Request, among
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.statistics import SecondMoment
 from alphaedit_plugin.targets import (
+    OnFailure,
+    TargetError,
     TargetSearch,
     TargetSettings,
     optimise_targets,
     target_sentences,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Recipe:
         fact_token: which token holds the fact.
         targets: how target values are searched.
         search: what searches; a `StoredTargets` finds again what another run has found.
+        on_conflict: what becomes of requests of one batch that contradict each other.
     """
 
     method: BaseMethod
@@ -46,6 +53,7 @@ class Recipe:
     fact_token: FactToken = FactToken.subject_last
     targets: TargetSettings = field(default_factory=TargetSettings)
     search: TargetSearch = optimise_targets
+    on_conflict: OnConflict = OnConflict.last
 
     def description(self) -> dict[str, Any]:
         """What this recipe is, in JSON, for a journal."""
@@ -79,7 +87,8 @@ def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Reque
     Raises:
         RequestError: no request, or something that is none; a subject that cannot be located, a
             target without a token, a prompt longer than the model's context, or an edit that
-            cannot reach the answer; the message says which request.
+            cannot reach the answer; the message says which request. Or two that contradict
+            each other, where ``recipe.on_conflict`` refuses them.
     """
     if not isinstance(requests, Sequence):
         raise RequestError(f"requests is {requests!r}: give a list of them")
@@ -90,6 +99,8 @@ def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Reque
             _check_request(view, recipe, request)
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
+    if recipe.on_conflict is OnConflict.refuse:
+        refuse_conflicts(requests)
 
 
 def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> None:
@@ -138,6 +149,9 @@ def apply_batch(
 ) -> Entry:
     """Edit ``requests`` into the model, all of them or, on any error, none.
 
+    Left out, with a warning, are requests that a later one of the batch contradicts and, where
+    ``recipe.targets.on_failure`` says so, those whose target search fails.
+
     Returns:
         The session's new journal entry.
 
@@ -145,13 +159,36 @@ def apply_batch(
         RequestError: see `check_requests`; and `check_recipe`.
         AlphaEditError: see `EditSession.check_weights`.
         NumericalError: a target search or a delta left the finite numbers.
+        OutOfMemory: one request alone does not fit into memory.
     """
     check_recipe(session, recipe)
     check_requests(view, recipe, requests)
+    left, failed = standing(requests), list[Request]()
+    while True:
+        try:
+            return _write_batch(view, session, recipe, left, failed)
+        except TargetError as error:
+            if recipe.targets.on_failure is OnFailure.refuse:
+                raise
+            logger.warning("left out: %s", error)
+            failed += error.failed
+            # What the batch wrote is taken back: the others are edited as if these never were.
+            left = [request for request in left if not among(request, failed)]
+
+
+def _write_batch(
+    view: EditableModel,
+    session: EditSession,
+    recipe: Recipe,
+    requests: Sequence[Request],
+    failed: Sequence[Request],
+) -> Entry:
     with session.batch():
-        keys = [_apply_stage(view, session, recipe, s) for s in stages(recipe, requests)]
-        past = _past_keys(view, recipe, requests, keys) if recipe.method.needs_history else {}
-        return session.commit(requests, past, recipe.description())
+        done = stages(recipe, requests) if requests else []
+        keys = [_apply_stage(view, session, recipe, stage) for stage in done]
+        needed = recipe.method.needs_history and requests
+        past = _past_keys(view, recipe, requests, keys) if needed else {}
+        return session.commit(requests, past, recipe.description(), failed)
 
 
 def _past_keys(

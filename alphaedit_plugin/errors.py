@@ -9,6 +9,13 @@ LISTED = 12  # of more names than this, only the top level is listed, and only i
 
 LONGEST = 200  # characters of another library's message
 
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA, MPS, XPU
+    "can't allocate memory",  # torch's CPU allocator, on Linux and macOS
+    "not enough memory",  # and on Windows
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 
 class AlphaEditError(Exception):
     """Base of every error raised on purpose; the command line prints it in one line."""
@@ -38,6 +45,10 @@ class NumericalError(AlphaEditError):
     """A computation that left the finite numbers; no weight keeps its result."""
 
 
+class OutOfMemory(AlphaEditError):
+    """Not even the smallest piece of the work fits into memory."""
+
+
 def require(holds: bool, name: str, value: object, what: str) -> None:
     """Refuse a setting's value, unless it ``holds``.
 
@@ -52,6 +63,14 @@ def require(holds: bool, name: str, value: object, what: str) -> None:
     """
     if not holds:
         raise ConfigError(f"{name} is {value}: it must be {what}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's or torch's, on any device, says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(sign in said for sign in OUT_OF_MEMORY)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

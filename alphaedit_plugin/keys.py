@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from alphaedit_plugin.memory import in_token_budget
 from alphaedit_plugin.models import (
     EditableModel,
     StopForward,
@@ -23,7 +24,7 @@ from alphaedit_plugin.models import (
     per_token,
     with_hidden,
 )
-from alphaedit_plugin.prompts import Sentence, by_token_budget, collate
+from alphaedit_plugin.prompts import Sentence, collate
 from alphaedit_plugin.resume import Tail, can_resume, run
 
 KEPT = 4  # per token, an MLP's inner width: no more than a micro-batch takes anyway
@@ -91,6 +92,9 @@ class Reader:
 
         Returns:
             For each site ``(d, n)`` float32, one column per sentence, in the given order.
+
+        Raises:
+            OutOfMemory: see `in_token_budget`.
         """
         return self._run(sites, every, None)
 
@@ -108,7 +112,8 @@ class Reader:
         rows = range(0, len(self._sentences), every)
         columns: dict[Site, dict[int, Tensor]] = {site: {} for site in sites}
 
-        def work(chosen: Sequence[int]) -> None:
+        def work(part: list[int], indices: list[int]) -> None:
+            chosen = [part[index] for index in indices]
             found, entering = _run_tail(self._view, sites, self._tail(chosen), remember)
             for site, vectors in found.items():
                 columns[site].update(zip(chosen, vectors, strict=True))
@@ -121,8 +126,7 @@ class Reader:
                 [row for row in rows if row >= self._keepable],
             ):
                 lengths = [len(self._sentences[row].ids) for row in part]
-                for indices in by_token_budget(lengths, self._budget):
-                    work([part[index] for index in indices])
+                in_token_budget(lengths, self._budget, partial(work, part))
         return {
             site: torch.stack([vectors[row] for row in rows], dim=1)
             for site, vectors in columns.items()
@@ -140,9 +144,12 @@ class Reader:
     def _keep(self, rows: Sequence[int], entering: Any) -> None:
         hidden = hidden_of(entering)
         self._form = with_hidden(entering, hidden[:0])
-        for row, states in zip(rows, hidden, strict=True):
-            if row < self._keepable:
-                self._entering[row] = states[: len(self._sentences[row].ids)].clone()
+        # All or none: rows for which memory runs out here are read again from where they were.
+        self._entering |= {
+            row: states[: len(self._sentences[row].ids)].clone()
+            for row, states in zip(rows, hidden, strict=True)
+            if row < self._keepable
+        }
 
 
 def _run_tail(

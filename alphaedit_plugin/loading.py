@@ -185,4 +185,5 @@ def recipe_of(
         moments=moments,
         fact_token=config.model.fact_token,
         targets=config.model.target,
+        on_conflict=config.on_conflict,
     )

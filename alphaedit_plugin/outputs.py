@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,13 +57,20 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def filled_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place once it is complete; else nothing is left of it."""
+    """A folder to fill, which takes its place once it is complete; else nothing is left of it.
+
+    Of a process that was killed there stays a folder whose name ends in ``.part``.
+    """
     place = folder.absolute()
-    unfinished = place.with_name(place.name + ".part")
+    unfinished = place.with_name(f"{place.name}.{secrets.token_hex(4)}.part")
     with writing(folder):
         unfinished.mkdir(parents=True)
         try:
             yield unfinished
+            for path in unfinished.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as stream:
+                        os.fsync(stream.fileno())
             unfinished.replace(place)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -6,6 +6,7 @@ merges and punctuation cannot shift it; a position that is not certain is an err
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -199,7 +200,7 @@ def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> tuple[l
         raise RequestError(f"the tokenizer dropped subject {text[start:end]!r} from {text!r}")
     first, last = inside[0], inside[-1]
     before = text[offsets[first][0] : start]
-    after = text[end : offsets[last][1]]
+    after = text[end : offsets[last][1]] + _lost_mark(text, end, offsets)
     if before.strip() or after.strip():
         raise RequestError(
             f"the tokenizer merges subject {text[start:end]!r} with the text around it in "
@@ -207,6 +208,13 @@ def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> tuple[l
             "put a space or other punctuation beside the subject"
         )
     return ids, first, last
+
+
+def _lost_mark(text: str, index: int, offsets: Sequence[tuple[int, int]]) -> str:
+    """The combining mark at ``index`` if no token has it: a normalizer put it on what is before."""
+    mark = text[index : index + 1]
+    lost = bool(mark) and unicodedata.combining(mark) != 0
+    return mark if lost and not any(a <= index < b for a, b in offsets) else ""
 
 
 def _span_by_prefix(

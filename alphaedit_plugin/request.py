@@ -176,6 +176,11 @@ class Request:
         return cls(_slot(prompt, subject), subject, target_new, **rest)
 
 
+def among(request: Request, requests: Sequence[Request]) -> bool:
+    """Whether this very request is there, and not only one that asks for the same."""
+    return any(request is one for one in requests)
+
+
 def _slot(prompt: str, subject: str) -> str:
     """``prompt`` with a slot in the subject's place, unless it has one already."""
     if SLOT in prompt:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.memory import in_token_budget
 from alphaedit_plugin.models import EditableModel, head_only_at, inference
 from alphaedit_plugin.prompts import (
     Batch,
     Sentence,
-    by_token_budget,
     collate,
     continuations,
     tokenise,
@@ -67,6 +67,7 @@ def score(
 
     Raises:
         RequestError: a prompt or answer has no token, or they exceed the model's context.
+        OutOfMemory: see `in_token_budget`.
     """
     # One-token answers behind one prompt are read off the same forward pass.
     asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
@@ -74,16 +75,19 @@ def score(
         sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
         asked.setdefault(sentence, []).append((number, labels))
     sentences, answers = list(asked), dict[int, Answer]()
+
+    def work(indices: list[int]) -> None:
+        batch = [sentences[i] for i in indices]
+        questions = [
+            (row, number, labels)
+            for row, sentence in enumerate(batch)
+            for number, labels in asked[sentence]
+        ]
+        scored = _score_batch(view, batch, [(row, labels) for row, _, labels in questions])
+        answers.update({n: found for (_, n, _), found in zip(questions, scored, strict=True)})
+
     with torch.no_grad(), inference(view):
-        for indices in by_token_budget([len(s.ids) for s in sentences], budget):
-            batch = [sentences[i] for i in indices]
-            questions = [
-                (row, number, labels)
-                for row, sentence in enumerate(batch)
-                for number, labels in asked[sentence]
-            ]
-            scored = _score_batch(view, batch, [(row, labels) for row, _, labels in questions])
-            answers |= {n: found for (_, n, _), found in zip(questions, scored, strict=True)}
+        in_token_budget([len(s.ids) for s in sentences], budget, work)
     return [answers[number] for number in range(len(pairs))]
 
 
@@ -123,16 +127,17 @@ def log_likelihoods(
         windows += [(number, ids[i : i + size]) for i in range(0, len(ids), size)]
     windows = [(number, ids) for number, ids in windows if len(ids) > 1]
     sums, counts = [0.0] * len(texts), [0] * len(texts)
+
+    def work(indices: list[int]) -> None:
+        batch = [windows[i] for i in indices]
+        sentences = [Sentence(tuple(ids[:-1]), 0) for _, ids in batch]
+        scored = _score_batch(view, sentences, [(r, ids[1:]) for r, (_, ids) in enumerate(batch)])
+        for (number, _), answer in zip(batch, scored, strict=True):
+            sums[number] += answer.log_prob
+            counts[number] += len(answer.labels)
+
     with torch.no_grad(), inference(view):
-        for indices in by_token_budget([len(ids) for _, ids in windows], budget):
-            batch = [windows[i] for i in indices]
-            sentences = [Sentence(tuple(ids[:-1]), 0) for _, ids in batch]
-            scored = _score_batch(
-                view, sentences, [(r, ids[1:]) for r, (_, ids) in enumerate(batch)]
-            )
-            for (number, _), answer in zip(batch, scored, strict=True):
-                sums[number] += answer.log_prob
-                counts[number] += len(answer.labels)
+        in_token_budget([len(ids) for _, ids in windows], budget, work)
     return list(zip(sums, counts, strict=True))
 
 
@@ -152,21 +157,25 @@ def continue_greedily(
 
     Raises:
         RequestError: a prompt has no token, or exceeds the model's context with its continuation.
+        OutOfMemory: see `in_token_budget`.
     """
     rows = [tokenise(view.tokenizer, prompt) for prompt in prompts]
     for prompt, row, length in zip(prompts, rows, lengths, strict=True):
         _check_room(view, prompt, row, length)
     starts = [len(row) for row in rows]
     sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
+
+    def work(indices: list[int]) -> None:
+        # A batch that is given again goes on behind the tokens that its rows have already.
+        while growing := [i for i in indices if len(rows[i]) < sizes[i]]:
+            batch = collate(view, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
+            everyone = torch.arange(len(growing), device=view.device)
+            chosen = _logits_at(view, batch, everyone, batch.positions).argmax(1).tolist()
+            for index, token in zip(growing, chosen, strict=True):
+                rows[index].append(token)
+
     with torch.no_grad(), inference(view):
-        for indices in by_token_budget(sizes, budget):
-            for _ in range(max(lengths[i] for i in indices)):
-                growing = [i for i in indices if len(rows[i]) < sizes[i]]
-                batch = collate(view, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
-                everyone = torch.arange(len(growing), device=view.device)
-                chosen = _logits_at(view, batch, everyone, batch.positions).argmax(1).tolist()
-                for index, token in zip(growing, chosen, strict=True):
-                    rows[index].append(token)
+        in_token_budget(sizes, budget, work)
     return [_decode(view.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
 
 

@@ -196,6 +196,7 @@ class EditSession:
         requests: Sequence[Request] = (),
         past_keys: Mapping[int, Tensor] | None = None,
         method: Mapping[str, Any] | None = None,
+        failed: Sequence[Request] = (),
     ) -> Entry:
         """End the open batch: what was written becomes one entry of the journal.
 
@@ -203,6 +204,7 @@ class EditSession:
             requests: what was asked.
             past_keys: per layer ``(d_in, n)``, the batch's keys after its write.
             method: what made it; JSON.
+            failed: requests of the batch that could not be edited and were left out.
 
         Raises:
             AlphaEditError: no batch is open.
@@ -211,7 +213,8 @@ class EditSession:
         """
         if self._open is None:
             raise AlphaEditError("session.commit needs an open session.batch()")
-        entry = Entry(tuple(requests), tuple(self._open), past_keys or {}, method=method or {})
+        writes = tuple(self._open)
+        entry = Entry(tuple(requests), writes, past_keys or {}, tuple(failed), method=method or {})
         if self._disk is not None:
             entry = replace(entry, before=self._disk.after, after=self.checksums())
             self._disk.add(entry)

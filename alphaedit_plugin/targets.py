@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from alphaedit_plugin.errors import NumericalError, require
 from alphaedit_plugin.keys import Part, Site, read
+from alphaedit_plugin.memory import in_token_budget
 from alphaedit_plugin.models import (
     EditableModel,
     head_only_at,
@@ -26,7 +28,6 @@ from alphaedit_plugin.prompts import (
     ContextTemplates,
     FactToken,
     Sentence,
-    by_token_budget,
     locate,
     target_ids,
 )
@@ -35,6 +36,25 @@ from alphaedit_plugin.resume import Tail, adding, begin, run
 
 FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
 ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
+
+
+class OnFailure(str, Enum):
+    """What becomes of a batch in which the search for one request's target fails."""
+
+    refuse = "refuse"
+    skip = "skip"
+
+
+class TargetError(NumericalError):
+    """Target searches that left the finite numbers.
+
+    Attributes:
+        failed: the requests they were for.
+    """
+
+    def __init__(self, failed: Sequence[Request], reason: str) -> None:
+        super().__init__(reason)
+        self.failed = tuple(failed)
 
 
 @dataclass
@@ -49,6 +69,8 @@ class TargetSettings:
         clamp_norm_factor: ``‖δ‖`` stays within this many ``‖z0‖``.
         stop_loss: a request is done when its loss is below this.
         budget: padded tokens that are optimised together; bounds memory.
+        on_failure: when the search for one request fails, refuse the whole batch, or leave that
+            request out, which then is said.
     """
 
     steps: int = 25
@@ -58,6 +80,7 @@ class TargetSettings:
     clamp_norm_factor: float = 0.75
     stop_loss: float = 5e-2
     budget: int = 16384
+    on_failure: OnFailure = OnFailure.refuse
 
     def __post_init__(self) -> None:
         checks = {
@@ -156,29 +179,36 @@ def optimise_targets(
         settings: of the search.
 
     Raises:
-        NumericalError: a loss is not finite; the message names the request.
+        TargetError: a loss is not finite; it names the requests.
+        OutOfMemory: see `in_token_budget`.
     """
     rows = [target_sentences(view, request, contexts, fact_token) for request in requests]
     sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
-    columns: list[tuple[Tensor, Tensor, Tensor] | None] = [None] * len(requests)
+    columns: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def work(indices: list[int]) -> None:
+        problem = _assemble(view, [rows[i] for i in indices], site)
+        columns.update(
+            zip(indices, zip(*_search(view, problem, settings), strict=True), strict=True)
+        )
+
     # The caller may have gradients off.
     with torch.inference_mode(False), torch.enable_grad(), inference(view):
-        for indices in by_token_budget(sizes, settings.budget):
-            problem = _assemble(view, [rows[i] for i in indices], site)
-            z, loss, probability = _search(view, problem, settings)
-            for row, index in enumerate(indices):
-                if not torch.isfinite(loss[row]):
-                    raise NumericalError(
-                        f"the target search for {requests[index].filled!r} → "
-                        f"{requests[index].target_new!r} has loss {loss[row].item()}: "
-                        "lower model.target.lr, or check the model's weights and dtype"
-                    )
-                columns[index] = (z[row], loss[row], probability[row])
-    found = [column for column in columns if column is not None]
-    return Targets(
-        torch.stack([c[0] for c in found], dim=1),
-        torch.stack([c[1] for c in found]),
-        torch.stack([c[2] for c in found]),
+        in_token_budget(sizes, settings.budget, work)
+    values, losses, probabilities = zip(*(columns[i] for i in range(len(requests))), strict=True)
+    found = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
+    lost = (~torch.isfinite(found.loss)).nonzero().flatten().tolist()
+    if lost:
+        raise _failure([requests[i] for i in lost], found.loss[lost[0]].item())
+    return found
+
+
+def _failure(failed: Sequence[Request], loss: float) -> TargetError:
+    more = f" (and so have {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return TargetError(
+        failed,
+        f"the target search for {failed[0].filled!r} → {failed[0].target_new!r} has loss "
+        f"{loss}{more}: lower model.target.lr, or check the model's weights and dtype",
     )
 
 

@@ -30,6 +30,8 @@ from tests.tiny import (
 )
 
 settings.register_profile("suite", deadline=None, max_examples=40, database=None, derandomize=True)
+# By hand, as long as one likes: pytest tests/fuzz --hypothesis-profile=long
+settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
 settings.load_profile("suite")
 
 
@@ -127,13 +129,24 @@ def moments(
 @pytest.fixture
 def projectors(moments: dict[int, SecondMoment]) -> dict[int, Projector]:
     """For each layer a projector that keeps half of the dimensions."""
-    half = Cut(CutRule.rank, moments[0].total.shape[0] // 2)
-    return {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
+    return _halves(moments)
 
 
 @pytest.fixture
 def gpt2_moments(all_moments: dict[str, dict[int, SecondMoment]]) -> dict[int, SecondMoment]:
     return all_moments["gpt2"]
+
+
+@pytest.fixture(scope="session")
+def gpt2_projectors(
+    all_moments: dict[str, dict[int, SecondMoment]],
+) -> dict[int, Projector]:
+    return _halves(all_moments["gpt2"])
+
+
+def _halves(moments: dict[int, SecondMoment]) -> dict[int, Projector]:
+    half = Cut(CutRule.rank, moments[0].total.shape[0] // 2)
+    return {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
 
 
 def _copy(template: EditableModel) -> EditableModel:

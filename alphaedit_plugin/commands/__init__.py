@@ -5,11 +5,22 @@ A command imports what it works with only when it runs, so that help comes at on
 
 from __future__ import annotations
 
-from alphaedit_plugin.commands import compare, config, doctor, edit, fit, inspect, report, run
+from alphaedit_plugin.commands import (
+    compare,
+    config,
+    doctor,
+    edit,
+    export,
+    fit,
+    inspect,
+    report,
+    run,
+)
 from alphaedit_plugin.commands.base import OVERRIDES, Command
 
 COMMANDS: tuple[Command, ...] = (
     edit.COMMAND,
+    export.COMMAND,
     compare.COMMAND,
     report.COMMAND,
     fit.COMMAND,

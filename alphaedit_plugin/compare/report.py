@@ -8,11 +8,12 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from alphaedit_plugin.artefact import replacing
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.record import METRICS, Run, dumps
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.metrics import Evaluation
-from alphaedit_plugin.outputs import writable_folder, writing
+from alphaedit_plugin.outputs import writable_folder
 from alphaedit_plugin.version import VERSION
 
 COLUMNS = ("efficacy", "generalisation", "specificity", "retention", "score")
@@ -165,11 +166,10 @@ def write_report(run: Run, folder: Path) -> None:
     from alphaedit_plugin.compare.plots import plot_comparison  # matplotlib is slow to import
 
     write_metrics(run, folder)
-    with writing(folder / PAGE):
+    with replacing(folder / PAGE) as unfinished:
         page = markdown(run.cells, run.before, run.command)
-        (folder / PAGE).write_text(page, encoding="utf-8")
-    with writing(folder / PICTURE):
-        plot_comparison(run.cells, folder / PICTURE)
+        unfinished.write_text(page, encoding="utf-8")
+    plot_comparison(run.cells, folder / PICTURE)
 
 
 def write_metrics(run: Run, folder: Path) -> None:
@@ -178,10 +178,8 @@ def write_metrics(run: Run, folder: Path) -> None:
     Raises:
         AlphaEditError: it cannot be written; the message says why.
     """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with writing(folder / METRICS):
-        (folder / METRICS).write_text(dumps(run), encoding="utf-8")
+    with replacing(folder / METRICS) as unfinished:
+        unfinished.write_text(dumps(run), encoding="utf-8")
 
 
 def _number(value: float | None) -> str:

@@ -53,6 +53,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("compare.every", _at_least(0), "at least 0, which is only at the end"),
     ("compare.jobs", _at_least(1), "at least 1, or null for as many as help"),
     ("compare.out", _says_something, "a folder"),
+    ("export.out", _says_something, "a folder"),
+    ("export.rank", _at_least(1), "at least 1, or null for all"),
     ("model.path", _says_something, "a folder or hub name, or null for the pocket model"),
     ("model.layout.block", _has_slot, "a path with one {} for the layer's number"),
     ("model.layout.down_proj", _has_slot, "a path with one {} for the layer's number"),

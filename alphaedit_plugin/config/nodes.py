@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alphaedit_plugin.conflicts import OnConflict
 from alphaedit_plugin.data.zsre import Target
 from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.projector import Cut
@@ -264,9 +265,34 @@ class FitConfig:
     converge: float | None = None
 
 
+class ExportFormat(str, Enum):
+    """A LoRA adapter, or a whole checkpoint."""
+
+    peft = "peft"
+    full = "full"
+
+
+@dataclass
+class ExportConfig:
+    """Edits for other programs.
+
+    Attributes:
+        format: see `ExportFormat`.
+        out: a new folder.
+        rank: of an adapter, at most; ``None`` for all that the edits have.
+    """
+
+    format: ExportFormat = ExportFormat.peft
+    out: str = "exported"
+    rank: int | None = None
+
+
 @dataclass
 class EditorConfig:
-    """Everything a command reads; ``base`` holds the fields of the chosen base method."""
+    """Everything a command reads; ``base`` holds the fields of the chosen base method.
+
+    ``on_conflict`` says what becomes of requests that contradict a later one of the same call.
+    """
 
     base: Any = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -275,9 +301,11 @@ class EditorConfig:
     request: RequestConfig = field(default_factory=RequestConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     corpus: str | None = None
     null_space: bool = True
     host: Host = Host.native
     seed: int = 0
     batch_size: int = 20
+    on_conflict: OnConflict = OnConflict.last
     save: str | None = None

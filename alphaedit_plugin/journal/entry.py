@@ -36,6 +36,7 @@ class Entry:
         requests: what was asked; empty for the end of a run.
         writes: what was added, in order.
         past_keys: per layer ``(d_in, n)``, the batch's keys after its write; may be empty.
+        failed: requests of the batch that could not be edited and were left out.
         name: by which it is taken back; unique.
         ids: of the edits, one per request; unique.
         method: what made it, see `engine.Recipe.description`; JSON.
@@ -48,6 +49,7 @@ class Entry:
     requests: tuple[Request, ...]
     writes: tuple[Write, ...]
     past_keys: Mapping[int, Tensor] = field(default_factory=dict)
+    failed: tuple[Request, ...] = ()
     name: str = field(default_factory=lambda: new_name("b"))
     ids: tuple[str, ...] = ()
     method: Mapping[str, Any] = field(default_factory=dict)

@@ -103,6 +103,7 @@ def pack(entry: Entry, prefix: str = "", keys: bool = True) -> tuple[dict[str, A
             {"id": own, **request_content(request)}
             for own, request in zip(entry.ids, entry.requests, strict=True)
         ],
+        "failed": [request_content(request) for request in entry.failed],
         "writes": forms,
         "keys": list(kept),
         "before": dict(entry.before),
@@ -128,6 +129,9 @@ def unpack(content: Mapping[str, Any]) -> Record:
     entry = Entry(
         requests=tuple(parse_request(row) for row in rows),
         writes=(),
+        failed=tuple(
+            parse_request(reading.mapping(row)) for row in reading.sequence(content["failed"])
+        ),
         name=reading.label(content["name"]),
         ids=tuple(reading.label(row["id"]) for row in rows),
         method=reading.mapping(content["method"]),

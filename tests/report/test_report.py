@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_every_row_is_as_wide_as_its_table(folder: Path) -> None:
     ours = page.split("| model | method |")[0]
     assert "generalisation" not in ours
     lines = page.splitlines()
-    for above, line in zip(lines, lines[1:], strict=False):
+    for above, line in itertools.pairwise(lines):
         if line.startswith("|") and above.startswith("|"):
             assert line.count("|") == above.count("|")
 

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from alphaedit_plugin.conflicts import conflicts, refuse_conflicts, standing
+from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.request import Request
+from tests.tiny import REQUESTS
+
+ASK = "The capital of {} is"
+
+
+def ask(subject: str, target: str, prompt: str = ASK) -> Request:
+    return Request(prompt, subject, target)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        ask("Zoë", "Rome"),
+        ask("Zoe\u0308", "Rome"),  # the same character in two code points
+        ask("Zoë", "Rome", "The  capital of {}\tis "),
+    ],
+)
+def test_one_question_with_two_answers_is_a_conflict(again: Request) -> None:
+    first = ask("Zoë", "Paris")
+    assert conflicts([first, *REQUESTS, again]) == {0: len(REQUESTS) + 1}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ask("Zoe", "Rome"),
+        ask("zoë", "Rome"),
+        ask("Zoë", "Rome", "The capital {} is"),
+        ask("Zoë", " Paris"),
+    ],
+)
+def test_other_questions_and_the_same_answer_are_none(other: Request) -> None:
+    assert conflicts([ask("Zoë", "Paris"), other]) == {}
+
+
+def test_the_last_wins_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    requests = [ask("A", "x"), ask("B", "y"), ask("A", "z"), ask("A", "x")]
+    with caplog.at_level(logging.WARNING):
+        left = standing(requests)
+    assert [requests.index(request) for request in left] == [0, 1, 0]  # a repetition stays
+    assert caplog.messages == [
+        "requests 2 and 3 want different answers to 'The capital of A is', 'z' and 'x': "
+        "the last one wins"
+    ]
+
+
+def test_a_refusal_names_both() -> None:
+    refuse_conflicts(REQUESTS)
+    with pytest.raises(RequestError, match=r"requests 0 and 1 want .* 'x' and 'y'.*on_conflict"):
+        refuse_conflicts([ask("A", "x"), ask("A", "y")])
