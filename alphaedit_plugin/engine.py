@@ -177,12 +177,13 @@ def _apply_stage(
         # Later layers see what earlier ones wrote, so keys and residual are read anew for each.
         found = reader.read_key(layer)
         keys[layer] = average(found, recipe.contexts.weights)
-        missing = targets.values - reader.read([site], every=contexts)[site]
+        current = reader.read([site], every=contexts)[site]
+        missing = targets.values.to(current) - current
         problem = LayerProblem(
             layer=layer,
             keys=keys[layer],
             subject_keys=found[:, ::contexts],
-            residual=missing / (len(stage.layers) - place),
+            residual=missing.to(found) / (len(stage.layers) - place),
             weight=view.weight(layer),
             moment=recipe.moments.get(layer),
             past=session.past(layer),

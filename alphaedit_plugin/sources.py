@@ -144,7 +144,7 @@ def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
     Raises:
         ConfigError: a value outside the rule's range.
     """
-    cut.check(min(view.weight(layer).shape[1] for layer in layers))
+    cut.check(min(view.key_size(layer) for layer in layers))
 
 
 def _cached_projectors(
