@@ -130,6 +130,9 @@ class ModelConfig:
         layout: module paths, where the family's are not known or not right.
         dtype: of the weights: float32, bfloat16 or float16.
         device: ``auto`` takes a GPU where there is one.
+        device_map: spread the model over several devices with accelerate, instead of ``device``:
+            ``auto``, or a device per module (``cpu`` and ``disk`` beside a GPU are offloaded).
+        max_memory: for ``device_map=auto``, what to fill at most, e.g. ``{0: 20GiB, cpu: 60GiB}``.
         threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
         fact_token: which token holds the fact.
         moment_weight: ``λ`` of MEMIT and its kin.
@@ -149,6 +152,8 @@ class ModelConfig:
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     dtype: str = "float32"
     device: str = "auto"
+    device_map: Any = None
+    max_memory: dict[Any, Any] | None = None
     threads: int | None = None
     fact_token: FactToken = FactToken.subject_last
     moment_weight: float = 15_000.0
