@@ -6,7 +6,7 @@ map of weights of a hook on its module. That tensor, and no copy on a device, is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from alphaedit_plugin.errors import ModelError
 META = torch.device("meta")
 
 
-def execution_device(module: nn.Module) -> torch.device:
-    """Where the parameters of ``module`` are while it runs."""
-    for hook in _hooks(module):
-        found = getattr(hook, "execution_device", None)
-        if found is not None:
-            return torch.device(found)
-    return next(module.parameters()).device
+def execution_device(model: nn.Module, name: str) -> torch.device:
+    """Where the parameter ``name`` is while its module runs."""
+    for module, _ in _path(model, name):
+        for hook in _hooks(module):
+            found = getattr(hook, "execution_device", None)
+            if found is not None:
+                return torch.device(found)
+    return model.get_parameter(name).device
 
 
 def stored(model: nn.Module, name: str) -> Tensor:
@@ -81,15 +82,18 @@ def _offloaded(model: nn.Module, name: str) -> tuple[Any, str] | None:
 
     The hook is on the parameter's own module, or on one above that loads all that it contains.
     """
-    parts = name.split(".")
-    for depth in reversed(range(len(parts))):
-        module, below = model.get_submodule(".".join(parts[:depth])), ".".join(parts[depth:])
+    for module, below in _path(model, name):
         for hook in _hooks(module):
-            if not getattr(hook, "offload", False) or hook.weights_map is None:
-                continue
-            if depth == len(parts) - 1 or hook.place_submodules:
+            if getattr(hook, "offload", False) and ("." not in below or hook.place_submodules):
                 return _unprefixed(hook.weights_map, below)
     return None
+
+
+def _path(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
+    """The modules that contain a parameter, the nearest first, and its name in each."""
+    parts = name.split(".")
+    for depth in reversed(range(len(parts))):
+        yield model.get_submodule(".".join(parts[:depth])), ".".join(parts[depth:])
 
 
 def _unprefixed(weights: Mapping[str, Tensor], key: str) -> tuple[Any, str]:

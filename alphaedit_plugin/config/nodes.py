@@ -153,7 +153,7 @@ class ModelConfig:
     dtype: str = "float32"
     device: str = "auto"
     device_map: Any = None
-    max_memory: dict[Any, Any] | None = None
+    max_memory: Any = None
     threads: int | None = None
     fact_token: FactToken = FactToken.subject_last
     moment_weight: float = 15_000.0

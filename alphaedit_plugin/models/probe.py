@@ -120,7 +120,10 @@ def _token_ids(model: Any) -> Tensor:
     embeddings = model.get_input_embeddings().weight
     # Spread, as the first tokens of a vocabulary are special, and one may be padding.
     a, b, c, d = (len(embeddings) * part // 7 for part in (2, 3, 4, 5))
-    return torch.tensor([[a, c], [b, c], [a, b], [a, d]], device=execution_device(model.get_input_embeddings(), "weight"))
+    return torch.tensor(
+        [[a, c], [b, c], [a, b], [a, d]],
+        device=execution_device(model.get_input_embeddings(), "weight"),
+    )
 
 
 def _block_lists(model: Any, ids: Tensor) -> list[str]:

@@ -161,7 +161,7 @@ def _enough(watch: Watch, found: Collection, before: int, group: Group) -> bool:
 
 
 def _empty(view: EditableModel, layer: int, halves: int) -> tuple[MomentSum, ...]:
-    device = places.execution_device(view.down_proj(layer))
+    device = places.execution_device(view.model, view.weight_name(layer))
     return tuple(MomentSum.empty(view.key_size(layer), device) for _ in range(halves))
 
 
