@@ -27,12 +27,14 @@ class Elsewhere(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> Elsewhere:
+    def __new__(cls, held: Tensor, requires_grad: bool = False) -> Tensor:
+        if held.device.type == "meta":  # accelerate makes a parameter of the class it found
+            return torch.nn.Parameter(held, requires_grad)
         made = torch.Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, device=ELSEWHERE,
+            dtype=held.dtype, device=ELSEWHERE, requires_grad=requires_grad,
         )  # fmt: skip
-        made.held = held
+        made.held = held.held if isinstance(held, Elsewhere) else held.detach()
         return made
 
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -48,13 +50,15 @@ class _Dispatch(TorchDispatchMode):
 
 
 class _Factories(TorchFunctionMode):
-    """``torch.tensor`` makes its tensor below where a dispatch mode looks."""
+    """What works below where a dispatch mode looks: making tensors of lists, and the reverse."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.tensor and kwargs.get("device") is not None:
             wanted = kwargs.pop("device")
             return func(*args, **kwargs).to(wanted)
+        if func is Tensor.tolist:
+            return _held(args[0]).tolist()
         return func(*args, **kwargs)
 
 

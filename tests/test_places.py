@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,23 @@ from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError, ModelError
 from alphaedit_plugin.fingerprint import Fingerprint, upstream_digests
 from alphaedit_plugin.loading import load_model
-from alphaedit_plugin.methods import Memit, Projected, Rome
+from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rome
 from alphaedit_plugin.models import EditableModel, inference
 from alphaedit_plugin.places import META, settle, stored, value_of
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from tests.saved import config_of
-from tests.tiny import CONTEXTS, DEPTH, REQUESTS, SEARCH, hook_count, random_sequences
+from tests.second_device import ELSEWHERE, second_device
+from tests.tiny import (
+    CONTEXTS,
+    DEPTH,
+    REQUESTS,
+    SEARCH,
+    hook_count,
+    random_sequences,
+    relative,
+)
 
 LAYERS = (1, 2)
 
@@ -79,8 +89,6 @@ def spread(request: pytest.FixtureRequest) -> Spread:
 
 
 def _twin(view: EditableModel) -> EditableModel:
-    import copy
-
     return EditableModel(copy.deepcopy(view.model), view.tokenizer, view.layout)
 
 
@@ -107,6 +115,7 @@ def _editors(
     ]
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("base", ["rome", "memit"])
 def test_edits_and_undoes_as_a_plain_model(
     view: EditableModel,
@@ -145,7 +154,8 @@ def test_a_failure_halfway_takes_everything_back(
     _assert_same(_values(gpt2), before)
 
 
-def test_hosts_results_do_not_depend_on_places(
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_is_computed_once_does_not_depend_on_places(
     view: EditableModel, spread: Spread, tmp_path: Path
 ) -> None:
     plain = _twin(view)
@@ -192,6 +202,45 @@ def test_weights_without_a_value_are_refused(gpt2: EditableModel) -> None:
     gpt2.model.to("meta")
     with pytest.raises(ModelError, match=r"h\.1\.mlp\.c_proj\.weight has no value"):
         gpt2.weight(1)
+
+
+# ---------------------------------------------------------------------------------------------
+# A second device
+
+
+@pytest.mark.parametrize(("family", "main"), [("gpt2", "cpu"), ("llama", str(ELSEWHERE))])
+@pytest.mark.parametrize("method", [Rome(), Prune(moment_weight=1.0), None], ids=str)
+def test_nothing_meets_across_devices(
+    family: str,
+    main: str,
+    method: BaseMethod | None,
+    templates: dict[str, EditableModel],
+    projectors: dict[int, Projector],
+) -> None:
+    """Layer 1 is on the CPU, layer 2 elsewhere; with ``main`` there, layer 1 is offloaded.
+
+    The second device computes attention in another order, hence the tolerance.
+    """
+    method = method or Projected(Memit(), projectors)
+    changes = []
+    for spread in (False, True):
+        view = _twin(templates[family])
+        with second_device():
+            if spread:
+                parts = _device_map(view, lambda layer: str(ELSEWHERE) if layer > 1 else "cpu")
+                dispatch_model(view.model, parts, main_device=main, force_hooks=True)
+                assert (view.parameter(1).device == META) == (main != "cpu")
+                assert view.stored(2).device == ELSEWHERE
+            texts = random_sequences(len(view.tokenizer))
+            moments = collect_second_moments(view, texts, LAYERS)
+            recipe = Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH)
+            editor = NullSpaceEditor(view, recipe)
+            editor.edit_requests(REQUESTS[:1], sequential_edit=True, batch_size=2)
+            editor.finalize()
+            changes.append([editor.session.change(layer).dense.to("cpu") for layer in LAYERS])
+            editor.session.reset()
+    for plain, spread_out in zip(*changes, strict=True):
+        assert relative(spread_out, plain) < 1e-3
 
 
 # ---------------------------------------------------------------------------------------------
@@ -246,7 +295,7 @@ def test_contradictions_are_refused(saved: Path, overrides: list[str], message: 
         load_model(config_of(saved, *overrides).model)
 
 
-@pytest.mark.parametrize("value", ["nowhere", "{transformer.h.0: cpu}"])
+@pytest.mark.parametrize("value", ["nowhere", "{transformer: nowhere}"])
 def test_a_device_map_that_does_not_fit(saved: Path, value: str) -> None:
     with pytest.raises(ModelError, match="cannot load model") as caught:
         load_model(config_of(saved, f"model.device_map={value}").model)
