@@ -5,7 +5,17 @@ A command imports what it works with only when it runs, so that help comes at on
 
 from __future__ import annotations
 
-from alphaedit_plugin.commands import compare, config, doctor, edit, fit, inspect, report, run
+from alphaedit_plugin.commands import (
+    compare,
+    config,
+    doctor,
+    edit,
+    fit,
+    inspect,
+    report,
+    run,
+    suggest,
+)
 from alphaedit_plugin.commands.base import OVERRIDES, Command
 
 COMMANDS: tuple[Command, ...] = (
@@ -14,6 +24,7 @@ COMMANDS: tuple[Command, ...] = (
     report.COMMAND,
     fit.COMMAND,
     inspect.COMMAND,
+    suggest.COMMAND,
     config.COMMAND,
     run.COMMAND,
     doctor.COMMAND,

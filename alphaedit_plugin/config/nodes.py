@@ -266,6 +266,23 @@ class FitConfig:
 
 
 @dataclass
+class SuggestConfig:
+    """Proposing layers and a cut.
+
+    Attributes:
+        facts: how many facts that the model knows are traced, at most.
+        samples: draws of noise per fact.
+        noise: on the subject's embeddings, in their standard deviations.
+        out: folder for the settings and the plot.
+    """
+
+    facts: int = 50
+    samples: int = 10
+    noise: float = 3.0
+    out: str = "runs/suggest"
+
+
+@dataclass
 class EditorConfig:
     """Everything a command reads; ``base`` holds the fields of the chosen base method."""
 
@@ -276,6 +293,7 @@ class EditorConfig:
     request: RequestConfig = field(default_factory=RequestConfig)
     compare: CompareConfig = field(default_factory=CompareConfig)
     fit: FitConfig = field(default_factory=FitConfig)
+    suggest: SuggestConfig = field(default_factory=SuggestConfig)
     corpus: str | None = None
     null_space: bool = True
     host: Host = Host.native

@@ -117,13 +117,11 @@ def _depth(model: Any) -> int:
 
 
 def _token_ids(model: Any) -> Tensor:
-    embeddings = model.get_input_embeddings().weight
+    module = model.get_input_embeddings()
+    embeddings, device = module.weight, execution_device(module, "weight")
     # Spread, as the first tokens of a vocabulary are special, and one may be padding.
     a, b, c, d = (len(embeddings) * part // 7 for part in (2, 3, 4, 5))
-    return torch.tensor(
-        [[a, c], [b, c], [a, b], [a, d]],
-        device=execution_device(model.get_input_embeddings(), "weight"),
-    )
+    return torch.tensor([[a, c], [b, c], [a, b], [a, d]], device=device)
 
 
 def _block_lists(model: Any, ids: Tensor) -> list[str]:
