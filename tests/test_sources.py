@@ -168,6 +168,7 @@ def change_tokenizer(saved: Path) -> None:
         (change_corpus, []),
         (change_tokenizer, []),
         (None, ["model.moments.tokens=50"]),
+        (None, ["model.moments.texts=2"]),
         (None, ["model.dtype=bfloat16"]),
         (None, ["model.layers=[0,3]"]),
     ],

@@ -63,6 +63,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.layout.down_proj", _has_slot, "a path with one {} for the layer's number"),
     ("model.threads", _at_least(1), "at least 1, or null for torch's choice"),
     ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
+    ("model.moments.texts", _at_least(1), "at least 1, or null for all"),
     ("model.moments.tokens", _at_least(1), "at least 1, or null for all"),
     ("model.moments.stats_samples", _at_least(1), "at least 1"),
     ("model.moments.checkpoint", _at_least(1), "at least 1"),

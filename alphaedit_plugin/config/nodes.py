@@ -52,7 +52,8 @@ class MomentsConfig:
         hub_config: its configuration.
         hub_split: its split.
         text_field: of a JSONL object or a data set: text, or token ids.
-        tokens: how many tokens of a corpus to read; ``None`` for all.
+        texts: how many texts of a corpus to read; ``None`` for all.
+        tokens: how many tokens of them to read; ``None`` for all.
         checkpoint: tokens between two checkpoints of a long collection.
         cache: keep what was collected, and projectors made from it, in the cache folder.
     """
@@ -66,6 +67,7 @@ class MomentsConfig:
     hub_config: str | None = "20231101.en"
     hub_split: str = "train"
     text_field: str = "text"
+    texts: int | None = None
     tokens: int | None = 1_000_000
     checkpoint: int = 100_000
     cache: bool = True
@@ -76,6 +78,9 @@ class Preset:
     """What differs between methods that edit a single layer and those that spread over several."""
 
     layers: list[int] = field(default_factory=list)
+    steps: int = 25
+    lr: float = 0.5
+    weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
     context_lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
     bare_apart: bool = True

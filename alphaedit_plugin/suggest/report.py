@@ -5,17 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.table import Table
 
-from alphaedit_plugin.artefact import replacing
 from alphaedit_plugin.config import ModelConfig
+from alphaedit_plugin.plotting import blank, colour, marker, save, tidy
 from alphaedit_plugin.projector import Cut
 from alphaedit_plugin.suggest.choose import Layers, Spectra
 from alphaedit_plugin.suggest.trace import Trace
-
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 
 
 def trace_table(trace: Trace, layers: Layers) -> Table:
@@ -25,13 +21,17 @@ def trace_table(trace: Trace, layers: Layers) -> Table:
         f"{trace.spoiled:.1%}; brought back at the subject's last token by",
         title_justify="left", box=None, header_style="bold", pad_edge=False,
     )  # fmt: skip
-    for heading in ("layer", "its state", f"{trace.window} MLPs around it", "proposed"):
+    for heading in ("layer", "its state", _mlps(trace), "proposed"):
         table.add_column(heading, justify="right")
     for layer, state, mlp in zip(trace.layers, trace.state, trace.mlp, strict=True):
         marks = [name for name, chosen in _named(layers).items() if layer in chosen]
         row = (f"{trace.share(state):.0%}", f"{trace.share(mlp):.0%}", ", ".join(marks))
         table.add_row(str(layer), *row)
     return table
+
+
+def _mlps(trace: Trace) -> str:
+    return "its MLP" if trace.window == 1 else f"{trace.window} MLPs around it"
 
 
 def _named(layers: Layers) -> dict[str, tuple[int, ...]]:
@@ -85,37 +85,35 @@ def overrides_of(layers: Layers, cut: Cut) -> dict[str, str]:
 
 def plot_proposal(trace: Trace, layers: Layers, spectra: Spectra, cut: Cut, path: Path) -> None:
     """Draw what comes back per block, and the spectra of the proposed layers with their cut."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(10, 4)
     effects, spectrum = figure.subplots(1, 2)
     _draw_trace(effects, trace, layers)
     for number, (layer, values) in enumerate(spectra.eigenvalues.items()):
-        colour = PALETTE[number % len(PALETTE)]
-        heights = values.clamp_min(1e-12).tolist()
-        spectrum.plot(range(1, len(heights) + 1), heights, color=colour, label=f"layer {layer}")
-        spectrum.axvline(cut.rank(values), color=colour, linestyle=":", linewidth=1)
+        shade, heights = colour(number), values.clamp_min(1e-12).tolist()
+        spectrum.plot(range(1, len(heights) + 1), heights, color=shade, label=f"layer {layer}")
+        spectrum.axvline(cut.rank(values), color=shade, linestyle=":", linewidth=1)
     spectrum.set_yscale("log")
     spectrum.set_xlabel(f"eigenvector, from the largest (dotted: {cut})")
     spectrum.set_ylabel("eigenvalue of C")
     spectrum.legend()
     for axes in (effects, spectrum):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    with replacing(path) as unfinished:
-        figure.savefig(unfinished, dpi=150, format="png")
+        tidy(axes)
+    save(figure, path)
 
 
 def _draw_trace(axes: Axes, trace: Trace, layers: Layers) -> None:
     axes.axvspan(layers.spread[0] - 0.4, layers.spread[-1] + 0.4, color="#DDDDDD", label="spread")
     axes.axvline(layers.single[0], color="#888888", linewidth=1, label="single")
-    for values, marker, colour, label in (
-        (trace.state, "o", PALETTE[0], "the block's state"),
-        (trace.mlp, "s", PALETTE[1], f"{trace.window} MLPs around it"),
-    ):
-        axes.plot(trace.layers, values, marker=marker, color=colour, label=f"{label} put back")
+    curves = {"the block's state": trace.state, _mlps(trace): trace.mlp}
+    for number, (what, values) in enumerate(curves.items()):
+        axes.plot(
+            trace.layers, values, color=colour(number), marker=marker(number),
+            label=f"{what} put back",
+        )  # fmt: skip
     axes.axhline(trace.clean, color="black", linestyle="--", linewidth=1, label="no noise")
     axes.axhline(trace.spoiled, color="black", linestyle=":", linewidth=1, label="noise")
     axes.set_xlabel("layer")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("P(answer)")
     axes.set_ylim(0, 1.03)
     axes.legend(fontsize=8)
