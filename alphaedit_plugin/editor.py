@@ -244,7 +244,7 @@ class NullSpaceEditor:
 
     def _weights(self) -> dict[str, Tensor]:
         return {
-            self.view.weight_name(layer): self.view.parameter(layer).detach().clone()
+            self.view.weight_name(layer): self.view.stored(layer).clone()
             for layer in self.recipe.layers
         }
 

@@ -223,8 +223,8 @@ def _apply_stage(
         # Later layers see what earlier ones wrote, so keys and residual are read anew for each.
         found = reader.read_key(layer)
         keys[layer] = average(found, recipe.contexts.weights)
-        missing = targets.values - reader.read([site], every=contexts)[site]
-        missing /= len(stage.layers) - place
+        current = reader.read([site], every=contexts)[site]
+        missing = (targets.values.to(current) - current) / (len(stage.layers) - place)
         if site.part is Part.BLOCK:
             bare = sentences[::contexts]
             missing = value_residual(view, layer, bare, missing, recipe.targets.budget)
@@ -232,7 +232,7 @@ def _apply_stage(
             layer=layer,
             keys=keys[layer],
             subject_keys=found[:, ::contexts],
-            residual=missing,
+            residual=missing.to(found),
             weight=view.weight(layer),
             moment=recipe.moments.get(layer),
             past=session.past(layer),

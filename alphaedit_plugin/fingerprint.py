@@ -17,6 +17,7 @@ from torch import Tensor
 
 from alphaedit_plugin.artefact import checksum
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.places import value_of
 from alphaedit_plugin.prompts import tokenise
 
 SAMPLED = 32  # entries per parameter
@@ -40,11 +41,11 @@ class Fingerprint:
     @classmethod
     def of(cls, view: EditableModel, layer: int) -> Fingerprint:
         """Sample what produces the keys of ``layer``; a few thousand entries are read."""
-        edited = {id(view.parameter(below)) for below in range(layer + 1)}
+        edited = {view.weight_name(below) for below in range(layer + 1)}
         found = [
-            _sample(parameter)
-            for *_, parameter in _upstream(view, layer)
-            if id(parameter) not in edited
+            _sample(value_of(view.model, path))
+            for *_, path in _upstream(view, layer)
+            if path not in edited
         ]
         return cls(torch.cat(found))
 
@@ -69,8 +70,8 @@ def upstream_digests(view: EditableModel, layers: Sequence[int]) -> dict[int, st
     """Per layer a hash of every weight that produces its keys, exactly as it is now."""
     digest = hashlib.sha256(str(view.model.config.model_type).encode())
     found = {}
-    for block, name, parameter in _upstream(view, max(layers)):
-        digest.update(f"{block}:{name}:{checksum(parameter)}".encode())
+    for block, name, path in _upstream(view, max(layers)):
+        digest.update(f"{block}:{name}:{checksum(value_of(view.model, path))}".encode())
         found[block] = digest.hexdigest()
     return {layer: found[layer] for layer in layers}
 
@@ -97,8 +98,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([vocabulary, probe]).encode()).hexdigest()
 
 
-def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, Tensor]]:
-    """Block, name and value: the embeddings, as block −1, then all up to and with ``layer``."""
+def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, str]]:
+    """Block, name in it and in the model: embeddings, as block −1, then all up to ``layer``."""
     model = view.model
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
     blocks = [view.block(number) for number in range(view.depth)]
@@ -108,10 +109,10 @@ def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, Tenso
     downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
     for name, parameter in model.named_parameters():
         if id(parameter) not in downstream:
-            yield -1, name, parameter
+            yield -1, name, name
     for number, block in enumerate(blocks[: layer + 1]):
-        for name, parameter in block.named_parameters():
-            yield number, name, parameter
+        for name, _ in block.named_parameters():
+            yield number, name, f"{view.layout.block.format(number)}.{name}"
 
 
 def _sample(parameter: Tensor) -> Tensor:

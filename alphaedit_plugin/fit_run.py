@@ -53,7 +53,7 @@ def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> Non
 
 def _memory(view: EditableModel, layers: Sequence[int], halves: bool) -> str:
     """What the second moments will take, said before they do."""
-    size, d_in = memory_needed(view, layers, halves), view.weight(layers[0]).shape[1]
+    size, d_in = memory_needed(view, layers, halves), view.key_size(layers[0])
     shown = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
     return (
         f"{len(layers)} layer{'s' * (len(layers) > 1)} with keys of {d_in} dimensions: second "

@@ -9,11 +9,15 @@ CONFIG_MODULE = "alphaedit_plugin.conf"
 
 
 def options(group: str) -> list[str]:
-    """The names of a config group's files, e.g. of ``base``; none for an unknown group."""
+    """The names of a config group's files, e.g. of ``base``; none for an unknown group.
+
+    A file whose name begins with ``_`` is a part of others, and no option.
+    """
     folder = files(CONFIG_MODULE).joinpath(group)
     if not folder.is_dir():
         return []
-    return sorted(PurePath(f.name).stem for f in folder.iterdir() if f.name.endswith(".yaml"))
+    found = (PurePath(f.name) for f in folder.iterdir())
+    return sorted(p.stem for p in found if p.suffix == ".yaml" and not p.stem.startswith("_"))
 
 
 def groups() -> list[str]:

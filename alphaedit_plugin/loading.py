@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import EditableModel, check_config
-from alphaedit_plugin.pocket import load_pocket
+from alphaedit_plugin.pocket import ASSETS
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.sources import corpus_for, load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
@@ -50,22 +51,41 @@ def load_model(config: ModelConfig) -> EditableModel:
     """Load the model and tokenizer, in the configured dtype and place.
 
     Raises:
-        ConfigError: an unknown dtype, or a device that is not there.
+        ConfigError: an unknown dtype, or a device that is not there, or a ``device_map`` beside it.
         ModelError: the model cannot be loaded or lacks weights, or cannot be edited.
     """
-    device, dtype = _device(config.device), dtype_of("model.dtype", config.dtype)
+    dtype, spread = dtype_of("model.dtype", config.dtype), _spread(config)
+    device = None if spread else _device(config.device)
+    # A slash at the end would hide the name by which the host's files go.
+    path = str(ASSETS) if config.path is None else config.path.rstrip("/") or "/"
     with torch.inference_mode(False):  # or no target could be searched
-        if config.path is None:
-            model, tokenizer = load_pocket(dtype)
-        else:
-            # A slash at the end would hide the name by which the host's files go.
-            model, tokenizer = _load_pretrained(config.path.rstrip("/") or "/", dtype)
-        view = EditableModel.wrap(model.to(device).eval(), tokenizer, config.layout.given)
+        model, tokenizer = _load_pretrained(path, dtype=dtype, **spread)
+        placed = model if device is None else model.to(device)
+        view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given)
     view.check_layers(config.layers)
     return view
 
 
-def _load_pretrained(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _spread(config: ModelConfig) -> dict[str, Any]:
+    """What ``from_pretrained`` is told to spread the model; empty for one device.
+
+    Raises:
+        ConfigError: ``device`` is set, too, or accelerate is not there.
+    """
+    if config.device_map is None:
+        if config.max_memory is not None:
+            raise ConfigError("model.max_memory is for model.device_map=auto: set that, too")
+        return {}
+    if config.device != "auto":
+        raise ConfigError(
+            f"model.device={config.device} and model.device_map are both set: leave one away"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ConfigError("model.device_map needs accelerate: pip install accelerate")
+    return {"device_map": config.device_map, "max_memory": config.max_memory}
+
+
+def _load_pretrained(path: str, **settings: Any) -> tuple[Any, Any]:
     """A model and its tokenizer from a folder or the hub, both of them whole."""
     with _explained(f"cannot load model {path!r}"):
         # Gigabytes of what cannot be edited need not be read first.
@@ -76,7 +96,7 @@ def _load_pretrained(path: str, dtype: torch.dtype) -> tuple[Any, Any]:
         raise ModelError(f"{path!r} holds no tokenizer: put tokenizer.json beside the model")
     with _explained(f"cannot load model {path!r}"):
         model, report = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True
+            path, output_loading_info=True, **settings
         )
     missing = sorted(report["missing_keys"])
     if missing:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from alphaedit_plugin import rng
 from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.models import EditableModel, inference
 from alphaedit_plugin.prompts import by_token_budget, pad_id, tokenise
@@ -19,9 +20,7 @@ TOP = 5
 @contextmanager
 def seeded(view: EditableModel, seed: int) -> Iterator[None]:
     """Draws inside depend on ``seed`` alone; the global random state is left as it was."""
-    devices = [view.device.index or 0] if view.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), inference(view):
-        torch.manual_seed(seed)
+    with rng.seeded(seed), torch.no_grad(), inference(view):
         yield
 
 

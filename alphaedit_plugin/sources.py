@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from alphaedit_plugin.artefact import is_file, read_artefact, require_writable, write_artefact
 from alphaedit_plugin.cache import Cache, hash_of
 from alphaedit_plugin.config import EditorConfig, ModelConfig
-from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of, corpus_on_hub
+from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.fingerprint import tokenizer_digest, upstream_digests
@@ -154,7 +155,7 @@ def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
     Raises:
         ConfigError: a value outside the rule's range.
     """
-    cut.check(min(view.weight(layer).shape[1] for layer in layers))
+    cut.check(min(view.key_size(layer) for layer in layers))
 
 
 def _cached_projectors(
@@ -194,11 +195,15 @@ def _collected(
 ) -> dict[int, SecondMoment]:
     """From the cache, or else from the corpus, going on where a killed run left it."""
     corpus, settings = corpus_for(config), config.moments
+
+    def texts() -> Iterator[Text]:
+        return islice(corpus.texts(), settings.texts)
+
     cache = Cache.usable() if settings.cache else None
     everywhere = all(group.gather(cache is not None))  # all processes must take the same way
     if cache is None or not everywhere:
         return collect_second_moments(
-            view, corpus.texts(), layers, settings.tokens, watch=watch, group=group
+            view, texts(), layers, settings.tokens, watch=watch, group=group
         )
     keys = _keys(view, config, layers, corpus)
     paths = {layer: cache.path("moments", key) for layer, key in keys.items()}
@@ -212,7 +217,7 @@ def _collected(
             folder = cache.folder / "runs" / hash_of(run | {"missing": missing})
             checkpoint = Checkpoint(folder, settings.checkpoint)
             found |= collect_second_moments(
-                view, corpus.texts(), missing, settings.tokens,
+                view, texts(), missing, settings.tokens,
                 checkpoint=checkpoint, watch=watch, group=group,
             )  # fmt: skip
             if group.leads and watch is None:
@@ -246,6 +251,8 @@ def _keys(
 ) -> dict[int, Key]:
     """Per layer everything that its second moment depends on."""
     tokenizer = tokenizer_digest(view.tokenizer)
+    texts = config.moments.texts
+    chosen = {} if texts is None else {"texts": texts}  # as in keys from before it was a setting
     return {
         layer: {
             "weights": weights,
@@ -253,6 +260,7 @@ def _keys(
             "tokenizer": tokenizer,
             "corpus": corpus.identity,
             "tokens": config.moments.tokens,
+            **chosen,
         }
         for layer, weights in upstream_digests(view, layers).items()
     }

@@ -239,7 +239,7 @@ def _assemble(
 ) -> _Problem:
     flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
     bare = [rows[0][0] for rows in requests]
-    initial = read(view, [site], bare)[site].T
+    initial = read(view, [site], bare)[site].T.to(view.device)  # where the loss is
     # What changes a block's output only need not run the block again.
     outside = site.part is Part.BLOCK or bool(view.layout.adds_mlp)
     place = view.block(site.layer) if outside else site.module(view)

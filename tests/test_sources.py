@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 from collections.abc import Callable
@@ -156,8 +157,8 @@ def change_corpus(saved: Path) -> None:
 
 def change_tokenizer(saved: Path) -> None:
     path = saved / "model" / "tokenizer.json"
-    path.write_text(path.read_text().replace('"add_prefix_space":false', '"add_prefix_space":true')
-                    .replace('"add_prefix_space": false', '"add_prefix_space": true'))  # fmt: skip
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"normalizer": {"type": "Lowercase"}}))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,7 @@ def change_tokenizer(saved: Path) -> None:
         (change_corpus, []),
         (change_tokenizer, []),
         (None, ["model.moments.tokens=50"]),
+        (None, ["model.moments.texts=2"]),
         (None, ["model.dtype=bfloat16"]),
         (None, ["model.layers=[0,3]"]),
     ],

@@ -15,6 +15,7 @@ from alphaedit_plugin.commands import (
     inspect,
     report,
     run,
+    suggest,
 )
 from alphaedit_plugin.commands.base import OVERRIDES, Command
 
@@ -25,6 +26,7 @@ COMMANDS: tuple[Command, ...] = (
     report.COMMAND,
     fit.COMMAND,
     inspect.COMMAND,
+    suggest.COMMAND,
     config.COMMAND,
     run.COMMAND,
     doctor.COMMAND,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from operator import attrgetter
@@ -50,6 +51,10 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("compare.bases", _distinct, "without repetitions"),
     ("compare.edits", _at_least(1), "at least 1"),
     ("compare.retention", _at_least(0), "at least 0"),
+    ("suggest.facts", _at_least(1), "at least 1"),
+    ("suggest.samples", _at_least(1), "at least 1"),
+    ("suggest.noise", lambda noise: 0 < noise < math.inf, "positive and finite"),
+    ("suggest.out", _says_something, "a folder"),
     ("compare.every", _at_least(0), "at least 0, which is only at the end"),
     ("compare.jobs", _at_least(1), "at least 1, or null for as many as help"),
     ("compare.out", _says_something, "a folder"),
@@ -60,6 +65,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.layout.down_proj", _has_slot, "a path with one {} for the layer's number"),
     ("model.threads", _at_least(1), "at least 1, or null for torch's choice"),
     ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
+    ("model.moments.texts", _at_least(1), "at least 1, or null for all"),
     ("model.moments.tokens", _at_least(1), "at least 1, or null for all"),
     ("model.moments.stats_samples", _at_least(1), "at least 1"),
     ("model.moments.checkpoint", _at_least(1), "at least 1"),

@@ -53,7 +53,8 @@ class MomentsConfig:
         hub_config: its configuration.
         hub_split: its split.
         text_field: of a JSONL object or a data set: text, or token ids.
-        tokens: how many tokens of a corpus to read; ``None`` for all.
+        texts: how many texts of a corpus to read; ``None`` for all.
+        tokens: how many tokens of them to read; ``None`` for all.
         checkpoint: tokens between two checkpoints of a long collection.
         cache: keep what was collected, and projectors made from it, in the cache folder.
     """
@@ -67,6 +68,7 @@ class MomentsConfig:
     hub_config: str | None = "20231101.en"
     hub_split: str = "train"
     text_field: str = "text"
+    texts: int | None = None
     tokens: int | None = 1_000_000
     checkpoint: int = 100_000
     cache: bool = True
@@ -77,6 +79,9 @@ class Preset:
     """What differs between methods that edit a single layer and those that spread over several."""
 
     layers: list[int] = field(default_factory=list)
+    steps: int = 25
+    lr: float = 0.5
+    weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
     context_lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
     bare_apart: bool = True
@@ -131,6 +136,9 @@ class ModelConfig:
         layout: module paths, where the family's are not known or not right.
         dtype: of the weights: float32, bfloat16 or float16.
         device: ``auto`` takes a GPU where there is one.
+        device_map: spread the model over several devices with accelerate, instead of ``device``:
+            ``auto``, or a device per module (``cpu`` and ``disk`` beside a GPU are offloaded).
+        max_memory: for ``device_map=auto``, what to fill at most, e.g. ``{0: 20GiB, cpu: 60GiB}``.
         threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
         fact_token: which token holds the fact.
         moment_weight: ``λ`` of MEMIT and its kin.
@@ -150,6 +158,8 @@ class ModelConfig:
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     dtype: str = "float32"
     device: str = "auto"
+    device_map: Any = None
+    max_memory: Any = None
     threads: int | None = None
     fact_token: FactToken = FactToken.subject_last
     moment_weight: float = 15_000.0
@@ -288,6 +298,23 @@ class ExportConfig:
 
 
 @dataclass
+class SuggestConfig:
+    """Proposing layers and a cut.
+
+    Attributes:
+        facts: how many facts that the model knows are traced, at most.
+        samples: draws of noise per fact.
+        noise: on the subject's embeddings, in their standard deviations.
+        out: folder for the settings and the plot.
+    """
+
+    facts: int = 50
+    samples: int = 10
+    noise: float = 3.0
+    out: str = "runs/suggest"
+
+
+@dataclass
 class EditorConfig:
     """Everything a command reads; ``base`` holds the fields of the chosen base method.
 
@@ -302,6 +329,7 @@ class EditorConfig:
     compare: CompareConfig = field(default_factory=CompareConfig)
     fit: FitConfig = field(default_factory=FitConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    suggest: SuggestConfig = field(default_factory=SuggestConfig)
     corpus: str | None = None
     null_space: bool = True
     host: Host = Host.native

@@ -241,7 +241,7 @@ def _recipe(view: EditableModel, hparams: NativeHyperParams, of: ProjectorsOf) -
 def weights_of(session: EditSession) -> dict[str, Tensor]:
     """The session's parameters by name, as the model stores them."""
     view = session.view
-    return {view.weight_name(layer): view.parameter(layer) for layer in session.layers}
+    return {view.weight_name(layer): view.stored(layer) for layer in session.layers}
 
 
 def apply_native(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from alphaedit_plugin.places import settle
+
 if TYPE_CHECKING:
     from alphaedit_plugin.models.view import EditableModel
 
@@ -55,7 +57,8 @@ def head_only_at(view: EditableModel, rows: Tensor, columns: Tensor) -> Iterator
     """
 
     def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][rows, columns][None], *args[1:])
+        hidden = args[0]
+        return (hidden[rows.to(hidden.device), columns.to(hidden.device)][None], *args[1:])
 
     head = view.model.get_output_embeddings()
     with hooked(lambda: head.register_forward_pre_hook(gather)):
@@ -75,17 +78,24 @@ def inference(view: EditableModel) -> Iterator[None]:
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
     """`inference` of a model whose layout is not known yet."""
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    # By module and name: an offloaded parameter is another object after every forward pass.
+    wanting = [
+        (module, name)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad
+    ]
     modes = [(m, m.training) for m in model.modules()]
     try:
         model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
+        for module, name in wanting:
+            module.get_parameter(name).requires_grad_(False)
         with full_precision():
             yield
     finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        settle(model)
+        for module, name in wanting:
+            module.get_parameter(name).requires_grad_(True)
         for module, mode in modes:
             module.training = mode
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from alphaedit_plugin.errors import ModelError
 from alphaedit_plugin.models.hooks import StopForward, hidden_of, hooked, per_token, with_hidden
+from alphaedit_plugin.places import execution_device
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,11 @@ def _depth(model: Any) -> int:
 
 
 def _token_ids(model: Any) -> Tensor:
-    embeddings = model.get_input_embeddings().weight
+    module = model.get_input_embeddings()
+    embeddings, device = module.weight, execution_device(module, "weight")
     # Spread, as the first tokens of a vocabulary are special, and one may be padding.
     a, b, c, d = (len(embeddings) * part // 7 for part in (2, 3, 4, 5))
-    return torch.tensor([[a, c], [b, c], [a, b], [a, d]], device=embeddings.device)
+    return torch.tensor([[a, c], [b, c], [a, b], [a, d]], device=device)
 
 
 def _block_lists(model: Any, ids: Tensor) -> list[str]:

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from alphaedit_plugin import places
 from alphaedit_plugin.errors import ModelError
 from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PLAIN: tuple[type[Tensor], ...] = (Tensor,)  # not a class of a package that quantises
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class EditableModel:
     @property
     def device(self) -> torch.device:
         """Where input ids have to be."""
-        return self.model.get_input_embeddings().weight.device
+        return places.execution_device(self.model.get_input_embeddings(), "weight")
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Refuse a list of layers that cannot be edited.
@@ -126,7 +128,7 @@ class EditableModel:
                 f"0 to {self.depth - 1}; got layers {list(layers)}"
             )
         for layer in layers:
-            self.weight(layer)
+            self._check_weight(layer)
 
     def block(self, layer: int) -> nn.Module:
         """The transformer block of ``layer``."""
@@ -141,16 +143,31 @@ class EditableModel:
         return self.layout.down_proj.format(layer) + ".weight"
 
     def parameter(self, layer: int) -> nn.Parameter:
-        """The edited parameter of ``layer``, as its module stores it."""
+        """The edited parameter of ``layer``, as its module has it: `stored` says what it holds."""
         return self.model.get_parameter(self.weight_name(layer))
 
+    def stored(self, layer: int) -> Tensor:
+        """The edited weight of ``layer``, oriented as its module has it, where it lives."""
+        return places.stored(self.model, self.weight_name(layer))
+
+    def key_size(self, layer: int) -> int:
+        """``d_in`` of ``layer``; nothing offloaded is read for it."""
+        return int(self._oriented(layer, self.parameter(layer)).shape[1])
+
     def weight(self, layer: int) -> Tensor:
-        """The edited weight of ``layer`` as a view oriented ``(d_out, d_in)``.
+        """The edited weight of ``layer`` as a view oriented ``(d_out, d_in)``, where it lives.
 
         Raises:
             ModelError: the module is neither a linear layer nor GPT-2's ``Conv1D``, or its weight
-                is quantised.
+                is quantised; or see `places.stored`.
         """
+        self._check_weight(layer)
+        return self._oriented(layer, self.stored(layer))
+
+    def _oriented(self, layer: int, weight: Tensor) -> Tensor:
+        return weight.detach().T if isinstance(self.down_proj(layer), Conv1D) else weight.detach()
+
+    def _check_weight(self, layer: int) -> None:
         module, path = self.down_proj(layer), self.layout.down_proj.format(layer)
         if not isinstance(module, (nn.Linear, Conv1D)):
             raise quantised_weights(
@@ -158,7 +175,6 @@ class EditableModel:
             )
         weight = module.weight
         # Packages that quantise keep nn.Linear and change its weight's dtype or class.
-        if weight.dtype not in FLOATS or type(weight.detach()) is not Tensor:
+        if weight.dtype not in FLOATS or type(weight.detach()) not in PLAIN:
             kind = str(weight.dtype) if weight.dtype not in FLOATS else type(weight.data).__name__
             raise quantised_weights(f"{path} keeps its weight as {kind}")
-        return weight.detach().T if isinstance(module, Conv1D) else weight.detach()

@@ -161,7 +161,7 @@ def load_projectors(
         )
     ours = Fingerprint.of(view, max(layers))
     for layer in layers:
-        module, d_in = view.layout.down_proj.format(layer), view.weight(layer).shape[1]
+        module, d_in = view.layout.down_proj.format(layer), view.key_size(layer)
         theirs = file.projectors[layer].d_in
         if file.modules[layer] != module or theirs != d_in:
             raise ProjectorError(

@@ -36,7 +36,7 @@ def load_reference(view: EditableModel, layers: Sequence[int], path: Path) -> di
             that are no projectors.
     """
     stack = _read(path)
-    d_in = view.weight(layers[0]).shape[1]
+    d_in = view.key_size(layers[0])
     held = _describe(stack)
     if held != str((len(layers), d_in, d_in)):
         raise ProjectorError(

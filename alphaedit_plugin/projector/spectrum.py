@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphaedit_plugin.errors import ProjectorError
 from alphaedit_plugin.projector.cut import Cut, CutRule
+from alphaedit_plugin.rng import seeded
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +85,7 @@ def _leading(mean: Tensor, cut: Cut) -> Spectrum | None:
     if d_in < LARGE or cut.rule is CutRule.auto or (by_rank and cut.value > few):
         return None
     few = max(1, int(cut.value)) if by_rank else few
-    with torch.random.fork_rng(devices=[mean.device] if mean.is_cuda else []):
-        torch.manual_seed(0)
+    with seeded(0):
         vectors, values, _ = torch.svd_lowrank(mean, q=2 * few + SPARE, niter=STEPS)
     vectors, values = vectors[:, :few], values[:few]
     rank = cut.rank_from_leading(values, d_in, mean.trace().item())

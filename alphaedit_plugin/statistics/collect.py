@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from tqdm.auto import tqdm
 
+from alphaedit_plugin import places
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference, per_token
@@ -146,7 +147,7 @@ def collect_second_moments(
 
 def memory_needed(view: EditableModel, layers: Sequence[int], halves: bool = False) -> int:
     """Bytes that `collect_second_moments` holds for its sums."""
-    sizes = [view.weight(layer).shape[1] ** 2 for layer in layers]
+    sizes = [view.key_size(layer) ** 2 for layer in layers]
     widest = max(sizes) ** 0.5
     products = (4 + 8) * min(BLOCK, widest) * widest  # one in float32, and again on being added
     return 8 * sum(sizes) * (2 if halves else 1) + int(products)
@@ -160,8 +161,8 @@ def _enough(watch: Watch, found: Collection, before: int, group: Group) -> bool:
 
 
 def _empty(view: EditableModel, layer: int, halves: int) -> tuple[MomentSum, ...]:
-    d_in, device = view.weight(layer).shape[1], view.parameter(layer).device
-    return tuple(MomentSum.empty(d_in, device) for _ in range(halves))
+    device = places.execution_device(view.model, view.weight_name(layer))
+    return tuple(MomentSum.empty(view.key_size(layer), device) for _ in range(halves))
 
 
 @dataclass
@@ -248,7 +249,8 @@ def _add_keys(
 
     def add(layer: int, _: Any, args: tuple[Any, ...]) -> None:
         keys = per_token(args[0], batch.input_ids)
-        sums[layer].add(keys[batch.attention_mask.bool().to(keys.device)].float())
+        real = keys[batch.attention_mask.bool().to(keys.device)]
+        sums[layer].add(real.to(sums[layer].total.device, torch.float32))
         if layer == last:
             raise StopForward
 

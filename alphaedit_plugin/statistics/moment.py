@@ -61,8 +61,8 @@ class SecondMoment:
         raise NumericalError("the second moment is not positive semi-definite: recompute it")
 
     def whiten(self, keys: Tensor) -> Tensor:
-        """``C⁻¹ keys``, ``(d_in, n)`` float64."""
-        return torch.cholesky_solve(keys.to(self.factor), self.factor)
+        """``C⁻¹ keys``, ``(d_in, n)`` float64, where the keys are."""
+        return torch.cholesky_solve(keys.to(self.factor), self.factor).to(keys.device)
 
     def __add__(self, other: SecondMoment) -> SecondMoment:
         """The moment of both sets of keys."""
