@@ -113,7 +113,7 @@ def _draw_trace(axes: Axes, trace: Trace, layers: Layers) -> None:
     axes.axhline(trace.clean, color="black", linestyle="--", linewidth=1, label="no noise")
     axes.axhline(trace.spoiled, color="black", linestyle=":", linewidth=1, label="noise")
     axes.set_xlabel("layer")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("P(answer)")
     axes.set_ylim(0, 1.03)
     axes.legend(fontsize=8)
