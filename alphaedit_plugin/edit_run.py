@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm.auto import tqdm
 
+from alphaedit_plugin.artefact import require_writable
 from alphaedit_plugin.config import EditorConfig, Host
 from alphaedit_plugin.conflicts import standing
 from alphaedit_plugin.console import say
@@ -19,13 +21,15 @@ from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.export import save_checkpoint
+from alphaedit_plugin.journal import bytes_of
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.prompts import target_ids
-from alphaedit_plugin.quality import Metrics, add_locality, edit_quality
+from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.scoring import continue_greedily
+from alphaedit_plugin.session import EditSession
 
 SHOWN = 10  # rows of the table
 
@@ -52,13 +56,17 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     """
     requests = requests_of(config)
     folder = None if config.save is None else empty_folder("save", config.save)
+    patch = None if config.patch is None else Path(config.patch).expanduser()
+    if patch is not None:
+        require_writable(patch)
     editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
     before = take(editor.view, requests)
-    failed = _apply(editor, standing(requests), config.batch_size)
+    failed = _edit(editor, _still_to_edit(editor.session, standing(requests), console))
     after = take(editor.view, requests)
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
+    _note(editor.session, requests, after.metrics)
     console.print(request_table(requests, before, after))
     console.print(summary(after.metrics), highlight=False)
     for request in failed:
@@ -71,25 +79,59 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     note = rounding_note(editor)
     if note is not None:
         console.print(note, style="dim", highlight=False)
+    if patch is not None:
+        editor.session.save(patch)
+        say(console, patch_size(editor.view, patch))
     if folder is not None:
         save_checkpoint(editor.view, folder)
         say(console, f"saved to {folder}")
 
 
-def _apply(editor: NullSpaceEditor, requests: Sequence[Request], batch_size: int) -> list[Request]:
-    """Edit one batch after another, and end the run; the requests that failed and were left out."""
+def patch_size(view: EditableModel, patch: Path) -> str:
+    """What a patch takes, beside what the whole model would."""
+    size, whole = patch.stat().st_size, bytes_of(view)
+    return f"{patch}: {size / 2**20:.2f} MiB, {size / whole:.2%} of a full checkpoint"
+
+
+def _still_to_edit(
+    session: EditSession, requests: Sequence[Request], console: Console
+) -> list[Request]:
+    """The requests that a journal does not hold yet, so that a killed run can be started again."""
+    held = session.requests
+    left = [request for request in requests if request not in held]
+    if len(left) < len(requests):
+        say(console, f"in the journal already: {len(requests) - len(left)} of {len(requests)}")
+    return left
+
+
+def _edit(editor: NullSpaceEditor, requests: Sequence[Request]) -> list[Request]:
+    """Batch after batch, to the end of the run; the requests that failed and were left out."""
     failed: list[Request] = []
-    starts = range(0, len(requests), batch_size)
+    if requests:
+        editor.session.resume()
+    starts = range(0, len(requests), editor.batch_size)
     for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
-        failed += editor.apply(requests[start : start + batch_size]).failed
-    editor.finalize()
+        failed += editor.apply(requests[start : start + editor.batch_size]).failed
+    if not editor.session.ended:
+        editor.finalize()
     return failed
+
+
+def _note(session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]) -> None:
+    """Keep in the journal what this run measured."""
+    found = {}
+    for own, request in zip(session.ids, session.requests, strict=True):
+        if request in requests:
+            found[own] = accuracies(metrics[requests.index(request)])
+    session.note(found)
 
 
 def _editor(config: EditorConfig) -> NullSpaceEditor:
     """An editor whose update functions are ours, or EasyEdit's."""
     if config.host is Host.native:
         return NullSpaceEditor.from_config(config)
+    if config.journal is not None or config.patch is not None:
+        raise ConfigError("host=easyedit keeps no journal and no patch: use host=native")
     from alphaedit_plugin.easyedit.bridge import HostedEditor  # needs the host
 
     return HostedEditor.from_config(config)
@@ -164,16 +206,6 @@ def summary(metrics: Sequence[Metrics]) -> str:
             parts.append(f"{name} {_mean(means):.1%}")
     count = f"{len(metrics)} edit{'s' if len(metrics) > 1 else ''}"
     return f"after {count}: {', '.join(parts)}"
-
-
-def accuracies(metrics: Metrics) -> dict[str, list[float]]:
-    """One request's token accuracies: of the edit, its rephrasings, and all locality probes."""
-    probes = [values for key, values in metrics["locality"].items() if key.endswith("_acc")]
-    return {
-        "rewrite": metrics["rewrite_acc"],
-        "rephrase": metrics.get("rephrase_acc", []),
-        "locality": [value for values in probes for value in values],
-    }
 
 
 def layer_table(editor: NullSpaceEditor) -> Table:

@@ -20,6 +20,7 @@ from alphaedit_plugin.loading import load
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import (
     Metrics,
+    accuracies,
     add_locality,
     check_quality,
     edit_quality,
@@ -40,17 +41,24 @@ class NullSpaceEditor:
         view: the model to edit, in place.
         recipe: how.
         batch_size: requests per batch in `batch_edit`.
+        journal: a folder that keeps every batch, see `EditSession`.
 
     Attributes:
         session: pristine weights, key history and journal of this editor's run.
     """
 
-    def __init__(self, view: EditableModel, recipe: Recipe, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        view: EditableModel,
+        recipe: Recipe,
+        batch_size: int = 1,
+        journal: str | Path | None = None,
+    ) -> None:
         _check_batch_size(batch_size)
         self.view = view
         self.recipe = recipe
         self.batch_size = batch_size
-        self.session = EditSession(view, recipe.layers)
+        self.session = EditSession(view, recipe.layers, journal)
 
     @classmethod
     def from_config(cls, config: EditorConfig) -> NullSpaceEditor:
@@ -59,11 +67,16 @@ class NullSpaceEditor:
         Raises:
             AlphaEditError: something named there is missing or does not fit.
         """
-        return cls(*load(config), config.batch_size)
+        return cls(*load(config), config.batch_size, config.journal)
 
     @classmethod
     def from_pretrained(
-        cls, model: str | Path, *, null_space: bool = True, overrides: Sequence[str] = ()
+        cls,
+        model: str | Path,
+        *,
+        null_space: bool = True,
+        overrides: Sequence[str] = (),
+        journal: str | Path | None = None,
     ) -> NullSpaceEditor:
         """Load a model by name and edit it with the settings that go with it.
 
@@ -73,6 +86,8 @@ class NullSpaceEditor:
                 say which layers: ``["model.layers=[3,4]"]``.
             null_space: project, or edit plainly.
             overrides: as on the command line: ``["base=rect", "projector=energy"]``.
+            journal: a folder that keeps every batch as it is applied; what it holds already is
+                applied first.
 
         Raises:
             AlphaEditError: something named there is missing or does not fit.
@@ -84,6 +99,8 @@ class NullSpaceEditor:
         config = load_config([*chosen, flag, *overrides])
         if not known:  # which needs no quoting here, whatever is in it
             config.model.path = name
+        if journal is not None:
+            config.journal = str(journal)
         return cls.from_config(config)
 
     @property
@@ -213,6 +230,9 @@ class NullSpaceEditor:
                 )
                 if verbose:
                     logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
+            if sequential_edit:
+                kept = self.session.journal[-1].ids
+                self.session.note(dict(zip(kept, map(accuracies, after), strict=True)))
         return metrics, self.view.model, weights
 
     def _edit_batch(

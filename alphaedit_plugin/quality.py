@@ -54,6 +54,16 @@ def add_locality(before: Metrics, after: Metrics) -> None:
         }
 
 
+def accuracies(metrics: Metrics) -> dict[str, list[float]]:
+    """One request's token accuracies: of the edit, its rephrasings, and all locality probes."""
+    probes = [values for key, values in metrics["locality"].items() if key.endswith("_acc")]
+    return {
+        "rewrite": metrics["rewrite_acc"],
+        "rephrase": metrics.get("rephrase_acc", []),
+        "locality": [value for values in probes for value in values],
+    }
+
+
 def requested_rewrite(request: Request) -> Metrics:
     """The request as the host reports it under ``requested_rewrite``."""
     rewrite: Metrics = {

@@ -87,13 +87,17 @@ class EditSession:
             NumericalError: a weight would overflow; likewise.
         """
         path = Path(path).expanduser()
-        patch = read_patch(path, view)
+        try:
+            return cls.of_patch(view, read_patch(path, view), force=force)
+        except PatchError as error:
+            raise PatchError(f"{path} is refused: {error}") from None
+
+    @classmethod
+    def of_patch(cls, view: EditableModel, patch: Patch, *, force: bool = False) -> EditSession:
+        """As `load`, of a patch that was read for this model already."""
         session = cls(view, list(patch.header.places))
         if not force:
-            try:
-                patch.header.check_model(view, session._weights.pristine)
-            except PatchError as error:
-                raise PatchError(f"{path} is refused: {error}; or force it") from None
+            patch.header.check_model(view, session._weights.pristine)
         session._adopt(patch.entries, patch.metrics)
         return session
 
@@ -151,6 +155,11 @@ class EditSession:
     def ids(self) -> list[str]:
         """The id of each of `requests`."""
         return [own for entry in self.journal for own in entry.ids]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the latest entry is the end of a run (PRUNE's)."""
+        return bool(self.journal) and self.journal[-1].ends_run
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -264,6 +273,11 @@ class EditSession:
         for note in undone.notes:
             logger.warning("%s", note)
         return undone
+
+    def resume(self) -> None:
+        """Take back the end of a run, if that is the latest entry, to edit on."""
+        if self.ended:
+            self.undo()
 
     def reset(self) -> None:
         """Take back everything, whoever wrote it: the weights are bit for bit the pristine ones."""

@@ -6,6 +6,7 @@ A command imports what it works with only when it runs, so that help comes at on
 from __future__ import annotations
 
 from alphaedit_plugin.commands import (
+    apply,
     compare,
     config,
     doctor,
@@ -16,12 +17,17 @@ from alphaedit_plugin.commands import (
     report,
     run,
     suggest,
+    undo,
+    verify,
 )
 from alphaedit_plugin.commands.base import OVERRIDES, Command
 
 COMMANDS: tuple[Command, ...] = (
     edit.COMMAND,
     export.COMMAND,
+    undo.COMMAND,
+    apply.COMMAND,
+    verify.COMMAND,
     compare.COMMAND,
     report.COMMAND,
     fit.COMMAND,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from alphaedit_plugin.errors import ConfigError
+
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig
 
@@ -34,6 +36,28 @@ class Command:
     examples: tuple[str, ...]
     run: Callable[[Sequence[str], Console], int | None]
     usage: str = OVERRIDES
+
+
+def split_words(
+    command: str, names: Sequence[str], words: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """What is no override, and the overrides.
+
+    Args:
+        command: for the message.
+        names: of the former, as help shows them; one in brackets may be left out, and is ``""``.
+        words: as typed.
+
+    Raises:
+        ConfigError: too few or too many of them.
+    """
+    given = [word for word in words if "=" not in word]
+    least = sum(not name.startswith("[") for name in names)
+    if not least <= len(given) <= len(names):
+        usage = " ".join((command, *names))
+        raise ConfigError(f"{command} was given {given or 'nothing'}: type alphaedit {usage}")
+    overrides = [word for word in words if "=" in word]
+    return given + [""] * (len(names) - len(given)), overrides
 
 
 @contextmanager

@@ -7,22 +7,18 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alphaedit_plugin.commands.base import Command, working
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.commands.base import Command, split_words, working
 
 
 def _run(words: Sequence[str], console: Console) -> None:
     from alphaedit_plugin.config import load_config
 
-    paths = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word]
-    if len(paths) != 1:
-        raise ConfigError("inspect takes one projector file: alphaedit inspect PROJECTOR")
+    (path,), overrides = split_words("inspect", ("PROJECTOR",), words)
     config = load_config(overrides)
     from alphaedit_plugin.inspect_run import run_inspect
 
     with working(config):
-        run_inspect(Path(paths[0]).expanduser(), config, bool(overrides), console)
+        run_inspect(Path(path).expanduser(), config, bool(overrides), console)
 
 
 COMMAND = Command(

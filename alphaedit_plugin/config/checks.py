@@ -43,6 +43,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("batch_size", _at_least(1), "at least 1"),
     ("seed", lambda seed: 0 <= seed < 2**63, "from 0 to 2**63 - 1"),
     ("save", _says_something, "a folder, or null to save nothing"),
+    ("patch", _says_something, "a file, or null to write none"),
+    ("journal", _says_something, "a folder, or null to keep none"),
     ("data.limit", _at_least(1), "at least 1, or null for all"),
     ("data.offset", _at_least(0), "at least 0"),
     ("data.shuffle_seed", _at_least(0), "at least 0, or null to leave the order"),

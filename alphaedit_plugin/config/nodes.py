@@ -318,7 +318,12 @@ class SuggestConfig:
 class EditorConfig:
     """Everything a command reads; ``base`` holds the fields of the chosen base method.
 
-    ``on_conflict`` says what becomes of requests that contradict a later one of the same call.
+    Attributes:
+        on_conflict: what becomes of requests that contradict a later one of the same call.
+        save: a folder for the edited model.
+        patch: a file for the edits alone.
+        journal: a folder that keeps every batch as it is applied; what it holds is applied first.
+        force: apply a patch although it was made for another model or other weights.
     """
 
     base: Any = MISSING
@@ -337,3 +342,6 @@ class EditorConfig:
     batch_size: int = 20
     on_conflict: OnConflict = OnConflict.last
     save: str | None = None
+    patch: str | None = None
+    journal: str | None = None
+    force: bool = False

@@ -190,9 +190,7 @@ class NativeRun:
     def edit(self, requests: Sequence[Request]) -> None:
         """Apply a batch; PRUNE's restraint is taken off before it and put on after it."""
         session, recipe = self.session, self.recipe
-        last = session.journal[-1] if session.journal else None
-        if last is not None and last.writes and not last.requests:
-            session.undo()
+        session.resume()
         try:
             engine.apply_batch(session.view, session, recipe, requests)
         finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alphaedit_plugin.journal.entry import Entry, Write
-from alphaedit_plugin.journal.folder import Journal
+from alphaedit_plugin.journal.folder import Journal, read_header
 from alphaedit_plugin.journal.header import Header, checksums
 from alphaedit_plugin.journal.patch import Patch, bytes_of, read_patch, save_patch
 from alphaedit_plugin.journal.undo import Undone, plan, remaining
@@ -18,6 +18,7 @@ __all__ = [
     "bytes_of",
     "checksums",
     "plan",
+    "read_header",
     "read_patch",
     "remaining",
     "save_patch",

@@ -22,8 +22,8 @@ from alphaedit_plugin.artefact import Claim, read_artefact, write_artefact
 from alphaedit_plugin.errors import ConfigError, PatchError
 from alphaedit_plugin.journal import reading
 from alphaedit_plugin.journal.entry import Entry, now
-from alphaedit_plugin.journal.header import Header, check_claims
-from alphaedit_plugin.journal.patch import check_names, readable
+from alphaedit_plugin.journal.header import FINGERPRINT, SAMPLE, Header, check_claims
+from alphaedit_plugin.journal.patch import KIND, Patch, check_names, readable
 from alphaedit_plugin.journal.record import Record, pack, unpack
 from alphaedit_plugin.journal.undo import Undone, remaining
 from alphaedit_plugin.version import VERSION
@@ -83,14 +83,17 @@ class Journal:
                 raise PatchError(f"{folder} lacks {NAME.format(number)}: put the file back")
         if not found:
             raise PatchError(f"no journal at {folder}: alphaedit edit journal={folder} keeps one")
-        with readable(found[0], f"{found[0]} was removed while it was read"):
-            tensors, content = read_artefact(found[0], check=_check_header)
-            header = Header.parse(content["header"], tensors)
+        header = read_header(found[0])
         journal = cls(folder, header, len(found), after=dict(header.before))
         for path in found[1:]:
             with readable(path, f"{path} was removed while it was read"):
                 journal._follow(path)
         return journal
+
+    @property
+    def patch(self) -> Patch:
+        """All that stands."""
+        return Patch(self.header, tuple(self.entries), self.after, self.metrics)
 
     @staticmethod
     def is_at(folder: Path) -> bool:
@@ -155,6 +158,19 @@ class Journal:
             self.metrics |= reading.mapping(content["metrics"])
 
 
+def read_header(path: Path) -> Header:
+    """Which model a journal, its first file, or a patch is for; the rest of it is not read.
+
+    Raises:
+        PatchError: it is missing or damaged, or neither a journal nor a patch.
+    """
+    file = path / NAME.format(0) if path.is_dir() else path
+    with readable(file, f"no patch or journal at {path}: alphaedit edit makes both"):
+        names = (FINGERPRINT, SAMPLE)
+        tensors, content = read_artefact(file, lambda name: name in names, _check_header)
+        return Header.parse(content["header"], tensors)
+
+
 def _check(header: Header, content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
     if content["kind"] == ENTRY:
         record = _record(content)
@@ -166,8 +182,8 @@ def _check(header: Header, content: dict[str, Any], claims: Mapping[str, Claim])
 
 
 def _check_header(content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
-    if content["kind"] != HEADER:
-        raise ValueError(f"it is a {reading.label(content['kind'])}, no journal")
+    if content["kind"] not in (HEADER, KIND):
+        raise ValueError(f"it is a {reading.label(content['kind'])}, no journal or patch")
     check_claims(claims)
 
 

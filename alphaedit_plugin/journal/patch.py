@@ -49,9 +49,15 @@ class Patch:
     after: Mapping[int, str]
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
-    def delta(self, layer: int) -> Delta:
-        """The sum of all that is added to a layer, ``(d_out, d_in)``, factored where it pays."""
-        writes = [write for entry in self.entries for write in entry.writes]
+    def delta(self, layer: int, entries: Sequence[Entry] | None = None) -> Delta:
+        """The sum of all that is added to a layer, ``(d_out, d_in)``, factored where it pays.
+
+        Args:
+            layer: its number.
+            entries: some of the patch's; all without.
+        """
+        chosen = self.entries if entries is None else entries
+        writes = [write for entry in chosen for write in entry.writes]
         rows, columns = self.header.places[layer].shape
         nothing = Delta(torch.zeros(rows, 0), torch.zeros(columns, 0))
         return Delta.joined([nothing, *(w.delta for w in writes if w.layer == layer)])
@@ -122,7 +128,7 @@ def readable(path: Path, missing: str) -> Iterator[None]:
     except (DamagedFile, ConfigError) as error:
         raise PatchError(str(error)) from None
     except PatchError as error:
-        raise PatchError(f"{path} cannot be used: {error}") from None
+        raise PatchError(f"{path} does not fit: {error}") from None
     except MALFORMED as error:
         raise PatchError(f"{path} is malformed: {error}") from None
 

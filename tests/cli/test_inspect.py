@@ -76,8 +76,8 @@ def test_a_degenerate_cut_is_named(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "inspect takes one projector file"),
-        (["a", "b"], "inspect takes one projector file"),
+        ([], "type alphaedit inspect PROJECTOR"),
+        (["a", "b"], "type alphaedit inspect PROJECTOR"),
         (["gone"], "no projector file at gone"),
         (["x" * 300], "cannot be read: File name too long"),
         (["{saved}/text.txt"], "is damaged, or no file of alphaedit_plugin's"),

@@ -1,0 +1,93 @@
+"""Does a patch still do what it promises? Its edits answer, and old keys see nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from alphaedit_plugin.journal.entry import Entry
+from alphaedit_plugin.journal.patch import Patch
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.quality import edit_quality
+from alphaedit_plugin.request import Request
+
+ROUNDING = 1e-5  # ‖ΔU‖/‖Δ‖ of float32 deltas; through another projector it is 0.01 and more
+
+
+@dataclass(frozen=True)
+class EditCheck:
+    """One edit.
+
+    Attributes:
+        name: its id.
+        request: what was asked.
+        accuracy: share of the new answer's tokens that the model gives.
+    """
+
+    name: str
+    request: Request
+    accuracy: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the model gives the whole answer."""
+        return self.accuracy == 1.0
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One layer.
+
+    Attributes:
+        layer: its number.
+        norm: ``‖Δ‖`` of all its deltas.
+        leakage: ``‖ΔU‖/‖Δ‖`` of those that were projected; ``None`` if none was.
+    """
+
+    layer: int
+    norm: float
+    leakage: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether old keys see nothing of what promises that."""
+        return self.leakage is None or self.leakage <= ROUNDING
+
+
+def projected(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries that promise to preserve what the model knew."""
+    return [entry for entry in entries if entry.method.get("null_space") is True]
+
+
+def check_edits(view: EditableModel, entries: Sequence[Entry]) -> list[EditCheck]:
+    """Ask the model, as it is, for every edit.
+
+    Raises:
+        RequestError: a prompt that this model cannot be asked.
+    """
+    pairs = [
+        (own, request)
+        for entry in entries
+        for own, request in zip(entry.ids, entry.requests, strict=True)
+    ]
+    found = edit_quality(view, [request for _, request in pairs])
+    return [
+        EditCheck(own, request, sum(metrics["rewrite_acc"]) / len(metrics["rewrite_acc"]))
+        for (own, request), metrics in zip(pairs, found, strict=True)
+    ]
+
+
+def check_layers(patch: Patch, projectors: Mapping[int, Projector]) -> list[LayerCheck]:
+    """Measure the invariant, layer by layer.
+
+    Args:
+        patch: whose deltas.
+        projectors: those that they were made with; not read where none was projected.
+    """
+    checks = []
+    for layer in sorted(patch.header.places):
+        delta, safe = patch.delta(layer), patch.delta(layer, projected(patch.entries))
+        leakage = None if safe.norm == 0 else projectors[layer].leakage(safe)
+        checks.append(LayerCheck(layer, delta.norm, leakage))
+    return checks

@@ -1,0 +1,243 @@
+"""What ``alphaedit apply``, ``undo`` and ``verify`` do, with a patch or a journal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alphaedit_plugin.config import EditorConfig, load_config
+from alphaedit_plugin.console import printable, say
+from alphaedit_plugin.errors import ConfigError, PatchError
+from alphaedit_plugin.export import save_checkpoint
+from alphaedit_plugin.journal import (
+    Entry,
+    Journal,
+    Patch,
+    Undone,
+    checksums,
+    plan,
+    read_header,
+    read_patch,
+)
+from alphaedit_plugin.journal.header import name_of
+from alphaedit_plugin.journal.verify import (
+    ROUNDING,
+    EditCheck,
+    LayerCheck,
+    check_edits,
+    check_layers,
+    projected,
+)
+from alphaedit_plugin.loading import DTYPES, load_model
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.outputs import empty_folder
+from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.sources import provide_projectors
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 50  # edits of the table; those that do not hold come first
+
+
+def config_for(path: str, overrides: Sequence[str]) -> EditorConfig:
+    """The configuration, with the patch's own layers and dtype where none are given.
+
+    Raises:
+        PatchError: there is no patch or journal at ``path``, or it is damaged.
+        ConfigError: see `load_config`.
+    """
+    header = read_header(Path(path).expanduser())
+    layers = f"model.layers={sorted(header.places)}".replace(" ", "")
+    own = [layers, *([f"model.dtype={header.dtype}"] if header.dtype in DTYPES else [])]
+    return load_config([*own, *overrides])
+
+
+def run_apply(path: str, config: EditorConfig, console: Console) -> None:
+    """Apply a patch to a fresh copy of its model, and save that.
+
+    Raises:
+        AlphaEditError: see `EditSession.load`; or ``save`` cannot be written.
+    """
+    folder = None if config.save is None else empty_folder("save", config.save)
+    view = load_model(config.model)
+    patch = _read(path, view)
+    session = _apply(path, view, patch, config.force)
+    count = len(session.requests)
+    say(console, f"{path}: {count} edit{'s' * (count != 1)} for {patch.header.model}")
+    say(console, _exactness(session, patch))
+    _save(session, folder, console)
+
+
+def run_undo(path: str, what: int | str, config: EditorConfig | None, console: Console) -> None:
+    """Take edits of a journal back, and, with a model, show and save what is left.
+
+    Raises:
+        AlphaEditError: there is no such journal, or it has no such edit; or see `EditSession`.
+    """
+    folder = Path(path).expanduser()
+    journal = Journal.read(folder)
+    if config is None:
+        undone = plan(journal.entries, what)
+        if undone.ids or undone.entries:
+            journal.take_back(undone, {})
+        for note in undone.notes:
+            logger.warning("%s", note)
+        _say_undone(undone, len([own for e in journal.entries for own in e.ids]), console)
+        return
+    target = None if config.save is None else empty_folder("save", config.save)
+    view = load_model(config.model)
+    session = EditSession(view, list(journal.header.places), folder)
+    _say_undone(session.undo(what), len(session.ids), console)
+    _save(session, target, console)
+
+
+def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
+    """Check every edit and every layer of a patch.
+
+    Returns:
+        Whether all holds.
+
+    Raises:
+        AlphaEditError: see `run_apply`; or there is no projector to measure with.
+    """
+    view = load_model(config.model)
+    patch = _read(path, view)
+    weights = {layer: view.weight(layer) for layer in patch.header.places}
+    present = patch.header.dtype == _dtype(view) and checksums(weights) == dict(patch.after)
+    projectors = _projectors(view, patch, config, present)
+    if present:
+        say(console, "the model holds these edits already, bit for bit")
+    else:
+        say(console, _exactness(_apply(path, view, patch, config.force), patch))
+    edits, layers = check_edits(view, patch.entries), check_layers(patch, projectors)
+    console.print(edit_table(edits))
+    console.print(layer_table(layers))
+    for note in _notes(patch.entries, projectors):
+        say(console, note)
+    holds = all(check.holds for check in edits) and all(check.holds for check in layers)
+    good = sum(check.holds for check in edits)
+    say(console, f"{good} of {len(edits)} edits hold; {'all' if holds else 'not all'} is well")
+    return holds
+
+
+def edit_table(edits: Sequence[EditCheck]) -> Table:
+    """What was asked, and whether the model answers it; edits that do not hold come first."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("edit", "prompt", "wanted"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("tokens right", justify="right")
+    table.add_column("holds")
+    for check in sorted(edits, key=lambda check: check.holds)[:SHOWN]:
+        table.add_row(
+            Text(check.name),
+            Text(printable(check.request.filled)),
+            Text(printable(check.request.target_new.strip())),
+            f"{check.accuracy:.0%}",
+            _mark(check.holds),
+        )
+    if len(edits) > SHOWN:
+        table.add_row(f"… and {len(edits) - SHOWN} more", style="dim")
+    return table
+
+
+def layer_table(layers: Sequence[LayerCheck]) -> Table:
+    """Per layer the size of what was added, and what old keys see of it."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("layer", "‖Δ‖", "‖ΔU‖/‖Δ‖"):
+        table.add_column(heading, justify="right")
+    table.add_column("holds")
+    for check in layers:
+        leakage = "plain" if check.leakage is None else f"{check.leakage:.1e}"
+        row = (str(check.layer), f"{check.norm:.3g}", leakage)
+        table.add_row(*row, Text("–") if check.leakage is None else _mark(check.holds))
+    return table
+
+
+def _mark(holds: bool) -> Text:
+    return Text("yes", "green") if holds else Text("no", "red")
+
+
+def _read(path: str, view: EditableModel) -> Patch:
+    """A patch from its file, or what stands in a journal."""
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return read_patch(place, view)
+    journal = Journal.read(place)
+    journal.header.check_places(view)
+    return journal.patch
+
+
+def _apply(path: str, view: EditableModel, patch: Patch, force: bool) -> EditSession:
+    try:
+        return EditSession.of_patch(view, patch, force=force)
+    except PatchError as error:
+        raise PatchError(
+            f"{path} is refused: {error}; force=true applies it all the same"
+        ) from None
+
+
+def _exactness(session: EditSession, patch: Patch) -> str:
+    """Whether the weights are those of the run that made the patch."""
+    if session.checksums() == dict(patch.after):
+        return "the weights are those of the editing run, bit for bit"
+    if not patch.after:
+        return "the edits that stay are applied"
+    ours = _dtype(session.view)
+    if ours != patch.header.dtype:
+        return f"the weights are those of the editing run ({patch.header.dtype}) in {ours}"
+    if checksums({n: session.pristine(n) for n in session.layers}) != dict(patch.header.before):
+        return "forced: the weights are not those of the editing run"
+    return "the weights are those of the editing run but for the rounding of another machine"
+
+
+def _projectors(
+    view: EditableModel, patch: Patch, config: EditorConfig, present: bool
+) -> dict[int, Projector]:
+    """What the invariant is measured with, made while the model is as it was before the edits."""
+    if not projected(patch.entries):
+        return {}
+    if present and config.projector.path is None:
+        raise ConfigError(
+            "the model is edited already, so that its projector cannot be fitted: give "
+            "projector.path=…, or the model as it was before the edits"
+        )
+    return provide_projectors(view, config, sorted(patch.header.places))
+
+
+def _notes(entries: Sequence[Entry], projectors: dict[int, Projector]) -> list[str]:
+    """What the table does not say."""
+    plain = len([entry for entry in entries if entry.writes]) - len(projected(entries))
+    notes = []
+    if plain:
+        notes.append(
+            f"{plain} of {len(entries)} batches were edited plainly, without the null space: "
+            "nothing was promised about what old keys see of them"
+        )
+    if projectors:
+        notes.append(f"‖ΔU‖/‖Δ‖ is to be at most {ROUNDING:g}, before rounding to the dtype")
+    return notes
+
+
+def _say_undone(undone: Undone, left: int, console: Console) -> None:
+    count = len(undone.ids)
+    names = ", ".join(undone.ids[:5]) + (", …" if count > 5 else "")
+    taken = f"took back {count} edit{'s' * (count != 1)}{f' ({names})' if names else ''}"
+    say(console, f"{taken}; {left} stay{'s' * (left == 1)}")
+
+
+def _save(session: EditSession, folder: Path | None, console: Console) -> None:
+    if folder is None:
+        say(console, "nothing was saved: save=<a new folder> writes the model")
+        return
+    save_checkpoint(session.view, folder)
+    say(console, f"saved to {folder}")
+
+
+def _dtype(view: EditableModel) -> str:
+    return name_of(view.weight(0).dtype)
