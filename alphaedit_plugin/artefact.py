@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alphaedit_plugin.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line
 
 FACTS = "alphaedit_plugin"  # the metadata: content, checksums of the tensors, and its own
 # What a file that is not ours can raise; deeply nested JSON exhausts the stack.
@@ -161,17 +161,25 @@ def read_artefact(
     if not is_file(path):
         raise FileNotFoundError(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            content, checksums = _facts(path, file)
-            names = list(file.keys())
-            check(content, {name: _claim(file, name) for name in names})
-            tensors = {name: file.get_tensor(name) for name in names if wanted(name)}
+        file = safe_open(path, framework="pt")
+        content, checksums = _facts(path, file)
+        claims = {name: _claim(file, name) for name in file.keys()}  # noqa: SIM118
     except UNREADABLE as error:
-        raise DamagedFile(f"{path} is damaged, or no file of alphaedit_plugin's: {error}") from None
+        raise _damaged(path, error) from None
+    check(content, claims)
+    try:
+        tensors = {name: file.get_tensor(name) for name in claims if wanted(name)}
+    except UNREADABLE as error:
+        raise _damaged(path, error) from None
     for name, tensor in tensors.items():
         if checksums.get(name) != checksum(tensor):
             raise DamagedFile(f"{path} is damaged: {name} does not match its checksum")
     return tensors, content
+
+
+def _damaged(path: Path, error: Exception) -> DamagedFile:
+    reason = first_line(error)
+    return DamagedFile(f"{path} is damaged, or no file of alphaedit_plugin's: {reason}")
 
 
 def _facts(path: Path, file: Any) -> tuple[dict[str, Any], dict[str, str]]:

@@ -87,8 +87,9 @@ class EditSession:
             NumericalError: a weight would overflow; likewise.
         """
         path = Path(path).expanduser()
+        patch = read_patch(path, view)
         try:
-            return cls.of_patch(view, read_patch(path, view), force=force)
+            return cls.of_patch(view, patch, force=force)
         except PatchError as error:
             raise PatchError(f"{path} is refused: {error}") from None
 

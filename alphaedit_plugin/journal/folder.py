@@ -178,12 +178,12 @@ def _check(header: Header, content: dict[str, Any], claims: Mapping[str, Claim])
         if record.names("") != set(claims):
             raise ValueError("it holds tensors that belong to no edit")
     elif content["kind"] not in (UNDO, METRICS):
-        raise ValueError(f"it is a {reading.label(content['kind'])}: update alphaedit-plugin")
+        raise ValueError(f"its kind is {reading.label(content['kind'])!r}: update alphaedit-plugin")
 
 
 def _check_header(content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
     if content["kind"] not in (HEADER, KIND):
-        raise ValueError(f"it is a {reading.label(content['kind'])}, no journal or patch")
+        raise ValueError(f"its kind is {reading.label(content['kind'])!r}, no journal or patch")
     check_claims(claims)
 
 

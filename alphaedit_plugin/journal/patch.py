@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alphaedit_plugin.artefact import Claim, DamagedFile, is_file, read_artefact, write_artefact
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError, PatchError, RequestError
+from alphaedit_plugin.errors import ConfigError, PatchError, RequestError, first_line
 from alphaedit_plugin.journal import reading
 from alphaedit_plugin.journal.entry import Entry
 from alphaedit_plugin.journal.header import FINGERPRINT, SAMPLE, Header, check_claims
@@ -130,7 +130,7 @@ def readable(path: Path, missing: str) -> Iterator[None]:
     except PatchError as error:
         raise PatchError(f"{path} does not fit: {error}") from None
     except MALFORMED as error:
-        raise PatchError(f"{path} is malformed: {error}") from None
+        raise PatchError(f"{path} is malformed: {first_line(error)}") from None
 
 
 def check_size(path: Path, view: EditableModel) -> None:
@@ -155,7 +155,7 @@ def bytes_of(view: EditableModel) -> int:
 def _check(view: EditableModel, content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
     """Compare what a patch says with the model, before any tensor is read."""
     if content["kind"] != KIND:
-        raise ValueError(f"it is a {reading.label(content['kind'])}")
+        raise ValueError(f"its kind is {reading.label(content['kind'])!r}, not {KIND!r}")
     check_claims(claims)
     header = Header.parse(content["header"], {})
     header.check_places(view)
