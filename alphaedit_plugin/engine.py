@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts, standing
@@ -261,7 +262,9 @@ def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
             final = recipe.method.finalize(layer, accumulated, pristine)
             if final is not None:
                 changed = True
-                session.write(layer, final.minus(accumulated))
+                # PRUNE changes few singular values; what is below the sum's rounding is dropped.
+                rounding = torch.finfo(torch.float32).eps * accumulated.norm().item()
+                session.write(layer, final.minus(accumulated).factored(rounding))
         return session.commit(method=recipe.description()) if changed else None
 
 

@@ -38,3 +38,21 @@ def test_it_moves_as_a_whole(right: torch.Tensor | None) -> None:
     assert moved.left.dtype == torch.float64
     assert (moved.right is None) == (right is None)
     assert moved.dense.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("rank", "columns"), [(0, 0), (3, 3), (20, 20), (60, None)])
+def test_a_dense_delta_of_low_rank_is_factored(rank: int, columns: int | None) -> None:
+    dense = torch.randn(80, rank).double() @ torch.randn(rank, 100).double()
+    noisy = Delta(dense + 1e-9 * torch.randn(80, 100))
+    found = noisy.factored(1e-6)
+    assert (found.dense - noisy.left).norm() <= 1e-6
+    assert (None if found.right is None else found.right.shape[1]) == columns
+    assert found.factored(1e9) is found if columns is not None else found is noisy
+
+
+def test_columns_are_those_of_both_factors() -> None:
+    delta = Delta(torch.randn(4, 3), torch.randn(5, 3))
+    parts = sum(delta.columns([place]).dense for place in range(3))
+    assert torch.allclose(parts, delta.dense, atol=1e-6)
+    with pytest.raises(ValueError, match="dense"):
+        Delta(delta.dense).columns([0])

@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_everything_as_it_was(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
-        with pytest.raises(ConfigError, match="cannot be written: .*File too large"):
+        with pytest.raises(ConfigError, match=r"cannot be written: .*File too large"):
             act(session)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
