@@ -98,10 +98,10 @@ def require_writable(path: Path) -> None:
     Raises:
         ConfigError: it is a folder, or in a folder that cannot be made or written to.
     """
-    probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.probe")
     try:
         if path.is_dir():
             raise ConfigError(f"{path} is a folder: name a file in it")
+        probe = path.with_name(f"{path.name}.{secrets.token_hex(4)}.probe")
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,6 @@ from alphaedit_plugin.journal.header import Place
 from alphaedit_plugin.request import Probe, Request
 
 FACTORED, DENSE, SPARSE = "factored", "dense", "sparse"
-# What a request holds besides its probes; `Request` checks them.
-TEXTS = ("prompt", "subject", "target_new", "ground_truth")
-PROBES = ("locality", "portability")
 Tensors = dict[str, Tensor]
 
 
@@ -100,7 +97,7 @@ def pack(entry: Entry, prefix: str = "", keys: bool = True) -> tuple[dict[str, A
         "version": entry.version,
         "method": dict(entry.method),
         "requests": [
-            {"id": own, **request_content(request)}
+            {"id": own, "request": request_content(request)}
             for own, request in zip(entry.ids, entry.requests, strict=True)
         ],
         "failed": [request_content(request) for request in entry.failed],
@@ -127,7 +124,7 @@ def unpack(content: Mapping[str, Any]) -> Record:
     if unknown:
         raise ValueError(f"it has a delta in the form {unknown[0]!r}: update alphaedit-plugin")
     entry = Entry(
-        requests=tuple(parse_request(row) for row in rows),
+        requests=tuple(parse_request(reading.mapping(row["request"])) for row in rows),
         writes=(),
         failed=tuple(
             parse_request(reading.mapping(row)) for row in reading.sequence(content["failed"])
@@ -144,37 +141,43 @@ def unpack(content: Mapping[str, Any]) -> Record:
 
 
 def request_content(request: Request) -> dict[str, Any]:
-    """A request as JSON."""
-    probes = {
-        kind: {
+    """A request as JSON, field by field."""
+    return {f.name: _plain(getattr(request, f.name)) for f in fields(Request)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
             name: {"prompts": list(probe.prompts), "answers": list(probe.answers)}
-            for name, probe in getattr(request, kind).items()
+            for name, probe in value.items()
         }
-        for kind in PROBES
-    }
-    texts = {name: getattr(request, name) for name in TEXTS}
-    return {**texts, "rephrase": list(request.rephrase), **probes}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parse_request(row: Mapping[str, Any]) -> Request:
-    """What `request_content` gave.
+    """What `request_content` gave; a field that is not there has its default.
 
     Raises:
-        ValueError: something is of another type.
+        ValueError: something is of another type, or there is a field that no request has.
         RequestError: see `Request`.
     """
-    prompt, subject, target_new, ground_truth = (row[name] for name in TEXTS)
-    locality, portability = (_parse_probes(row[kind]) for kind in PROBES)
-    rephrase = tuple(reading.sequence(row["rephrase"]))
-    return Request(prompt, subject, target_new, ground_truth, rephrase, locality, portability)
+    known = {f.name: f for f in fields(Request)}
+    unknown = sorted(row.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"it has a request with {unknown[0][:40]!r}: update alphaedit-plugin")
+    return Request(**{name: _parsed(known[name], value) for name, value in row.items()})
 
 
-def _parse_probes(given: Any) -> dict[str, Probe]:
+def _parsed(field: Field[Any], value: Any) -> Any:
+    if field.default == ():
+        return tuple(reading.text(text) for text in reading.sequence(value))
+    if field.default_factory is MISSING:
+        return None if value is None else reading.text(value)
     return {
         name: Probe(
             tuple(reading.sequence(probe["prompts"])), tuple(reading.sequence(probe["answers"]))
         )
-        for name, probe in reading.mapping(given).items()
+        for name, probe in reading.mapping(value).items()
     }
 
 

@@ -1,0 +1,156 @@
+"""``alphaedit edit`` with a journal and a patch, then ``apply``, ``undo`` and ``verify``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from alphaedit_plugin.cli import main
+from alphaedit_plugin.config import load_config
+from alphaedit_plugin.data import load_data
+from alphaedit_plugin.editor import NullSpaceEditor
+from alphaedit_plugin.errors import AlphaEditError
+from alphaedit_plugin.journal import Journal, bytes_of
+from alphaedit_plugin.loading import load_model
+from alphaedit_plugin.session import EditSession
+from tests.journal.edits import forge, parts_of
+from tests.tiny import assert_same_weights, weights_of
+
+Capture = pytest.CaptureFixture[str]
+QUICK = ["model.moments.tokens=3000"]  # a poor second moment, in no time
+EDIT = ["edit", *QUICK, "data.limit=4", "batch_size=2", "journal=j", "patch=p.safetensors"]
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.chdir(tmp_path)
+
+
+def said(capsys: Capture) -> str:
+    captured = capsys.readouterr()
+    return captured.out + captured.err
+
+
+def test_from_edit_to_verify(capsys: Capture) -> None:
+    assert main([*EDIT, "save=run"]) == 0
+    size = re.search(r"p\.safetensors: (0\.\d+) MiB, (\d\.\d+)% of a full checkpoint", said(capsys))
+    assert size is not None
+    whole = bytes_of(load_model(load_config().model))
+    assert float(size[2]) == pytest.approx(100 * Path("p.safetensors").stat().st_size / whole, 0.01)
+    assert main(["apply", "p.safetensors", "save=applied"]) == 0
+    out = said(capsys)
+    assert "p.safetensors: 4 edits for" in out
+    assert "bit for bit" in out
+    first, second = (AutoModelForCausalLM.from_pretrained(path) for path in ("run", "applied"))
+    for name, parameter in first.named_parameters():
+        assert torch.equal(parameter, second.get_parameter(name))
+    assert main(["verify", "p.safetensors", *QUICK]) == 0
+    out = said(capsys)
+    assert "4 of 4 edits hold; all is well" in out
+    assert re.search(r"0\s+\S+\s+\d\.\de-\d\d\s+yes", out)
+    assert (
+        main(["verify", "p.safetensors", *QUICK, "projector=rank", "projector.cut.value=900"]) == 1
+    )
+    assert "4 of 4 edits hold; not all is well" in said(capsys)
+    # The edited model itself, which the patch must not be applied to once more.
+    held = ["verify", "p.safetensors", "model=custom", "model.path=run"]
+    assert main(held) == 2
+    assert "give projector.path=" in said(capsys)
+
+
+def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(EDIT) == 0
+    first = Journal.read(Path("j"))
+    assert set(first.metrics) == {own for entry in first.entries for own in entry.ids}
+    lost = first.entries[0].ids[1]
+    said(capsys)
+    assert main(["undo", "j", lost, "model=pocket", "save=less"]) == 0
+    out = said(capsys)
+    assert f"took back 1 edit ({lost}); 3 stay" in out
+    assert "2 later edits stay, computed with" in caplog.text
+    assert main(["undo", "j"]) == 0
+    assert "took back 2 edits" in said(capsys)
+    assert main(["undo", "j", "7"]) == 2
+    assert "cannot undo 7 entries: the journal has 1" in said(capsys)
+    assert main(EDIT) == 0  # three of the four are to be edited again
+    assert "in the journal already: 1 of 4" in said(capsys)
+    assert main(["verify", "j", *QUICK]) == 0
+    assert "4 of 4 edits hold; all is well" in said(capsys)
+
+
+def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys: Capture) -> None:
+    assert main([*EDIT, "null_space=false"]) == 0
+    tensors, content = parts_of(Path("p.safetensors"))
+    content["entries"][1]["requests"][1]["request"]["target_new"] = "\x1b[2Jnonsense"
+    forge(Path("p.safetensors"), tensors, content)
+    said(capsys)
+    assert main(["verify", "p.safetensors"]) == 1
+    out = said(capsys)
+    assert "2 of 2 batches were edited plainly" in out
+    assert "\x1b" not in out
+    assert "3 of 4 edits hold; not all is well" in out
+    rows = [line for line in out.splitlines() if re.match(r"e[0-9a-f]{10} ", line)]
+    assert [row.split()[-1] for row in rows] == ["no", "yes", "yes", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["apply"], "type alphaedit apply PATCH"),
+        (["apply", "a", "b"], "type alphaedit apply PATCH"),
+        (["verify", "nowhere"], "no patch or journal at nowhere"),
+        (["undo", "nowhere"], "no journal at nowhere"),
+        (["undo", "j", "1", "2"], r"type alphaedit undo JOURNAL [N|EDIT]"),
+        (["edit", "host=easyedit", "journal=j"], "host=easyedit keeps no journal"),
+        (["edit", "journal=' '"], "journal is ' ': it must be a folder"),
+        (["edit", "patch=."], "is a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused(capsys: Capture, words: list[str], error: str) -> None:
+    assert main(words) == 2
+    assert error in " ".join(said(capsys).split())
+
+
+@pytest.mark.parametrize(("base", "null_space"), [("memit", True), ("prune", False)])
+def test_a_run_in_two_parts_is_the_run_in_one(base: str, null_space: bool) -> None:
+    chosen = [*QUICK, f"base={base}", "data.limit=3", "model.target.steps=5"]
+    requests = load_data(load_config(chosen)).requests
+
+    def editor(journal: str) -> NullSpaceEditor:
+        return NullSpaceEditor.from_pretrained(
+            "pocket", null_space=null_space, overrides=chosen, journal=journal
+        )
+
+    whole = editor("whole")
+    for request in requests:
+        whole.apply([request])
+    whole.finalize()
+    first = editor("parts")
+    first.apply(requests[:1])
+    first.finalize()
+    second = editor("parts")
+    second.session.resume()
+    second.apply(requests[1:2])
+    third = editor("parts")
+    third.apply(requests[2:])
+    third.finalize()
+    assert_same_weights(third.view, weights_of(whole.view))
+
+
+def test_metrics_of_a_sequential_edit_are_kept() -> None:
+    editor = NullSpaceEditor.from_pretrained("pocket", overrides=QUICK, journal="j")
+    requests = load_data(load_config(["data.limit=2"])).requests
+    editor.edit_requests(requests, sequential_edit=True)
+    assert set(editor.session.metrics) == set(editor.session.ids)
+    editor.edit_requests(requests[:1], sequential_edit=False)  # and this one leaves no trace
+    layers = list(editor.session.layers)
+    again = EditSession(load_model(load_config().model), layers, "j")
+    assert again.metrics == editor.session.metrics
+    assert_same_weights(again.view, weights_of(editor.view))
+    with pytest.raises(AlphaEditError, match="refused"):
+        EditSession(editor.view, layers, "j")
