@@ -117,5 +117,7 @@ def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, str]]
 
 def _sample(parameter: Tensor) -> Tensor:
     flat = parameter.detach().reshape(-1)
-    places = torch.linspace(0, flat.numel() - 1, min(SAMPLED, flat.numel())).long()
+    last = flat.numel() - 1
+    # float32 rounds the last place of a large parameter up, to one that is not there.
+    places = torch.linspace(0, last, min(SAMPLED, flat.numel())).long().clamp_max(last)
     return flat[places.to(flat.device)].float().cpu()

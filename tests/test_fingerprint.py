@@ -95,3 +95,9 @@ def test_tokenizers_are_told_apart() -> None:
     kinds = ("byte_level", "bos", "metaspace", "slow")
     assert len({tokenizer_digest(tokenizer_of(kind)) for kind in kinds}) == len(kinds)
     assert tokenizer_digest(fast_tokenizer()) == tokenizer_digest(fast_tokenizer())
+
+
+@pytest.mark.parametrize("size", [1, 31, 2**24 + 3, 38_597_376])
+def test_a_parameter_of_any_size_has_a_sample(size: int) -> None:
+    """GPT-2's embeddings have 38,597,376 entries, a number that float32 rounds up."""
+    assert len(Fingerprint.of_weights([torch.zeros(1).expand(size)]).values) == min(size, 32)
