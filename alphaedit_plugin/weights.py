@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.artefact import checksum
 from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError
 from alphaedit_plugin.journal.entry import Write
+from alphaedit_plugin.journal.header import checksums
 from alphaedit_plugin.models import EditableModel
 
 CONTIGUOUS = torch.contiguous_format
@@ -104,7 +104,7 @@ class EditedWeights:
 
     def checksums(self) -> dict[int, str]:
         """Per layer a hash of the weight as it is now."""
-        return {layer: checksum(self._view.weight(layer)) for layer in self.pristine}
+        return checksums({layer: self._view.weight(layer) for layer in self.pristine})
 
     def _sum(self, write: Write) -> None:
         total = self.total(write.layer)
