@@ -230,10 +230,15 @@ class NullSpaceEditor:
                 )
                 if verbose:
                     logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
-            if sequential_edit:
-                kept = self.session.journal[-1].ids
-                self.session.note(dict(zip(kept, map(accuracies, after), strict=True)))
+            if sequential_edit and entry is not None:
+                self._note(entry, batch, after)
         return metrics, self.view.model, weights
+
+    def _note(self, entry: Entry, batch: Sequence[Request], metrics: Sequence[Metrics]) -> None:
+        """Keep what was measured of an entry's edits; some of its batch may have been left out."""
+        places = [batch.index(request) for request in entry.requests]
+        found = zip(entry.ids, places, strict=True)
+        self.session.note({own: accuracies(metrics[place]) for own, place in found})
 
     def _edit_batch(
         self, batch: Sequence[Request], asked: Sequence[Request], keep: bool
