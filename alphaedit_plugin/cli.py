@@ -31,6 +31,7 @@ from alphaedit_plugin.version import VERSION
 
 HELP_FLAGS = ("-h", "--help")
 FAILED, INTERRUPTED = 2, 130
+LONGEST = 1200  # characters of an error: it may quote a whole prompt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch([word for word in words if word not in verbose], script, console)
     except AlphaEditError as error:
-        say(errors, f"alphaedit: error: {' '.join(str(error).split())}")
+        say(errors, f"alphaedit: error: {_one_line(str(error))}")
         return FAILED
     except KeyboardInterrupt:
         say(errors, "alphaedit: interrupted")
@@ -65,6 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exception(error)
         say(errors, f"alphaedit: error: {_unexpected(error)}")
         return FAILED
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and no longer than anyone reads: the start says what, the end why."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} … {line[-LONGEST // 3 :]}"
 
 
 def _unexpected(error: Exception) -> str:

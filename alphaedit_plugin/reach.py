@@ -13,8 +13,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.memory import in_token_budget
 from alphaedit_plugin.models import EditableModel, StopForward, hidden_of, hooked, inference
-from alphaedit_plugin.prompts import Sentence, by_token_budget
+from alphaedit_plugin.prompts import Sentence
 from alphaedit_plugin.resume import Tail, adding, begin, run
 
 STEPS = 20  # of L-BFGS; each runs one block
@@ -45,11 +46,14 @@ def value_residual(
         return wanted
     ended = [sentence.until_fact() for sentence in sentences]
     found = torch.empty_like(wanted)
+
+    def work(indices: list[int]) -> None:
+        tail = begin(view, [ended[i] for i in indices], layer)
+        found[:, indices] = _solve(view, layer, tail, wanted[:, indices].T.contiguous()).T
+
     # The caller may have gradients off.
     with torch.inference_mode(False), torch.enable_grad(), inference(view):
-        for indices in by_token_budget([len(s.ids) for s in ended], budget):
-            tail = begin(view, [ended[i] for i in indices], layer)
-            found[:, indices] = _solve(view, layer, tail, wanted[:, indices].T.contiguous()).T
+        in_token_budget([len(s.ids) for s in ended], budget, work)
     return found
 
 

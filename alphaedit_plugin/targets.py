@@ -85,7 +85,7 @@ class TargetSettings:
     def __post_init__(self) -> None:
         checks = {
             "steps": (self.steps >= 2, "at least 2, as the last one only evaluates"),
-            "lr": (0 < self.lr < math.inf, "positive and finite"),
+            "lr": (0 < self.lr <= 1e30, "positive and at most 1e30"),  # a step is a float32
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             "kl_factor": (0 <= self.kl_factor < math.inf, "at least 0 and finite"),
             "clamp_norm_factor": (self.clamp_norm_factor > 0, "positive"),

@@ -31,7 +31,7 @@ from tests.tiny import (
 
 settings.register_profile("suite", deadline=None, max_examples=40, database=None, derandomize=True)
 # By hand, as long as one likes: pytest tests/fuzz --hypothesis-profile=long
-settings.register_profile("long", deadline=None, max_examples=2000, print_blob=True)
+settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("suite")
 
 

@@ -243,7 +243,7 @@ def test_a_caller_without_gradients_can_search(gpt2: EditableModel) -> None:
     ("field", "bad"),
     [
         ("steps", [0, 1]),
-        ("lr", [0.0, -1.0, math.inf, math.nan]),
+        ("lr", [0.0, -1.0, 1e38, math.inf, math.nan]),
         ("weight_decay", [-0.1, math.inf, math.nan]),
         ("kl_factor", [-0.1, math.nan]),
         ("clamp_norm_factor", [0.0, -1.0, math.nan]),

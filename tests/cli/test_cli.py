@@ -383,3 +383,12 @@ def test_verbose_logs(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["-v", "config"]) == main(["config", "--verbose"]) == main(["config"]) == 0
     assert levels == [20, 20, 30]
     capsys.readouterr()
+
+
+def test_an_error_that_quotes_a_whole_book_stays_readable(capsys: Capture) -> None:
+    words = ["request.subject=Ada", f"request.prompt={'word ' * 5000}", "request.target_new=x"]
+    assert main(["edit", *words]) == 2
+    error = capsys.readouterr().err
+    assert len(error) < 1300
+    assert error.startswith("alphaedit: error: subject 'Ada' is not in prompt 'word word")
+    assert error.endswith("or put '{}' in its place\n")

@@ -1,0 +1,132 @@
+"""Full disks and SIGKILL while results are written: what is there is whole, or not there."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from alphaedit_plugin.compare.report import PAGE
+from alphaedit_plugin.errors import AlphaEditError
+from alphaedit_plugin.export import save_adapter, save_checkpoint
+from alphaedit_plugin.export_run import session_layers
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.outputs import filled_folder
+from alphaedit_plugin.session import EditSession
+from tests.export.test_peft import edited
+from tests.saved import overrides_of
+from tests.tiny import assert_same_weights, weights_of
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and kills as Linux does")
+Write = Callable[[EditSession, Path], None]
+WRITES: dict[str, Write] = {
+    "patch": lambda session, folder: session.save(folder / "p.safetensors"),
+    "adapter": lambda session, folder: save_adapter(
+        session.view, session_layers(session), folder / "adapter"
+    ),
+    "checkpoint": lambda session, folder: save_checkpoint(session.view, folder / "full"),
+}
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file can become larger: the kernel refuses the write, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@on_linux
+@pytest.mark.parametrize("size", [0, 100, 5_000, 10_000])
+@pytest.mark.parametrize("name", WRITES)
+def test_a_full_disk_leaves_nothing_behind(
+    gpt2: EditableModel, tmp_path: Path, name: str, size: int
+) -> None:
+    """One line says so, the edits in memory stay, and once there is room all is written."""
+    session = edited(gpt2)
+    before = weights_of(gpt2)
+    with disk_of(size), pytest.raises(AlphaEditError, match=r"File too large|os error 27"):
+        WRITES[name](session, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert_same_weights(gpt2, before)
+    session.check_weights()
+    WRITES[name](session, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@on_linux
+def test_a_full_disk_keeps_the_file_that_was_there(gpt2: EditableModel, tmp_path: Path) -> None:
+    session = edited(gpt2)
+    session.save(tmp_path / "p.safetensors")
+    whole = (tmp_path / "p.safetensors").read_bytes()
+    session.undo()
+    with disk_of(5_000), pytest.raises(AlphaEditError):
+        session.save(tmp_path / "p.safetensors")
+    assert (tmp_path / "p.safetensors").read_bytes() == whole
+
+
+def killed(words: list[str], folder: Path, sign: str, cwd: Path) -> None:
+    """Run a command and SIGKILL it as soon as ``sign`` is in ``folder``."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ALPHAEDIT_CACHE": str(folder / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alphaedit_plugin", *words], env=environment, cwd=cwd,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not list(folder.glob(sign)):
+        assert process.poll() is None, process.communicate()[0].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@on_linux
+def test_an_edit_killed_while_it_saves(saved: Path, tmp_path: Path) -> None:
+    """The model's folder is whole or not there, and the same command then works."""
+    words = [
+        "edit", *overrides_of(saved), "null_space=false", "base=rome", "base.use_moment=false",
+        "request.prompt=The capital of {} is", "request.subject=Norland",
+        "request.target_new=Rome", f"save={tmp_path / 'edited'}",
+    ]  # fmt: skip
+    killed(words, tmp_path, "edited*", saved)
+    found = tmp_path / "edited"
+    if not found.exists():
+        from alphaedit_plugin.cli import main
+
+        assert main(words) == 0
+    AutoModelForCausalLM.from_pretrained(found)
+
+
+@on_linux
+def test_a_report_killed_while_it_is_written(tmp_path: Path) -> None:
+    """An earlier report stays as it was until the new one is complete."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / PAGE).write_text("earlier")
+    words = [
+        "compare", "compare.bases=[memit]", "compare.edits=2", "compare.retention=4",
+        "compare.jobs=1", "compare.every=0", "model.moments.tokens=2000",
+        f"compare.out={tmp_path / 'out'}",
+    ]  # fmt: skip
+    killed(words, tmp_path, f"out/{PAGE}.*.part", tmp_path)
+    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+    assert page == "earlier" or page.rstrip().endswith(("|", ".", "`"))
+
+
+def test_a_folder_left_by_a_killed_run_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / "edited.0123abcd.part").mkdir()
+    with filled_folder(tmp_path / "edited") as unfinished:
+        (unfinished / "x").touch()
+    assert [path.name for path in (tmp_path / "edited").iterdir()] == ["x"]
