@@ -44,13 +44,15 @@ class GrowingFactor:
     Attributes:
         transform: ``T``, symmetric and positive semi-definite, on columns ``(d_in, n)``.
         weight: ``w > 0``.
-        blocks: the keys in it, block by block; ``T A`` is not kept, as ``T`` maps sums as well.
+        blocks: the keys in it, block by block.
+        mapped: ``T A (d_in, m)`` float64.
         lower: the factor ``(m, m)`` float64.
     """
 
     transform: Callable[[Tensor], Tensor]
     weight: float
     blocks: list[Tensor] = field(default_factory=list)
+    mapped: Tensor | None = None
     lower: Tensor | None = None
     _solved: tuple[Tensor, _Border] | None = None
 
@@ -72,11 +74,9 @@ class GrowingFactor:
         border = self._border(keys)
         self._solved = (keys, border)
         apart = border.mapped
-        if self.lower is not None:
+        if self.lower is not None and self.mapped is not None:
             above = torch.linalg.solve_triangular(self.lower.T, border.cross, upper=True)
-            parts = above.split([block.shape[1] for block in self.blocks])
-            pairs = zip(self.blocks, parts, strict=True)
-            apart = apart - self.transform(sum(block.to(part) @ part for block, part in pairs))
+            apart = apart - self.mapped @ above
         right = torch.cholesky_solve(apart.T, border.corner).T
         return Delta(residual.to(right), right)
 
@@ -87,9 +87,8 @@ class GrowingFactor:
         gram = exact.T @ mapped
         corner = (gram + gram.T) / 2 + self.weight * torch.eye(gram.shape[0]).to(gram)
         cross = exact.new_zeros(0, exact.shape[1])
-        if self.lower is not None:
-            inner = torch.cat([block.to(mapped).T @ mapped for block in self.blocks])
-            cross = torch.linalg.solve_triangular(self.lower, inner, upper=False)
+        if self.lower is not None and self.mapped is not None:
+            cross = torch.linalg.solve_triangular(self.lower, self.mapped.T @ exact, upper=False)
             corner = corner - cross.T @ cross
         factor, failed = torch.linalg.cholesky_ex(corner)
         if failed or not torch.isfinite(factor).all():
@@ -104,14 +103,15 @@ class GrowingFactor:
         solved, self._solved = self._solved, None
         # The keys of the last delta become history by being written: their border is known.
         border = solved[1] if solved is not None and solved[0] is block else self._border(block)
-        if self.lower is None:
-            self.lower = border.corner
+        mapped, cross, corner = border.mapped, border.cross, border.corner
+        if self.lower is None or self.mapped is None:
+            self.mapped, self.lower = mapped, corner
         else:
-            held, new = len(self.lower), len(border.corner)
+            held, new = len(self.lower), len(corner)
             grown = self.lower.new_zeros(held + new, held + new)
-            grown[:held, :held], grown[held:, :held] = self.lower, border.cross.T
-            grown[held:, held:] = border.corner
-            self.lower = grown
+            grown[:held, :held], grown[held:, :held] = self.lower, cross.T
+            grown[held:, held:] = corner
+            self.mapped, self.lower = torch.cat([self.mapped, mapped], dim=1), grown
         self.blocks.append(block)
 
     def _truncate(self, count: int) -> None:
@@ -120,8 +120,13 @@ class GrowingFactor:
         kept = sum(block.shape[1] for block in self.blocks[:count])
         del self.blocks[count:]
         self._solved = None
-        if self.lower is not None:
-            self.lower = self.lower[:kept, :kept].clone() if kept else None
+        if self.lower is not None and self.mapped is not None:
+            self.lower, self.mapped = (
+                self.lower[:kept, :kept].clone(),
+                self.mapped[:, :kept].clone(),
+            )
+        if not kept:
+            self.lower = self.mapped = None
 
 
 @dataclass

@@ -58,7 +58,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser("python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--model", choices=list(SHAPES), default="gpt2", help="shape of the model")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS),
+                        help="to compare; none skips the comparison")  # fmt: skip
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 10], help="batch sizes")
     parser.add_argument("--plain-edits", type=int, default=1,
                         help="at most so many edits on the slow sides")  # fmt: skip
@@ -210,23 +211,24 @@ def _larger(fewer: Row, count: int, solve: float | None) -> Row:
     return Row(fewer.method, fewer.side, count, spread, None, fewer.measured)
 
 
-def grow_all(
+def grow_with_history(
     options: argparse.Namespace, load: Workload, results: Results, progress: Progress
 ) -> None:
-    """AlphaEdit over the edits so far, and its closed form in a wide block."""
-    bar = progress.add_task("edits so far", total=len(options.history) + bool(options.wide))
+    """AlphaEdit over the edits so far."""
+    bar = progress.add_task("edits so far", total=len(options.history))
     dense = dense_matrices(load, load.tasks["alphaedit"]) if options.history else {}
     for history in options.history:
         requests = load.requests[: GROWTH_BATCH + 1]
         results.growth.append(grow(options.model, load, dense, requests, history))
         progress.advance(bar)
-    if options.wide:
-        d_model, batch, history = options.wide
-        block = wide(d_model, batch + 1, torch.device(options.device), options.seed)
-        dense = dense_matrices(block, block.tasks["alphaedit"])
-        found = grow("one wide block", block, dense, block.requests, history)
-        results.growth.append(found)
-        progress.advance(bar)
+
+
+def grow_wide(options: argparse.Namespace, results: Results) -> None:
+    """AlphaEdit's closed form in a wide block."""
+    d_model, batch, history = options.wide
+    block = wide(d_model, batch + 1, torch.device(options.device), options.seed)
+    dense = dense_matrices(block, block.tasks["alphaedit"])
+    results.growth.append(grow("one wide block", block, dense, block.requests, history))
 
 
 def run(options: argparse.Namespace, console: Console) -> Results:
@@ -237,11 +239,14 @@ def run(options: argparse.Namespace, console: Console) -> Results:
         cpu_threads(options.threads),
         Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as progress,
     ):
-        bar = progress.add_task("model, moments, projectors", total=1)
-        load = prepare(options, results)
-        progress.advance(bar)
-        compare(options, load, results, progress)
-        grow_all(options, load, results, progress)
+        if options.methods or options.history:
+            bar = progress.add_task("model, moments, projectors", total=1)
+            load = prepare(options, results)
+            progress.advance(bar)
+            compare(options, load, results, progress)
+            grow_with_history(options, load, results, progress)
+        if options.wide:
+            grow_wide(options, results)
         write(results, options.out)
         plot(results, options.out / PICTURE)
     return results

@@ -51,7 +51,7 @@ def null_space_delta(
     if past.count + keys.shape[1] > projector.d_in:
         kept = projector.apply(past.joined(keys))
         floor = ridge * torch.eye(projector.d_in)
-        return primal_delta(floor, projector.apply(keys), residual, kept)
+        return projector.project(primal_delta(floor, projector.apply(keys), residual, kept))
     return past.factor(projector, projector.apply, ridge).delta(keys, residual)
 
 
@@ -140,8 +140,11 @@ class Projected(BaseMethod):
         return null_space_delta(projector, self.ridge, problem.keys, problem.residual, problem.past)
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
-        """The base's, then the projector."""
-        return self.projectors[problem.layer].project(self.base.shape(delta, problem))
+        """The base's, then the projector, unless it was the last to touch the delta already."""
+        shaped = self.base.shape(delta, problem)
+        if self.solves and shaped is delta:
+            return delta
+        return self.projectors[problem.layer].project(shaped)
 
     def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta | None:
         """The base's, then the projector."""
