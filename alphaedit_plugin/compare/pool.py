@@ -22,8 +22,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from alphaedit_plugin.compare.cells import Cell, Job, run_cell
+from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.checkpoint import Checkpoint
+from alphaedit_plugin.compare.jobs import Job
+from alphaedit_plugin.compare.running import run_cell
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data import EditData
 from alphaedit_plugin.errors import ConfigError

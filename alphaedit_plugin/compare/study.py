@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alphaedit_plugin.cache import Cache
-from alphaedit_plugin.compare.cells import Cell, Job, Shared, evaluate_on, run_cell
+from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.checkpoint import Checkpoint, identity
+from alphaedit_plugin.compare.jobs import Job, Shared, abilities_of
 from alphaedit_plugin.compare.pool import threads_of
 from alphaedit_plugin.compare.record import Run, Setting
+from alphaedit_plugin.compare.running import evaluate_on, run_cell
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data import EditData, load_data
 from alphaedit_plugin.data.corpus import corpus_from
@@ -80,7 +82,8 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
         AlphaEditError: something is missing or does not fit; nothing has been edited then.
     """
     first = configs[0]
-    data = read_data(first)
+    data, asked = read_data(first), abilities_of(first.compare)
+    asked.check()
     for config in configs:
         check_sources(config)
     shared = Shared(load_model(first.model))
@@ -92,7 +95,9 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
         check_requests(shared.view, job.recipe, data.requests)
     check_quality(shared.view, data.requests)
     before = evaluate_on(shared.view, data, data.requests, first.compare.metrics)
-    return Study(shared.view, data, [replace(job, before=before) for job in jobs], before)
+    able = asked.measure(shared.view) if asked.tasks else {}
+    jobs = [replace(job, before=before, abilities=able) for job in jobs]
+    return Study(shared.view, data, jobs, before)
 
 
 def read_data(config: EditorConfig) -> EditData:

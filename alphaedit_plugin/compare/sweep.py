@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from alphaedit_plugin.compare.grid import refuse_useless
+from alphaedit_plugin.compare.jobs import abilities_of
 from alphaedit_plugin.compare.report import report_folder, write_metrics
 from alphaedit_plugin.compare.study import prepare, read_data, run_alone
 from alphaedit_plugin.config import EditorConfig, load_config, register_configs
@@ -99,6 +100,7 @@ class Rehearsal:
         config, folder = _this_job()
         report_folder(str(folder))
         check_sources(config)
+        abilities_of(config.compare).check()
         source = repr((config.data, config.model.path, config.seed))
         if source not in self._sources:
             read_data(config)

@@ -243,6 +243,12 @@ class CompareConfig:
         jobs: cells that run at once, each in a process of its own; ``None`` for as many as help:
             one per core for a small model on the CPU, else one.
         resume: go on where the same comparison was ended before it was done.
+        abilities: tasks of lm-evaluation-harness, asked before, during and after all edits:
+            sst, mrpc, cola, rte, mmlu and nli are the paper's.
+        abilities_every: ask them at every so many of the evaluations on the way; 0 for none.
+        abilities_limit: documents per task; ``None`` for all.
+        abilities_shots: examples before each question; ``None`` for as many as a task says.
+        abilities_folder: of task files of one's own.
         share_targets: keep target values in the cache folder, for cells whose search is the same.
     """
 
@@ -255,6 +261,11 @@ class CompareConfig:
     text: str | None = None
     jobs: int | None = None
     resume: bool = True
+    abilities: list[str] = field(default_factory=list)
+    abilities_every: int = 0
+    abilities_limit: int | None = None
+    abilities_shots: int | None = None
+    abilities_folder: str | None = None
     share_targets: bool = True
 
 

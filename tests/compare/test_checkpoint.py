@@ -17,9 +17,10 @@ import pytest
 from rich.console import Console
 
 from alphaedit_plugin.compare import run_comparison
-from alphaedit_plugin.compare.cells import Cell, Standing, run_cell
+from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.checkpoint import Checkpoint
 from alphaedit_plugin.compare.grid import grid
+from alphaedit_plugin.compare.running import Standing, run_cell
 from alphaedit_plugin.compare.study import Study, prepare
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.session import EditSession

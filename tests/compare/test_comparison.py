@@ -11,8 +11,9 @@ from rich.console import Console
 
 from alphaedit_plugin import compare
 from alphaedit_plugin.compare import Cell, run_comparison
-from alphaedit_plugin.compare.cells import Shared, run_cell, settings_of
 from alphaedit_plugin.compare.grid import grid
+from alphaedit_plugin.compare.jobs import Shared, settings_of
+from alphaedit_plugin.compare.running import run_cell
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.loading import load_model
@@ -132,13 +133,13 @@ def test_a_comparison_that_makes_no_sense_is_refused(override: str, message: str
 @pytest.mark.parametrize("cached", ["true", "false"])
 def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch, cached: str) -> None:
     read: list[int] = []
-    real = compare.cells.load_moments
+    real = compare.jobs.load_moments
 
     def counting(view: object, config: object, layers: list[int]) -> object:
         read.extend(layers)
         return real(view, config, layers)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compare.cells, "load_moments", counting)
+    monkeypatch.setattr(compare.jobs, "load_moments", counting)
     configs = grid([*QUICK, "compare.bases=[memit,rect]", f"model.moments.cache={cached}"])
     shared = Shared(load_model(configs[0].model))
     jobs = [shared.job_of(config) for config in configs]

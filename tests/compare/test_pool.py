@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 
 from alphaedit_plugin.compare import run_comparison
-from alphaedit_plugin.compare.cells import Shared
 from alphaedit_plugin.compare.grid import grid
+from alphaedit_plugin.compare.jobs import Shared
 from alphaedit_plugin.compare.pool import run_all, workers
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
