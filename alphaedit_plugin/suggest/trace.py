@@ -120,10 +120,11 @@ def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) ->
             f"the model answers none of {len(asked)} facts right (of {len(requests)} requests, "
             "those with a ground truth): give data=… with facts that it knows"
         )
-    return [_fact(view, request) for request in known[:limit]]
+    return [fact_of(view, request) for request in known[:limit]]
 
 
-def _fact(view: EditableModel, request: Request) -> Fact:
+def fact_of(view: EditableModel, request: Request) -> Fact:
+    """The fact behind a request with a ground truth, whether the model knows it or not."""
     answer = tuple(target_ids(view.tokenizer, request.filled, request.ground_truth or ""))
     last, first = (
         locate(view.tokenizer, request.prompt, request.subject, token)
