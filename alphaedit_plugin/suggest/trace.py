@@ -101,8 +101,12 @@ class Trace:
     facts: int
 
     def share(self, probability: float) -> float:
-        """How much of what noise took away ``probability`` brings back; 1 is everything."""
-        return (probability - self.spoiled) / max(self.clean - self.spoiled, 1e-9)
+        """How much of what noise took away ``probability`` brings back; 1 is everything.
+
+        0 where noise took nothing away.
+        """
+        taken = self.clean - self.spoiled
+        return (probability - self.spoiled) / taken if taken > 0 else 0.0
 
 
 def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) -> list[Fact]:
