@@ -29,6 +29,7 @@ from alphaedit_plugin.suggest.trace import (
     Fact,
     Trace,
     TraceSettings,
+    fact_of,
     known_facts,
     trace,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "TraceSettings",
     "choose_cut",
     "choose_layers",
+    "fact_of",
     "known_facts",
     "measure_cuts",
     "run_suggest",

@@ -101,8 +101,12 @@ class Trace:
     facts: int
 
     def share(self, probability: float) -> float:
-        """How much of what noise took away ``probability`` brings back; 1 is everything."""
-        return (probability - self.spoiled) / max(self.clean - self.spoiled, 1e-9)
+        """How much of what noise took away ``probability`` brings back; 1 is everything.
+
+        0 where noise took nothing away.
+        """
+        taken = self.clean - self.spoiled
+        return (probability - self.spoiled) / taken if taken > 0 else 0.0
 
 
 def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) -> list[Fact]:
@@ -120,10 +124,11 @@ def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) ->
             f"the model answers none of {len(asked)} facts right (of {len(requests)} requests, "
             "those with a ground truth): give data=… with facts that it knows"
         )
-    return [_fact(view, request) for request in known[:limit]]
+    return [fact_of(view, request) for request in known[:limit]]
 
 
-def _fact(view: EditableModel, request: Request) -> Fact:
+def fact_of(view: EditableModel, request: Request) -> Fact:
+    """The fact behind a request with a ground truth, whether the model knows it or not."""
     answer = tuple(target_ids(view.tokenizer, request.filled, request.ground_truth or ""))
     last, first = (
         locate(view.tokenizer, request.prompt, request.subject, token)

@@ -112,6 +112,44 @@ def test_paper_settings(
     assert config.model.contexts.bare_apart
 
 
+MEMIT_OF_LLAMA = ([4, 5, 6, 7, 8], 25, 0.5, 1e-3, 4.0)
+ROME_OF_LLAMA = ([5], 25, 0.5, 1e-3, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("model", "rome", "memit", "l2"),
+    [
+        ("gpt2-xl", ([17], 20, 0.5, 0.5, 4.0), ([13, 14, 15, 16, 17], 20, 0.5, 0.5, 0.75), 10),
+        ("gpt-j-6b", ([5], 20, 0.5, 0.5, 4.0), ([3, 4, 5, 6, 7, 8], 25, 0.5, 0.5, 0.75), 10),
+        ("llama3-8b", ROME_OF_LLAMA, ([4, 5, 6, 7, 8], 25, 0.1, 0.5, 0.75), 10),
+        ("llama3.1-8b", ROME_OF_LLAMA, ([4, 5, 6, 7, 8], 25, 0.1, 0.5, 0.75), 10),
+        ("llama3.2-3b", ROME_OF_LLAMA, MEMIT_OF_LLAMA, 10),
+        ("llama2-7b", ROME_OF_LLAMA, MEMIT_OF_LLAMA, 10),
+        ("mistral-7b", ROME_OF_LLAMA, MEMIT_OF_LLAMA, 10),
+        ("qwen2-7b", ROME_OF_LLAMA, MEMIT_OF_LLAMA, 10),
+        ("qwen2.5-7b", ROME_OF_LLAMA, MEMIT_OF_LLAMA, 1),
+    ],
+)
+def test_settings_of_the_host(
+    model: str, rome: tuple[object, ...], memit: tuple[object, ...], l2: float
+) -> None:
+    """Layers, steps, learning rate, weight decay, clamp: hparams/{ROME,MEMIT,AlphaEdit}."""
+    for base, expected in (("rome", rome), ("memit", memit)):
+        config = load_config([f"model={model}", f"base={base}"])
+        search = config.model.target
+        found = (search.steps, search.lr, search.weight_decay, search.clamp_norm_factor)
+        assert (config.model.layers, *found) == expected
+        assert config.projector.l2 == l2
+        assert (config.model.moments.texts, config.model.moments.tokens) == (100_000, None)
+        assert config.model.moments.stats_samples == 100_000
+
+
+def test_a_part_of_other_files_is_no_option() -> None:
+    assert not [name for name in options("model") if name.startswith("_")]
+    with pytest.raises(ConfigError):
+        load_config(["model=published"])
+
+
 @pytest.mark.parametrize("model", ["gpt2-xl", "gpt-j-6b", "llama3-8b"])
 def test_presets_follow_the_span_of_the_base(model: str) -> None:
     rome, memit = (load_config([f"base={base}", f"model={model}"]) for base in ("rome", "memit"))

@@ -1,0 +1,216 @@
+"""Whatever is called, and whether it fails or not: nothing but the asked-for edit is different."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from alphaedit_plugin import targets as targets_module
+from alphaedit_plugin.contexts import generate_contexts
+from alphaedit_plugin.editor import NullSpaceEditor
+from alphaedit_plugin.engine import Recipe
+from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Cut, CutRule, Projector, fit_projectors, spectrum
+from alphaedit_plugin.quality import edit_quality
+from alphaedit_plugin.scoring import continue_greedily, score
+from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
+from alphaedit_plugin.suggest import Fact, TraceSettings, fact_of, trace
+from tests.tiny import (
+    CONTEXTS,
+    REQUESTS,
+    SEARCH,
+    assert_same_weights,
+    random_sequences,
+    weights_of,
+)
+
+LAYERS = (1, 2)
+Call = Callable[[NullSpaceEditor], Any]
+
+
+def _unusual(view: EditableModel) -> None:
+    """A model in the middle of someone's training."""
+    view.model.config.use_cache = False
+    view.model.generation_config.use_cache = False
+    view.model.gradient_checkpointing_enable()
+    view.model.enable_input_require_grads()
+    view.model.train()
+    view.block(0).eval()
+    for number, parameter in enumerate(view.model.parameters()):
+        parameter.requires_grad_(number % 3 > 0)
+    view.parameter(3).grad = torch.ones_like(view.parameter(3))
+    view.tokenizer.padding_side = view.tokenizer.truncation_side = "left"
+
+
+@pytest.fixture
+def one(gpt2: EditableModel) -> EditableModel:
+    """A model whose tokenizer is its own, too."""
+    return EditableModel(gpt2.model, copy.deepcopy(gpt2.tokenizer), gpt2.layout)
+
+
+def _editor(view: EditableModel, moments: dict[int, SecondMoment], base: str) -> NullSpaceEditor:
+    half = {n: Projector.fit(m, Cut(CutRule.rank, 64)) for n, m in moments.items()}
+    method: BaseMethod = Rome() if base == "rome" else Projected(Memit(), half)
+    return NullSpaceEditor(view, Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH), 2)
+
+
+def _state(view: EditableModel) -> dict[str, Any]:
+    model, tokenizer = view.model, view.tokenizer
+    modules = dict(model.named_modules())
+    core = tokenizer.backend_tokenizer
+    return {
+        "torch random state": torch.random.get_rng_state().tolist(),
+        "numpy random state": str(np.random.get_state()),
+        "python random state": random.getstate(),
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "algorithms": (torch.are_deterministic_algorithms_enabled(), torch.backends.mkldnn.enabled),
+        "training": {name: module.training for name, module in modules.items()},
+        "checkpoints": {n: getattr(m, "gradient_checkpointing", 0) for n, m in modules.items()},
+        "requires_grad": {name: p.requires_grad for name, p in model.named_parameters()},
+        "gradients": {name: p.grad is None for name, p in model.named_parameters()},
+        "identities": {name: id(p) for name, p in model.named_parameters()},
+        "hooks": {
+            n: (list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks))
+            for n, m in modules.items()
+        },
+        "attributes": {name: sorted(module.__dict__) for name, module in modules.items()},
+        "config": model.config.to_dict(),
+        "generation": model.generation_config.to_dict(),
+        "tokenizer": (
+            tokenizer.padding_side, tokenizer.truncation_side, tokenizer.pad_token,
+            tokenizer.model_max_length, len(tokenizer), str(core.padding), str(core.truncation),
+        ),
+    }  # fmt: skip
+
+
+def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    changed = [name for name, value in before.items() if after[name] != value]
+    assert not changed
+
+
+def _broken(editor: NullSpaceEditor) -> NullSpaceEditor:
+    """The same editor, whose second layer cannot be solved."""
+
+    class Broken(Memit):
+        def delta(self, problem: Any) -> Any:
+            if problem.layer == LAYERS[1]:
+                raise NumericalError("broken on purpose")
+            return super().delta(problem)
+
+    recipe = editor.recipe
+    moments = recipe.moments
+    return NullSpaceEditor(
+        editor.view, Recipe(Broken(), LAYERS, CONTEXTS, moments, targets=SEARCH), 2
+    )
+
+
+PAIRS = [(request.filled, request.target_new) for request in REQUESTS]
+ARGUMENTS: dict[str, Any] = {
+    "prompts": [request.filled for request in REQUESTS[:2]],
+    "target_new": [request.target_new for request in REQUESTS[:2]],
+    "subject": [request.subject for request in REQUESTS[:2]],
+}
+
+CALLS: dict[str, Call] = {
+    "edit": lambda e: e.edit(**ARGUMENTS, sequential_edit=False),
+    "batch_edit": lambda e: e.batch_edit(**ARGUMENTS, sequential_edit=False),
+    "apply and undo": lambda e: (e.apply(REQUESTS), e.finalize(), e.session.reset()),
+    "score": lambda e: score(e.view, PAIRS),
+    "continue": lambda e: continue_greedily(e.view, [REQUESTS[0].filled], [3]),
+    "quality": lambda e: edit_quality(e.view, REQUESTS),
+    "contexts": lambda e: generate_contexts(e.view, [(6, 5)], 0),
+    "moments": lambda e: collect_second_moments(
+        e.view, random_sequences(len(e.view.tokenizer), 4), LAYERS
+    ),
+    "fit": lambda e: fit_projectors(e.recipe.moments, Cut(CutRule.rank, 3)),
+    "facts": lambda e: trace(e.view, _facts(e.view), TraceSettings(samples=2)),
+}
+
+
+def _facts(view: EditableModel) -> list[Fact]:
+    return [fact_of(view, replace(r, ground_truth=r.target_new)) for r in REQUESTS]
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("out of memory, say")
+
+
+FAILING: dict[str, Call] = {
+    "a solve": lambda e: _broken(e).edit_requests(REQUESTS[:2], batch_size=2),
+    "a search": lambda e: _failing_search(e),
+    "moments": lambda e: collect_second_moments(e.view, iter([[3, 4], [10**6]]), LAYERS),
+    "a request": lambda e: e.edit("Nobody is here", "x", subject="somebody else"),
+    "a batch": lambda e: e.batch_edit(["a {}"], ["b", "c"], subject=["d"]),
+    "a forward pass": lambda e: _failing_forward(e),
+}
+
+
+def _failing_search(editor: NullSpaceEditor) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets_module.torch.optim.Adam, "step", _never)
+        editor.apply(REQUESTS[:2])
+
+
+def _failing_forward(editor: NullSpaceEditor) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(editor.view.block(3)), "forward", _never)
+        editor.edit(**ARGUMENTS)
+
+
+@pytest.fixture(params=["as loaded", "in training"])
+def found(request: pytest.FixtureRequest, one: EditableModel) -> EditableModel:
+    if request.param == "in training":
+        _unusual(one)
+    random.seed(1)
+    np.random.seed(1)
+    return one
+
+
+@pytest.mark.parametrize("call", [*CALLS, *(f"failing in {name}" for name in FAILING)])
+def test_everything_is_left_as_found(
+    found: EditableModel,
+    call: str,
+    gpt2_moments: dict[int, SecondMoment],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spectrum, "LARGE", 8)  # small ones are decomposed like large ones
+    monkeypatch.setattr(spectrum, "FEW", 0.5)
+    editor = _editor(found, gpt2_moments, "memit")
+    state, weights = _state(found), weights_of(found)
+    if call in CALLS:
+        CALLS[call](editor)
+    else:
+        with pytest.raises(Exception, match=r"."):
+            FAILING[call.removeprefix("failing in ")](editor)
+    _assert_same(state, _state(found))
+    assert_same_weights(found, weights)
+
+
+@pytest.mark.parametrize("base", ["rome", "memit"])
+def test_the_edit_itself_does_not_depend_on_what_is_found(
+    one: EditableModel, base: str, gpt2_moments: dict[int, SecondMoment]
+) -> None:
+    """Dropout, checkpoints, a caller without gradients or in another dtype: the same weights."""
+    other = EditableModel(copy.deepcopy(one.model), copy.deepcopy(one.tokenizer), one.layout)
+    _unusual(other)
+    changes: list[list[Tensor]] = []
+    for view in (one, other):
+        editor = _editor(view, gpt2_moments, base)
+        with torch.set_grad_enabled(view is one):
+            editor.apply(REQUESTS[:2])
+        changes.append([view.weight(layer).clone() for layer in LAYERS])
+    for usual, unusual in zip(*changes, strict=True):
+        assert torch.equal(usual, unusual)
