@@ -7,7 +7,8 @@ One JSON object::
     command   as it was typed
     setting   model, data, conventions, seed, edits, batch_size
     before    the unedited model: columns → reading
-    cells     base, null_space, settings, seconds, layers, shift, final (numbers for people), and
+    cells     base, null_space, settings, seconds, layers, shift, abilities (by edits so far, 0
+              before any), final (numbers for people), and
               points: edits so far, norms per layer, evaluation: columns → reading
 
 A reading has its ``value`` (``null`` where it is no number). Those of ``before``, of a cell's last

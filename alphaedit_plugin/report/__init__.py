@@ -107,13 +107,15 @@ def section_of(number: int, study: Study) -> Section:
     shown = [tables.main_table(study, known)]
     shown += [tables.gain_table(study, known)] if known else []
     shown += [paper] if paper is not None else []
-    shown.append(tables.full_table(study))
+    abilities = tables.abilities_table(study)
+    shown += [tables.full_table(study)] + ([abilities] if abilities is not None else [])
     drawn = [
         ("curves", pictures.curves(study), CURVES),
         ("gains", pictures.gain_bars(study, known) if known else None, GAINS),
         ("survival", pictures.survival(study, "success"), SURVIVED),
         ("shift", pictures.shifts(study), SHIFTED),
         ("norms", pictures.norms(study), NORMS),
+        ("abilities", pictures.abilities(study), ABILITIES),
     ]
     kept = [
         Picture(f"{name}-{number}", figure, caption)
@@ -138,6 +140,7 @@ SHIFTED = (
     "the titles, the mean shift in all dimensions, in units of the states' mean distance from "
     "their centre."
 )
+ABILITIES = "General abilities over the number of edits, by lm-evaluation-harness."
 NORMS = "Norm of the accumulated delta relative to the weight's, the largest of all layers."
 
 

@@ -43,6 +43,26 @@ def curves(study: Study) -> Figure:
     return figure
 
 
+def abilities(study: Study) -> Figure | None:
+    """General abilities over the number of edits, a panel per task."""
+    tasks = study.abilities
+    if not tasks:
+        return None
+    rows = -(-len(tasks) // 3)
+    figure = blank(WIDTH, 2.8 * rows + 0.6)
+    panels = figure.subplots(rows, 3, squeeze=False).ravel()
+    for axes, task in zip(panels, tasks, strict=False):
+        for number, entry in enumerate(study.entries):
+            _curve(axes, study, entry, entry.ability(task), number)
+        axes.set(title=task, xlabel="sequential edits")
+        tidy(axes)
+    for axes in panels[len(tasks) :]:
+        axes.axis("off")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    return figure
+
+
 def norms(study: Study) -> Figure:
     """How large the accumulated delta is beside the weight: the largest of all layers."""
     figure = blank(WIDTH / 2, 3.6)

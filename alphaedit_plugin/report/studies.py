@@ -76,17 +76,14 @@ class Entry:
 
     def curve(self, column: str) -> dict[int, Spread]:
         """The same after each number of edits at which there are all seeds."""
-        points: dict[int, list[float]] = {}
-        for cell in self.cells.values():
-            for point in cell.points:
-                summary = point.evaluation.summary
-                if column in summary:
-                    points.setdefault(point.edits, []).append(summary[column])
-        return {
-            edits: spread
-            for edits, values in sorted(points.items())
-            if len(values) == len(self.cells) and (spread := Spread.of(values))
-        }
+        return _over_seeds(
+            [{p.edits: p.evaluation.summary for p in cell.points} for cell in self.cells.values()],
+            column,
+        )
+
+    def ability(self, task: str) -> dict[int, Spread]:
+        """What a task of `Cell.abilities` gave after each number of edits, 0 before any."""
+        return _over_seeds([cell.abilities for cell in self.cells.values()], task)
 
 
 @dataclass(frozen=True)
@@ -153,6 +150,14 @@ class Study:
         }
 
     @property
+    def abilities(self) -> list[str]:
+        """The tasks that general abilities were measured by."""
+        cells = [cell for entry in self.entries for cell in entry.cells.values()]
+        return list(
+            dict.fromkeys(t for c in cells for found in c.abilities.values() for t in found)
+        )
+
+    @property
     def others(self) -> list[str]:
         """The columns besides the main ones, in the order of the metrics."""
         seen = dict.fromkeys(
@@ -170,6 +175,22 @@ def studies_of(runs: Iterable[Run]) -> list[Study]:
     for run in runs:
         groups.setdefault(replace(run.setting, seed=0), []).append(run)
     return [Study(group[0].setting, tuple(group)) for group in groups.values()]
+
+
+def _over_seeds(
+    found: Sequence[Mapping[int, Mapping[str, float]]], column: str
+) -> dict[int, Spread]:
+    """A column after each number of edits at which all seeds have it."""
+    points: dict[int, list[float]] = {}
+    for seed in found:
+        for edits, values in seed.items():
+            if column in values:
+                points.setdefault(edits, []).append(values[column])
+    return {
+        edits: spread
+        for edits, values in sorted(points.items())
+        if len(values) == len(found) and (spread := Spread.of(values))
+    }
 
 
 def _differing(settings: Iterable[Mapping[str, object]]) -> list[str]:

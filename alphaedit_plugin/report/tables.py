@@ -45,7 +45,7 @@ Gains = Mapping[int, Mapping[str, Gain]]  # by the entry's place in the study
 def main_table(study: Study, gains: Gains) -> Table:
     """The main columns after all edits, the gain in score, norms, leakage and time."""
     entries, names = study.entries, list(study.main)
-    best = {name: _best(entries, COLUMNS[name]) for name in names}
+    best = {name: _best_of(entries, COLUMNS[name]) for name in names}
     before = study.before.before.summary
     rows = [
         [Field("unedited"), Field("")]
@@ -89,12 +89,28 @@ def full_table(study: Study) -> Table:
     entries = study.entries
     rows = []
     for column in study.others:
-        best = _best(entries, column)
+        best = _best_of(entries, column)
         before = study.before.before.summary.get(column)
         fields = [_field(entry.spread(column), best) for entry in entries]
         rows.append((Field(column), Field(number(before)), *fields))
     head = ("metric", "unedited", *(entry.name for entry in entries))
     return Table("All other metrics after all edits. Best in bold.", head, tuple(rows), words=1)
+
+
+def abilities_table(study: Study) -> Table | None:
+    """General abilities after all edits; ``None`` where none were measured."""
+    rows = []
+    for task in study.abilities:
+        curves = [entry.ability(task) for entry in study.entries]
+        before = next((curve[0].mean for curve in curves if 0 in curve), None)
+        last = [curve[max(curve)] if curve else None for curve in curves]
+        best = _best(last, lower=False)
+        rows.append((Field(task), Field(number(before)), *(_field(s, best) for s in last)))
+    if not rows:
+        return None
+    head = ("task", "unedited", *(entry.name for entry in study.entries))
+    caption = "General abilities after all edits, by lm-evaluation-harness. Best in bold."
+    return Table(caption, head, tuple(rows), words=1)
 
 
 def number(value: float | None) -> str:
@@ -154,14 +170,17 @@ def _field(spread: Spread | None, best: Callable[[float], bool]) -> Field:
     return Field(text, best(spread.mean))
 
 
-def _best(entries: Sequence[Entry], column: str) -> Callable[[float], bool]:
-    """Whether a value, as it is printed, is the best of a column that differs."""
-    spreads = [entry.spread(column) for entry in entries]
+def _best_of(entries: Sequence[Entry], column: str) -> Callable[[float], bool]:
+    return _best([entry.spread(column) for entry in entries], lower_is_better(column))
+
+
+def _best(spreads: Sequence[Spread | None], lower: bool) -> Callable[[float], bool]:
+    """Whether a value, as it is printed, is the best of those that differ."""
     means = [s.mean for s in spreads if s is not None and not math.isnan(s.mean)]
     printed = {number(mean) for mean in means}
     if len(printed) < 2:
         return lambda _: False
-    top = number(min(means) if lower_is_better(column) else max(means))
+    top = number(min(means) if lower else max(means))
     return lambda value: number(value) == top
 
 

@@ -44,7 +44,17 @@ def cell(base: str, null_space: bool, chance: float, seed: int = 0, **settings: 
     moved = tuple((x + 0.1, y) for x, y in states)
     layers = {3: LayerReport(0.3, 1e-7 if null_space else 1e-3, 1e-8, 50, 64)}
     shift = Shift(4, 0.25, 0.5, states, moved)
-    return Cell(base, null_space, {"batch_size": 10, **settings}, points, layers, 1.5, shift)
+    abilities = {edits: {"sst2.acc": chance - edits / 1000} for edits in (0, EDITS)}
+    return Cell(
+        base=base,
+        null_space=null_space,
+        settings={"batch_size": 10, **settings},
+        points=points,
+        layers=layers,
+        seconds=1.5,
+        shift=shift,
+        abilities=abilities,
+    )
 
 
 def run(cells: Sequence[Cell], seed: int = 0, data: str = "made_up", edits: int = EDITS) -> Run:

@@ -19,7 +19,7 @@ from alphaedit_plugin.report.pictures import survival_matrix
 from alphaedit_plugin.report.studies import studies_of
 from tests.report.made import cell, run, seeds, write
 
-PICTURES = ("curves", "gains", "survival", "shift", "norms")
+PICTURES = ("curves", "gains", "survival", "shift", "norms", "abilities")
 
 
 class Page(HTMLParser):
@@ -81,7 +81,13 @@ def test_tables_agree_with_the_runs(folder: Path) -> None:
     assert re.search(r"\+0\.\d{3} \[\+0\.\d{3},.\+0\.\d{3}\]", row)
     assert "tiny & co" in texts[0]
     assert r"tiny \& co" in texts[1]
-    assert texts[1].count(r"\begin{tabular}") == texts[1].count(r"\end{tabular}") == 6
+    assert texts[1].count(r"\begin{tabular}") == texts[1].count(r"\end{tabular}") == 8
+
+
+def test_general_abilities_have_their_table(folder: Path) -> None:
+    page = (folder / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    row = next(line for line in page.splitlines() if line.startswith("| sst2.acc"))
+    assert row.startswith("| sst2.acc | 0.500 | 0.470 ± 0.000 | **0.920 ± 0.000** |")
 
 
 def test_every_row_is_as_wide_as_its_table(folder: Path) -> None:
