@@ -302,11 +302,13 @@ class EditSession:
         except PatchError as error:
             raise PatchError(f"journal={folder} is refused: {error}") from None
         self._adopt(journal.entries, journal.metrics)
-        if journal.after and dict(journal.after) != self.checksums():
+        found = self.checksums()
+        if journal.after and dict(journal.after) != found:
             logger.warning(
                 "the journal's edits give weights that differ in rounding from those of the run "
                 "that made them: another machine, or another number of threads"
             )
+        journal.after = found
         return journal
 
     def _adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:

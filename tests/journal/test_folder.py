@@ -96,6 +96,8 @@ def test_a_journal_is_read_and_shortened_without_a_model(folder: Path) -> None:
     session = EditSession(fresh(), LAYERS)
     edit(session, 0)
     assert_same_weights(again.view, weights_of(session.view))
+    edit(again, 4)
+    assert again.journal[-1].before == session.checksums()
 
 
 # ---------------------------------------------------------------------------------------------
