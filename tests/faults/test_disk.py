@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForCausalLM
 
+from alphaedit_plugin.cli import main
 from alphaedit_plugin.compare.report import PAGE
 from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.export import save_adapter, save_checkpoint
@@ -24,6 +23,7 @@ from alphaedit_plugin.outputs import filled_folder
 from alphaedit_plugin.session import EditSession
 from tests.export.test_peft import edited
 from tests.saved import overrides_of
+from tests.test_artefact import disk_of
 from tests.tiny import assert_same_weights, weights_of
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and kills as Linux does")
@@ -35,17 +35,6 @@ WRITES: dict[str, Write] = {
     ),
     "checkpoint": lambda session, folder: save_checkpoint(session.view, folder / "full"),
 }
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """No file can become larger: the kernel refuses the write, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @on_linux
@@ -104,8 +93,6 @@ def test_an_edit_killed_while_it_saves(saved: Path, tmp_path: Path) -> None:
     killed(words, tmp_path, "edited*", saved)
     found = tmp_path / "edited"
     if not found.exists():
-        from alphaedit_plugin.cli import main
-
         assert main(words) == 0
     AutoModelForCausalLM.from_pretrained(found)
 
