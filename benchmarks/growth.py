@@ -84,13 +84,13 @@ def grow(
     recipe, session = load.recipe(task), EditSession(view, task.layers)
     watch = Stopwatch(view.device)
     caches = _fill(load, session, history)
-    with observed(Stopwatch(view.device), type(recipe.method)) as first:
-        engine.apply_batch(view, session, recipe, requests[:1])
+    with observed(Stopwatch(view.device), recipe) as first:
+        engine.apply_batch(view, session, first.recipe, requests[:1])
     for solved in first.solved:
         keys = solved.problem.keys
         caches[solved.problem.layer] += keys @ keys.T
-    with observed(watch, type(recipe.method), peaks=True) as seen:
-        engine.apply_batch(view, session, recipe, requests[1:])
+    with observed(watch, recipe, peaks=True) as seen:
+        engine.apply_batch(view, session, seen.recipe, requests[1:])
     kept = [*dense.values(), *caches.values(), *(view.weight(i) for i in task.layers)]
     held = (sum(matrix.nbytes for matrix in kept), held_bytes(session, load.projectors))
     session.reset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -12,8 +12,10 @@ from torch import Tensor
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.methods import BaseMethod, LayerProblem
+from alphaedit_plugin.engine import Recipe
+from alphaedit_plugin.methods import LayerProblem
 from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.targets import Targets
 from benchmarks.measure import Stopwatch, peak_memory
 
 
@@ -31,27 +33,37 @@ class Seen:
 
     Attributes:
         solved: every closed form, in order.
+        recipe: the recipe to run, which is watched.
         targets: ``(d_model, n)`` of every search, in order.
         solve_peak: bytes in use at most during a closed form; ``None`` where not measured.
     """
 
+    recipe: Recipe
     solved: list[Solved] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     solve_peak: int | None = None
 
 
 @contextmanager
-def observed(watch: Stopwatch, method: type[BaseMethod], peaks: bool = False) -> Iterator[Seen]:
+def observed(watch: Stopwatch, recipe: Recipe, peaks: bool = False) -> Iterator[Seen]:
     """Count the phases of every `engine.apply_batch` inside, and keep what they worked on.
 
     Forward passes for keys, checks and tokenising are what is left: they count as keys.
 
     Args:
         watch: counts the phases.
-        method: the class of the recipe's method.
+        recipe: what will be run.
         peaks: measure the memory of closed forms; not inside another `peak_memory`.
     """
-    seen = Seen()
+    method = type(recipe.method)
+
+    def search(*args: Any) -> Targets:
+        with watch.phase("targets"):
+            found = recipe.search(*args)
+        seen.targets.append(found.values)
+        return found
+
+    seen = Seen(replace(recipe, search=search))
 
     def timed(owner: Any, name: str, phase: str, then: Callable[..., None] | None = None) -> Any:
         inner = getattr(owner, name)
@@ -79,9 +91,6 @@ def observed(watch: Stopwatch, method: type[BaseMethod], peaks: bool = False) ->
         if peaks:
             stack.enter_context(patch.object(method, "delta", solve))
         for wrapped in (
-            timed(
-                engine, "optimise_targets", "targets", lambda t, *_: seen.targets.append(t.values)
-            ),
             timed(method, "delta", "solve", keep_delta),
             timed(EditSession, "past", "solve"),
             timed(EditSession, "write", "write"),

@@ -101,8 +101,8 @@ def run_ours(load: Workload, task: Task, requests: Sequence[Request]) -> tuple[R
     """One batch through `engine.apply_batch`; the weights are put back."""
     view, recipe = load.view, load.recipe(task)
     session, watch = EditSession(view, task.layers), Stopwatch(view.device)
-    with observed(watch, type(recipe.method)) as seen, peak_memory(view.device) as peak:
-        engine.apply_batch(view, session, recipe, requests)
+    with observed(watch, recipe) as seen, peak_memory(view.device) as peak:
+        engine.apply_batch(view, session, seen.recipe, requests)
     deltas = {layer: session.accumulated(layer).clone() for layer in task.layers}
     session.reset()
     count = len(requests)

@@ -193,10 +193,10 @@ def _ours_and_closed_forms(
     for side in ("plain", "host"):
         known = [r for r in results.rows if (r.method, r.side) == (task.method, side)]
         for fewer in sorted(known, key=lambda row: row.measured)[-1:]:
-            results.rows.append(_larger(fewer, len(requests), solve if side == "plain" else None))
+            results.rows.append(larger(fewer, len(requests), solve if side == "plain" else None))
 
 
-def _larger(fewer: Row, count: int, solve: float | None) -> Row:
+def larger(fewer: Row, count: int, solve: float | None) -> Row:
     """A row for ``count`` requests, from that of fewer.
 
     Args:

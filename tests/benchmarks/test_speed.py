@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed import main
+from benchmarks.measure import Seconds
+from benchmarks.runs import Row
+from benchmarks.speed import larger, main
 
 
 def test_the_command_writes_its_report(
@@ -32,3 +34,19 @@ def test_the_command_writes_its_report(
 def test_a_wrong_option_is_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(words)
+
+
+def test_the_wide_block_needs_no_model(tmp_path: Path) -> None:
+    wide = ["--methods", "--history", "--wide", "64", "20", "50"]
+    assert main([*wide, "--out", str(tmp_path)]) == 0
+    document = json.loads((tmp_path / "speed.json").read_text())
+    assert document["rows"] == []
+    assert [growth["d_in"] for growth in document["growth"]] == [256]
+
+
+def test_a_larger_batch_is_charged_the_least_it_can_cost() -> None:
+    """Searches and keys for every edit; closed forms and writes once, if nothing else is known."""
+    fewer = Row("alphaedit", "host", 2, Seconds(5.0, 3.0, 8.0, 4.0), 7, 2)
+    assert larger(fewer, 16, None).seconds == Seconds(5.0, 3.0, 1.0, 0.5)
+    assert larger(fewer, 16, 32.0).seconds == Seconds(5.0, 3.0, 2.0, 0.5)
+    assert (larger(fewer, 16, None).batch, larger(fewer, 16, None).measured) == (16, 2)
