@@ -23,8 +23,6 @@ from alphaedit_plugin.compare.plain import converter
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.fingerprint import tokenizer_digest, weights_digest
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
@@ -135,7 +133,7 @@ def _placed(session: EditSession, layer: int, tensor: Tensor) -> Tensor:
 
 
 def identity(
-    view: EditableModel,
+    model: str,
     config: EditorConfig,
     recipe: Recipe,
     projectors: Mapping[int, Projector],
@@ -144,7 +142,7 @@ def identity(
     """A hash of all that a cell's figures depend on, but for the machine.
 
     Args:
-        view: the pristine model.
+        model: a hash of it, unedited, and of its tokenizer.
         config: the cell's.
         recipe: likewise.
         projectors: likewise.
@@ -156,8 +154,7 @@ def identity(
         {
             "version": VERSION,
             "settings": _settings(config),
-            "model": weights_digest(view),
-            "tokenizer": tokenizer_digest(view.tokenizer),
+            "model": model,
             "data": hashlib.sha256(repr(data).encode()).hexdigest(),
             "contexts": list(recipe.contexts.flat),
             "moments": {layer: checksum(tensor) for layer, tensor in moments.items()},

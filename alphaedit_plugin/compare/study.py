@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from alphaedit_plugin.cache import Cache
@@ -19,6 +20,7 @@ from alphaedit_plugin.data import EditData, load_data
 from alphaedit_plugin.data.corpus import corpus_from
 from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.fingerprint import tokenizer_digest, weights_digest
 from alphaedit_plugin.loading import check_sources, cpu_threads, load_model
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.models import EditableModel
@@ -46,11 +48,16 @@ class Study:
     jobs: list[Job]
     before: Evaluation
 
+    @cached_property
+    def model(self) -> str:
+        """A hash of the model and its tokenizer; of a large one it takes seconds."""
+        return weights_digest(self.view) + tokenizer_digest(self.view.tokenizer)
+
     def checkpoint(self, job: Job, path: Path) -> Checkpoint | None:
         """The file from which a cell goes on; ``None`` where it is to begin anew every time."""
         if not job.config.compare.resume:
             return None
-        key = identity(self.view, job.config, job.recipe, job.projectors, self.data)
+        key = identity(self.model, job.config, job.recipe, job.projectors, self.data)
         return Checkpoint(path, key)
 
     def run_of(self, cells: Sequence[Cell], command: str) -> Run:

@@ -147,14 +147,14 @@ def test_killed_for_real(tmp_path: Path) -> None:
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     second = tmp_path / "killed" / "unfinished" / "1.safetensors"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not second.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert second.exists()
     assert not (tmp_path / "killed" / "metrics.json").exists()
-    done = subprocess.run(line, capture_output=True, text=True, timeout=200, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=400, check=True)
     assert "edits of an earlier run" in done.stderr
     assert documented(tmp_path / "killed") == documented(tmp_path / "whole")
     assert not second.parent.exists()

@@ -54,7 +54,7 @@ def test_joblib_runs_the_cells_of_one_process(tmp_path: Path) -> None:
     words = ["-m", "base=memit", "null_space=false,true", *QUICK, f"compare.out={swept}"]
     line = [sys.executable, "-m", "alphaedit_plugin", "compare", *words]
     line += ["hydra/launcher=cores", "hydra.launcher.n_jobs=2"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert cells_of(swept) == cells_of(alone)
     folders = sorted(path.parent.name for path in swept.rglob("metrics.json"))
