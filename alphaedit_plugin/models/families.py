@@ -108,7 +108,8 @@ def quantised_weights(what: str) -> ModelError:
     """Why such weights cannot be edited, and the way round."""
     return ModelError(
         f"{what}: an edit is smaller than the steps of such weights; edit the unquantised model "
-        "(model.dtype=bfloat16), and put the change onto the quantised one as a LoRA"
+        "(model.dtype=bfloat16), and put the change, which `alphaedit export` writes, onto the "
+        "quantised one as a LoRA"
     )
 
 
