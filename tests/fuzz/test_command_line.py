@@ -92,7 +92,7 @@ def test_edit(place: Path, document: Any, words: list[str], saving: bool) -> Non
 )
 def test_any_words(place: Path, command: str, words: list[str], settings_given: list[str]) -> None:
     files = {"inspect": ["projector.safetensors"], "export": ["patch.safetensors"]}
-    call([command, *files.get(command, []), "data.path=none.json", "model.path=none",
+    call([command, *files.get(command, []), "data.path=none.json", "model.path=/none",
           *settings_given, *words])  # fmt: skip
 
 
