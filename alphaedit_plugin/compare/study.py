@@ -25,7 +25,7 @@ from alphaedit_plugin.loading import check_sources, cpu_threads, load_model
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import check_quality
-from alphaedit_plugin.stored_targets import StoredTargets
+from alphaedit_plugin.targets.stored import StoredTargets
 
 logger = logging.getLogger(__name__)
 

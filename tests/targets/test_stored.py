@@ -10,15 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from alphaedit_plugin import stored_targets
 from alphaedit_plugin.cache import Cache
 from alphaedit_plugin.compare import run_comparison
 from alphaedit_plugin.keys import Part, Site
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import FactToken
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.stored_targets import StoredTargets
-from alphaedit_plugin.targets import Targets, optimise_targets
+from alphaedit_plugin.targets import Targets, optimise_targets, stored
+from alphaedit_plugin.targets.stored import StoredTargets
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH
 
 SITE = Site(1, Part.BLOCK)
@@ -38,7 +37,7 @@ class Counting:
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
-    monkeypatch.setattr(stored_targets, "optimise_targets", counting)
+    monkeypatch.setattr(stored, "optimise_targets", counting)
     return counting
 
 
