@@ -208,7 +208,7 @@ def test_weights_without_a_value_are_refused(gpt2: EditableModel) -> None:
 # A second device
 
 
-@pytest.mark.parametrize(("family", "main"), [("gpt2", "cpu"), ("llama", str(ELSEWHERE))])
+@pytest.mark.parametrize(("family", "main"), [("llama", "cpu"), ("gpt2", str(ELSEWHERE))])
 @pytest.mark.parametrize("method", [Rome(), Prune(moment_weight=1.0), None], ids=str)
 def test_nothing_meets_across_devices(
     family: str,
