@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from alphaedit_plugin.config.checks import build_method
 from alphaedit_plugin.config.compose import as_config, load_config, register_configs
+from alphaedit_plugin.config.model import (
+    ContextsConfig,
+    LayoutConfig,
+    ModelConfig,
+    MomentsConfig,
+    Preset,
+)
 from alphaedit_plugin.config.nodes import (
     CompareConfig,
-    ContextsConfig,
     DataConfig,
     EditorConfig,
     ExportConfig,
     ExportFormat,
     Host,
-    LayoutConfig,
-    ModelConfig,
-    MomentsConfig,
-    Preset,
     ProjectorConfig,
     RequestConfig,
 )

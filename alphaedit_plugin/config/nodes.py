@@ -8,12 +8,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.conflicts import OnConflict
 from alphaedit_plugin.data.zsre import Target
 from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.projector import Cut
-from alphaedit_plugin.prompts import FactToken
-from alphaedit_plugin.targets import TargetSettings
 
 
 class Host(str, Enum):
@@ -21,156 +20,6 @@ class Host(str, Enum):
 
     native = "native"
     easyedit = "easyedit"
-
-
-@dataclass
-class ContextsConfig:
-    """Context templates: given, or sampled from the model.
-
-    Attributes:
-        templates: with one ``{}`` each; ``None`` samples them.
-        lengths: pairs of (tokens per text, number of texts) to sample.
-        bare_apart: the bare prompt weighs as much as all others together (MEMIT), or as one of
-            them (ROME).
-    """
-
-    templates: list[str] | None = None
-    lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
-    bare_apart: bool = True
-
-
-@dataclass
-class MomentsConfig:
-    """Where second moments come from: the first of these that is there.
-
-    Attributes:
-        stats_dir: EasyEdit's folder of second moments.
-        stats_dataset: the data set in the name of EasyEdit's files.
-        stats_precision: the precision in their name.
-        stats_samples: the number of samples in their name.
-        corpus: a text, JSONL or NPY file, or a folder of them; ``corpus=…`` sets it.
-        hub: a Hugging Face data set to stream.
-        hub_config: its configuration.
-        hub_split: its split.
-        text_field: of a JSONL object or a data set: text, or token ids.
-        texts: how many texts of a corpus to read; ``None`` for all.
-        tokens: how many tokens of them to read; ``None`` for all.
-        checkpoint: tokens between two checkpoints of a long collection.
-        cache: keep what was collected, and projectors made from it, in the cache folder.
-    """
-
-    stats_dir: str | None = None
-    stats_dataset: str = "wikipedia"
-    stats_precision: str = "float32"
-    stats_samples: int = 100_000
-    corpus: str | None = None
-    hub: str | None = "wikimedia/wikipedia"
-    hub_config: str | None = "20231101.en"
-    hub_split: str = "train"
-    text_field: str = "text"
-    texts: int | None = None
-    tokens: int | None = 1_000_000
-    checkpoint: int = 100_000
-    cache: bool = True
-
-
-@dataclass
-class Preset:
-    """What differs between methods that edit a single layer and those that spread over several."""
-
-    layers: list[int] = field(default_factory=list)
-    steps: int = 25
-    lr: float = 0.5
-    weight_decay: float = 0.5
-    clamp_norm_factor: float = 0.75
-    context_lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
-    bare_apart: bool = True
-
-
-@dataclass
-class TunedConfig:
-    """Overrides that apply to one side only, so that both are at their best on a model.
-
-    Attributes:
-        plain: where ``null_space`` is false.
-        null_space: where it is true.
-    """
-
-    plain: list[str] = field(default_factory=list)
-    null_space: list[str] = field(default_factory=list)
-
-    def side(self, null_space: bool) -> list[str]:
-        """The overrides of one side."""
-        return self.null_space if null_space else self.plain
-
-
-@dataclass
-class LayoutConfig:
-    """Where a model keeps what is edited; ``None`` leaves it to the model's family or structure.
-
-    Attributes:
-        block: path of a transformer block, with ``{}`` for the layer number.
-        down_proj: path of the MLP's down-projection, likewise.
-        final_norm: path of the norm before the language-model head.
-        adds_mlp: the block adds the down-projection's output to its own as it is.
-    """
-
-    block: str | None = None
-    down_proj: str | None = None
-    final_norm: str | None = None
-    adds_mlp: bool | None = None
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """What is set."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass
-class ModelConfig:
-    """A model and the settings that go with it.
-
-    Attributes:
-        path: folder or hub name; ``None`` is the embedded pocket model.
-        layers: to edit, in this order.
-        layout: module paths, where the family's are not known or not right.
-        dtype: of the weights: float32, bfloat16 or float16.
-        device: ``auto`` takes a GPU where there is one.
-        device_map: spread the model over several devices with accelerate, instead of ``device``:
-            ``auto``, or a device per module (``cpu`` and ``disk`` beside a GPU are offloaded).
-        max_memory: for ``device_map=auto``, what to fill at most, e.g. ``{0: 20GiB, cpu: 60GiB}``.
-        threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
-        fact_token: which token holds the fact.
-        moment_weight: ``λ`` of MEMIT and its kin.
-        use_moment: whether ROME takes ``u`` along ``C⁻¹k``, or along ``k``.
-        target: the search for target values.
-        contexts: the context templates.
-        moments: where second moments come from.
-        cut: the projector's default cut for this model.
-        l2: AlphaEdit's ridge for this model.
-        presets: what ``layers`` and others take by default, by the base's span.
-        tuned: overrides for plain and for projected editing; `load_config` keeps those here that
-            it applied.
-    """
-
-    path: str | None = MISSING
-    layers: list[int] = MISSING
-    layout: LayoutConfig = field(default_factory=LayoutConfig)
-    dtype: str = "float32"
-    device: str = "auto"
-    device_map: Any = None
-    max_memory: Any = None
-    threads: int | None = None
-    fact_token: FactToken = FactToken.subject_last
-    moment_weight: float = 15_000.0
-    use_moment: bool = True
-    target: TargetSettings = field(default_factory=TargetSettings)
-    contexts: ContextsConfig = field(default_factory=ContextsConfig)
-    moments: MomentsConfig = field(default_factory=MomentsConfig)
-    cut: Cut = field(default_factory=Cut)
-    l2: float = 10.0
-    presets: dict[str, Preset] = field(default_factory=dict)
-    tuned: TunedConfig = field(default_factory=TunedConfig)
 
 
 @dataclass
