@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alphaedit_plugin import cli, edit_run, loading
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES
+from alphaedit_plugin.commands.suggest import ANY_LAYER
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.loading import load_model, load_moments
@@ -83,8 +84,11 @@ def test_examples_compose() -> None:
         for example in command.examples:
             program, name, *overrides = shlex.split(example)
             assert (program, name) == ("alphaedit", command.name)
+            if "-m" in overrides:  # of a sweep its first cell
+                swept = [word for word in overrides if not word.startswith(("-m", "hydra"))]
+                overrides = [word.split(",")[0] for word in swept]
             if command.usage == OVERRIDES:
-                load_config(overrides)
+                load_config([ANY_LAYER, *overrides] if name == "suggest" else overrides)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from alphaedit_plugin import compare
-from alphaedit_plugin.compare import Cell, run_comparison
+from alphaedit_plugin.compare import Cell, jobs, run_comparison, study
 from alphaedit_plugin.compare.grid import grid
 from alphaedit_plugin.compare.jobs import Shared, settings_of
 from alphaedit_plugin.compare.running import run_cell
@@ -133,13 +132,13 @@ def test_a_comparison_that_makes_no_sense_is_refused(override: str, message: str
 @pytest.mark.parametrize("cached", ["true", "false"])
 def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch, cached: str) -> None:
     read: list[int] = []
-    real = compare.jobs.load_moments
+    real = jobs.load_moments
 
     def counting(view: object, config: object, layers: list[int]) -> object:
         read.extend(layers)
         return real(view, config, layers)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compare.jobs, "load_moments", counting)
+    monkeypatch.setattr(jobs, "load_moments", counting)
     configs = grid([*QUICK, "compare.bases=[memit,rect]", f"model.moments.cache={cached}"])
     shared = Shared(load_model(configs[0].model))
     jobs = [shared.job_of(config) for config in configs]
@@ -196,7 +195,7 @@ def test_half_precision_says_what_its_rounding_is(tmp_path: Path) -> None:
 def test_a_folder_in_the_place_of_a_report_is_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(compare, "load_model", None)  # nothing may be loaded
+    monkeypatch.setattr(study, "load_model", None)  # nothing may be loaded
     (tmp_path / name).mkdir()
     with pytest.raises(ConfigError, match=f"{name} in it is a folder"):
         run_comparison([f"compare.out={tmp_path}"], Console(quiet=True))
