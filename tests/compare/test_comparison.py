@@ -141,9 +141,9 @@ def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch, cache
     monkeypatch.setattr(jobs, "load_moments", counting)
     configs = grid([*QUICK, "compare.bases=[memit,rect]", f"model.moments.cache={cached}"])
     shared = Shared(load_model(configs[0].model))
-    jobs = [shared.job_of(config) for config in configs]
+    made = [shared.job_of(config) for config in configs]
     assert read == [0]
-    assert all(job.projectors[0] is jobs[0].projectors[0] for job in jobs)
+    assert all(job.projectors[0] is made[0].projectors[0] for job in made)
 
 
 def test_given_projectors_are_used(tmp_path: Path) -> None:
