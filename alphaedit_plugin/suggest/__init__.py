@@ -7,6 +7,7 @@ import logging
 from rich.console import Console
 
 from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.outputs import writable_folder, writing
@@ -72,12 +73,8 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
         (folder / "model.yaml").write_text(text, encoding="utf-8")
         plot_proposal(found, layers, spectra, cut, folder / "suggest.png")
     for span, overrides in overrides_of(layers, cut).items():
-        _say(console, f"bases that are {span}: {overrides}")
-    _say(console, f"as a model configuration, with a plot: {folder}")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, f"bases that are {span}: {overrides}")
+    say(console, f"as a model configuration, with a plot: {folder}")
 
 
 __all__ = [
