@@ -275,7 +275,7 @@ def _optional() -> list[Finding]:
     if version is not None:
         return [Finding("datasets", version), *_torchvision()]
     problem = "second moments cannot be collected on Hub corpora without it"
-    fix = "pip install datasets, or set model.moments.corpus to a text file"
+    fix = "pip install datasets, or set corpus to a text file"
     return [Finding("datasets", "missing", Verdict.note, problem, fix), *_torchvision()]
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from tqdm.auto import tqdm
 
 from alphaedit_plugin.artefact import require_writable
-from alphaedit_plugin.config import EditorConfig, Host
+from alphaedit_plugin.config import DataConfig, EditorConfig, Host
 from alphaedit_plugin.conflicts import standing
 from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
@@ -32,6 +32,7 @@ from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.session import EditSession
 
 SHOWN = 10  # rows of the table
+ROUNDING = 1e-6  # a share of a delta that float32 weights may round to
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def requests_of(config: EditorConfig) -> tuple[Request, ...]:
             "and request.target_new"
         )
     if given.prompt is not None and given.target_new is not None:
+        if config.data != DataConfig():
+            raise ConfigError("request.… and data… are both set: give one of them")
         return (Request.parse(given.prompt, given.subject, given.target_new),)
     requests = load_data(config).requests
     if not requests:
@@ -233,7 +236,7 @@ def layer_table(editor: NullSpaceEditor) -> Table:
 
 
 def rounding_note(editor: NullSpaceEditor) -> str | None:
-    """Where half-precision weights round more than the projector leaves: what it does leave."""
+    """Where weights round more than the projector leaves: what it does leave."""
     method, session = editor.recipe.method, editor.session
     if not isinstance(method, Projected):
         return None
@@ -241,7 +244,7 @@ def rounding_note(editor: NullSpaceEditor) -> str | None:
     dtype = editor.view.weight(layers[0]).dtype
     written = max(method.projectors[n].leakage(session.change(n)) for n in layers)
     summed = max(method.projectors[n].leakage(Delta(session.accumulated(n))) for n in layers)
-    if dtype.itemsize > 2 or summed >= written:
+    if written < ROUNDING or summed >= written:
         return None
     name = str(dtype).removeprefix("torch.")
     return f"‖ΔU‖/‖Δ‖ is the rounding of {name} weights; before it, at most {summed:.1e}"

@@ -13,9 +13,10 @@ from tqdm.auto import tqdm
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.config import EditorConfig, load_config, options
+from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.conflicts import contradicted
 from alphaedit_plugin.engine import Recipe
-from alphaedit_plugin.errors import require
+from alphaedit_plugin.errors import ConfigError, require, unknown_name
 from alphaedit_plugin.loading import load
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import (
@@ -96,6 +97,7 @@ class NullSpaceEditor:
         known = name in options("model")
         chosen = [f"model={name}"] if known else ["model=custom", "model.path=given"]
         flag = f"null_space={str(null_space).lower()}"
+        _check_overrides(name, known, overrides)
         config = load_config([*chosen, flag, *overrides])
         if not known:  # which needs no quoting here, whatever is in it
             config.model.path = name
@@ -280,6 +282,19 @@ def _left_out(request: Request, entry: Entry | None) -> Metrics:
         return {}
     failed = entry is not None and among(request, entry.failed)
     return {"left_out": "failed" if failed else "contradicted"}
+
+
+def _check_overrides(name: str, known: bool, overrides: Sequence[str]) -> None:
+    """Refuse overrides that contradict the arguments, or lack what the model asks for."""
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides is {overrides!r}: give a list of them")
+    keys = {key_of(override) for override in overrides}
+    for key in ("model", "null_space", "host"):
+        if key in keys:
+            raise ConfigError(f"overrides sets {key}: give it as an argument, or use from_config")
+    if not known and "model.layers" not in keys:
+        near = unknown_name("model configuration", name, options("model"))
+        raise ConfigError(f"{near}; for a folder or hub name add overrides=['model.layers=[3,4]']")
 
 
 def _check_batch_size(batch_size: int) -> None:

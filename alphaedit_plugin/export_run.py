@@ -11,6 +11,7 @@ from rich.table import Table
 from alphaedit_plugin.config import EditorConfig, ExportFormat
 from alphaedit_plugin.console import say
 from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.export import LowRank, factorise, save_adapter, save_checkpoint
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.outputs import empty_folder
@@ -27,6 +28,8 @@ def run_export(patch: Path, config: EditorConfig, console: Console) -> None:
             nothing can be written.
     """
     settings = config.export
+    if settings.format is ExportFormat.full and settings.rank is not None:
+        raise ConfigError("export.rank is for --format peft: a whole checkpoint has no rank")
     folder = empty_folder("export.out", settings.out)
     session = EditSession.load(load_model(config.model), patch)
     if settings.format is ExportFormat.full:

@@ -60,6 +60,8 @@ def load_model(config: ModelConfig) -> EditableModel:
     path = str(ASSETS) if config.path is None else config.path.rstrip("/") or "/"
     with torch.inference_mode(False):  # or no target could be searched
         model, tokenizer = _load_pretrained(path, dtype=dtype, **spread)
+        if config.path is None:
+            model.config._name_or_path = "pocket"  # for people, in place of a package's folder
         placed = model if device is None else model.to(device)
         view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given)
     view.check_layers(config.layers)

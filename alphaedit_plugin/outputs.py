@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from alphaedit_plugin.artefact import share
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line
 
 
@@ -69,6 +70,7 @@ def filled_folder(folder: Path) -> Iterator[Path]:
             yield unfinished
             for path in unfinished.rglob("*"):
                 if path.is_file():
+                    share(path)
                     with path.open("rb") as stream:
                         os.fsync(stream.fileno())
             unfinished.replace(place)

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from alphaedit_plugin.artefact import replacing
 
@@ -40,6 +41,12 @@ def tidy(axes: Axes, grid: bool = True) -> None:
     if grid:
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
+
+
+def count_edits(axes: Axes) -> None:
+    """An x axis of sequential edits, which are whole."""
+    axes.set_xlabel("sequential edits")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -237,7 +237,7 @@ def _span_by_prefix(
 def collate(view: EditableModel, sentences: Sequence[Sentence]) -> Batch:
     """Pad ``sentences`` on the right and put them on the model's device."""
     length = max(len(sentence.ids) for sentence in sentences)
-    ids = torch.full((len(sentences), length), pad_id(view.tokenizer), dtype=torch.long)
+    ids = torch.full((len(sentences), length), pad_id(view), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sentence in enumerate(sentences):
         ids[row, : len(sentence.ids)] = torch.tensor(sentence.ids)
@@ -246,10 +246,11 @@ def collate(view: EditableModel, sentences: Sequence[Sentence]) -> Batch:
     return Batch(ids.to(view.device), mask.to(view.device), positions.to(view.device))
 
 
-def pad_id(tokenizer: Any) -> int:
-    """A token id to fill up with; its value never matters, as it is masked."""
-    for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token_id is not None:
+def pad_id(view: EditableModel) -> int:
+    """A token id to fill up with; it is masked, but must be one that the model can embed."""
+    known = view.model.get_input_embeddings().num_embeddings
+    for token_id in (view.tokenizer.pad_token_id, view.tokenizer.eos_token_id):
+        if token_id is not None and token_id < known:
             return int(token_id)
     return 0
 

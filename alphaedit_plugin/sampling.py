@@ -47,7 +47,7 @@ def draw(
         top_k=TOP,
         max_new_tokens=new_tokens,
         num_return_sequences=copies,
-        pad_token_id=pad_id(view.tokenizer),
+        pad_token_id=pad_id(view),
         eos_token_id=view.tokenizer.eos_token_id,
     )
     drawn: Tensor = view.model.generate(
@@ -82,7 +82,7 @@ def draw_texts(
         for indices in by_token_budget([length] * len(rows), budget):
             widest = max(len(rows[i]) for i in indices)
             padding = [widest - len(rows[i]) for i in indices]
-            filler = pad_id(view.tokenizer)
+            filler = pad_id(view)
             ids = torch.tensor(
                 [[filler] * p + rows[i] for p, i in zip(padding, indices, strict=True)]
             )

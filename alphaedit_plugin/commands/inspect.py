@@ -9,12 +9,14 @@ from rich.console import Console
 
 from alphaedit_plugin.commands.base import Command, split_words, working
 
+ANY_LAYER = "model.layers=[0]"  # model=custom asks for layers; the file names its own
+
 
 def _run(words: Sequence[str], console: Console) -> None:
     from alphaedit_plugin.config import load_config
 
     (path,), overrides = split_words("inspect", ("PROJECTOR",), words)
-    config = load_config(overrides)
+    config = load_config([ANY_LAYER, *overrides])
     from alphaedit_plugin.inspect_run import run_inspect
 
     with working(config):

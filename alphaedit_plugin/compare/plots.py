@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.metrics import Evaluation
-from alphaedit_plugin.plotting import HATCH, blank, colour, marker, save, tidy
+from alphaedit_plugin.plotting import HATCH, blank, colour, count_edits, marker, save, tidy
 
 
 def plot_comparison(cells: Sequence[Cell], path: Path) -> None:
@@ -18,12 +18,19 @@ def plot_comparison(cells: Sequence[Cell], path: Path) -> None:
     bars, efficacy, retention = figure.subplots(1, 3)
     _draw_scores(bars, cells)
     _draw_curves(efficacy, cells, "efficacy", lambda e: e.efficacy.success)
-    _draw_curves(retention, cells, "untouched facts still right", lambda e: e.retained)
+    if all(cell.final.retained is None for cell in cells):
+        _draw_curves(retention, cells, "specificity", _specificity)
+    else:
+        _draw_curves(retention, cells, "untouched facts still right", lambda e: e.retained)
     efficacy.set_title("Do edits hold?")
     retention.set_title("Does the rest survive?")
     handles, labels = efficacy.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels) // 2 or 1)
     save(figure, path)
+
+
+def _specificity(evaluation: Evaluation) -> float | None:
+    return evaluation.specificity.success if evaluation.specificity else None
 
 
 def _draw_scores(axes: Axes, cells: Sequence[Cell]) -> None:
@@ -59,7 +66,7 @@ def _draw_curves(
                 linestyle="-" if cell.null_space else "--",
                 label=f"{cell.base.upper()}{' + null space' if cell.null_space else ''}",
             )  # fmt: skip
-    axes.set_xlabel("sequential edits")
+    count_edits(axes)
     axes.set_ylabel(label)
     axes.set_ylim(0, 1.03)
     tidy(axes)

@@ -60,7 +60,7 @@ DATA.register(
     FileData(
         "plain",
         "a .jsonl, .json, .csv or .tsv file of your own, as docs/data.md describes it",
-        "nowhere but your own desk",
+        "",
         lambda data: Reading(read_plain),
     ),
 )

@@ -44,7 +44,7 @@ class FileData:
     Attributes:
         name: the one it is registered by.
         file: the usual name of its file.
-        url: where people get it.
+        url: where people get it; empty for their own.
         prepare: the settings' way to read it. It raises `ConfigError` for bad settings.
         marks: fields by which a record of it is known, to name it where another was chosen.
         options: the settings of `OPTIONS` that it reads, besides ``path``.
@@ -57,6 +57,11 @@ class FileData:
     marks: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
+    @property
+    def advice(self) -> str:
+        """Where the file comes from."""
+        return f"get {self.file} from {self.url}" if self.url else f"make {self.file}"
+
     def __call__(self, config: EditorConfig) -> EditData:
         """Read the file of ``config.data.path``.
 
@@ -66,9 +71,7 @@ class FileData:
         """
         refuse_unread(config.data, ("path", *self.options))
         if config.data.path is None:
-            raise ConfigError(
-                f"data={self.name} needs a file: set data.path=…; get {self.file} from {self.url}"
-            )
+            raise ConfigError(f"data={self.name} needs a file: set data.path=…; {self.advice}")
         return self.load(Path(config.data.path).expanduser(), self.prepare(config.data))
 
     def load(self, path: Path, reading: Reading) -> EditData:
@@ -83,7 +86,7 @@ class FileData:
                 found.add(place, content, reading.convert)
         except FileNotFoundError:
             raise ConfigError(
-                f"no data at {path}: get {self.file} from {self.url} and put it there, or set "
+                f"no data at {path}: {self.advice} and put it there, or set "
                 "data.path to where it is"
             ) from None
         if not found.requests:

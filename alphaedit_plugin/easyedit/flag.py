@@ -12,6 +12,8 @@ from alphaedit_plugin.errors import ConfigError, unknown_name
 from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.projector import Cut, CutRule
 
+PUBLISHED = 2e-2  # AlphaEdit's absolute cut
+
 
 @dataclass
 class NullSpaceFlag:
@@ -21,8 +23,9 @@ class NullSpaceFlag:
         null_space: the flag itself.
         null_space_mode: ``solve``, ``post``, or ``auto``: ``solve`` for MEMIT, PRUNE and
             RECT, else ``post``.
-        null_space_rule: how ``null_space_cut`` is meant: ``absolute``, ``energy`` or ``rank``.
-        null_space_cut: where the null space begins; AlphaEdit's 2e-2.
+        null_space_rule: how ``null_space_cut`` is meant: ``absolute``, ``energy``, ``rank`` or
+            ``auto``.
+        null_space_cut: where the null space begins; AlphaEdit's 2e-2, or 1 for ``auto``.
         null_space_l2: AlphaEdit's ridge, in ``solve`` mode.
         projector_path: a projector file of ours instead of one fitted to the host's statistics.
     """
@@ -30,7 +33,7 @@ class NullSpaceFlag:
     null_space: bool = False
     null_space_mode: str = "auto"
     null_space_rule: str = "absolute"
-    null_space_cut: float = 2e-2
+    null_space_cut: float = PUBLISHED
     null_space_l2: float = 10.0
     projector_path: str | None = None
 
@@ -58,7 +61,14 @@ class NullSpaceFlag:
         known = [rule.value for rule in CutRule]
         if self.null_space_rule not in known:
             raise ConfigError(unknown_name("null_space_rule", self.null_space_rule, known))
-        return Cut(CutRule(self.null_space_rule), float(self.null_space_cut))
+        rule, value = CutRule(self.null_space_rule), float(self.null_space_cut)
+        if rule is not CutRule.absolute and value == PUBLISHED:  # which means nothing to others
+            if rule is not CutRule.auto:
+                raise ConfigError(
+                    f"null_space_rule: {rule.value} needs a null_space_cut of its own"
+                )
+            value = 1.0
+        return Cut(rule, value)
 
     def solves(self, method: str, able: bool) -> bool:
         """Whether AlphaEdit's closed form is asked for.
@@ -74,7 +84,7 @@ class NullSpaceFlag:
         if self.null_space_mode not in known:
             raise ConfigError(unknown_name("null_space_mode", self.null_space_mode, known))
         if self.null_space_mode == Mode.solve and not able:
-            raise ConfigError(f"null_space_mode: solve is for MEMIT; {method} takes post (or auto)")
+            raise ConfigError(f"null_space_mode: solve is a least squares: {method} takes post")
         if able and self.null_space_mode != Mode.post:
             if not float(self.null_space_l2) > 0:
                 raise ConfigError(f"null_space_l2 is {self.null_space_l2}: it must be positive")

@@ -119,7 +119,7 @@ def _fitted(name: str, moment: SecondMoment, flag: NullSpaceFlag) -> Projector:
         log.warning(
             "%s: null_space_cut %g (%s) makes its null space %d of %d dimensions; its eigenvalues "
             "span %.1e to %.1e; try null_space_rule: energy with null_space_cut: 0.99",
-            name, flag.null_space_cut, flag.null_space_rule, projector.null_dimension,
+            name, flag.cut.value, flag.null_space_rule, projector.null_dimension,
             projector.d_in, projector.eigenvalues[-1], projector.eigenvalues[0],
         )  # fmt: skip
     return projector

@@ -29,7 +29,6 @@ def load_pocket(
         The model in evaluation mode on the CPU, and its fast tokenizer.
     """
     model = AutoModelForCausalLM.from_pretrained(ASSETS).to(dtype).eval()
-    model.config._name_or_path = "pocket"  # for people, in place of a folder of the package
     return model, AutoTokenizer.from_pretrained(ASSETS)
 
 

@@ -158,7 +158,7 @@ def _markdown(sections: Sequence[Section]) -> str:
 
 def _latex(sections: Sequence[Section]) -> str:
     found = [tables.latex(table) for section in sections for table in section.tables]
-    return "% needs \\usepackage{booktabs}\n" + "\n\n".join(found) + "\n"
+    return "% needs \\usepackage{booktabs,graphicx}\n" + "\n\n".join(found) + "\n"
 
 
 def title(study: Study) -> str:

@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from alphaedit_plugin.metrics import SURVIVAL, Evaluation
 from alphaedit_plugin.metrics.shift import Shift
-from alphaedit_plugin.plotting import HATCH, PALETTE, blank, colour, marker, tidy
+from alphaedit_plugin.plotting import HATCH, PALETTE, blank, colour, count_edits, marker, tidy
 from alphaedit_plugin.report.bootstrap import Gain
 from alphaedit_plugin.report.studies import Entry, Spread, Study
 
@@ -31,7 +31,8 @@ def curves(study: Study) -> Figure:
             _curve(axes, study, entry, entry.curve(column), number)
         if name in ("specificity", "retention") and column in before:
             axes.axhline(before[column], color="black", linewidth=1, linestyle=":")
-        axes.set(title=name, xlabel="sequential edits")
+        axes.set_title(name)
+        count_edits(axes)
         tidy(axes)
     panels[0].set_ylim(top=1.01)  # of shares; where they begin is shared, too
     for axes in panels[:3]:
@@ -54,7 +55,8 @@ def abilities(study: Study) -> Figure | None:
     for axes, task in zip(panels, tasks, strict=False):
         for number, entry in enumerate(study.entries):
             _curve(axes, study, entry, entry.ability(task), number)
-        axes.set(title=task, xlabel="sequential edits")
+        axes.set_title(task)
+        count_edits(axes)
         tidy(axes)
     for axes in panels[len(tasks) :]:
         axes.axis("off")
@@ -75,7 +77,8 @@ def norms(study: Study) -> Figure:
                     found.setdefault(point.edits, []).append(max(point.norms.values()))
         spreads = {edits: Spread.of(values) for edits, values in sorted(found.items())}
         _curve(axes, study, entry, {e: s for e, s in spreads.items() if s}, number)
-    axes.set(xlabel="sequential edits", ylabel="‖Δ‖ / ‖W‖")
+    axes.set_ylabel("‖Δ‖ / ‖W‖")
+    count_edits(axes)
     axes.set_ylim(bottom=0)
     tidy(axes)
     figure.legend(loc="outside right center", fontsize=8, frameon=False)

@@ -135,17 +135,17 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """A ``table*`` for the ``booktabs`` package."""
+    """A ``table*`` for the ``booktabs`` and ``graphicx`` packages."""
     columns = "l" * table.words + "r" * (len(table.head) - table.words)
     lines = [
         r"\begin{table*}", r"\centering\small", rf"\caption{{{_tex(table.caption)}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        r"\resizebox{\textwidth}{!}{%", rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
         " & ".join(_tex(text) for text in table.head) + r" \\", r"\midrule",
     ]  # fmt: skip
     for row in table.rows:
         fields = [rf"\textbf{{{_tex(f.text)}}}" if f.best else _tex(f.text) for f in row]
         lines.append(" & ".join(fields) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"])
 
 
 TEX = {

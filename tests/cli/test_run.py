@@ -72,7 +72,7 @@ def script(folder: Path, text: str) -> str:
         ("--null_space_cut 2e-2", {"null_space_cut": 0.02}, ""),
         ("--null_space_cut=3 y", {"null_space_cut": 3.0}, "y"),
         ("--null_space_mode post", {"null_space_mode": "post"}, ""),
-        ("--null_space_rule energy", {"null_space_rule": "energy"}, ""),
+        ("--null_space_rule auto", {"null_space_rule": "auto"}, ""),
         ("--projector_path=a=b.safetensors", {"projector_path": "a=b.safetensors"}, ""),
         ("--projector_path true", {"projector_path": "true"}, ""),
         ("a -- --null_space", {}, "a -- --null_space"),

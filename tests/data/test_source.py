@@ -132,9 +132,7 @@ def test_every_layout_says_where_its_file_is_to_be_had(name: str, tmp_path: Path
     missing = tmp_path / "nothing.json"
     with pytest.raises(ConfigError) as caught:
         load(name, missing, target=TARGET.get(name))
-    assert f"no data at {missing}: get {source.file} from {source.url} and put it there" in str(
-        caught.value
-    )
+    assert f"no data at {missing}: {source.advice} and put it there" in str(caught.value)
     with pytest.raises(ConfigError, match=rf"data={name} needs a file: set data\.path="):
         load_data(EditorConfig(data=DataConfig(name=name, target=TARGET.get(name))))  # type: ignore[arg-type]
 

@@ -102,3 +102,10 @@ def test_the_ridge_is_positive_where_it_is_used(ridge: float) -> None:
     with pytest.raises(ConfigError, match="null_space_l2"):
         NullSpaceFlag(True, null_space_l2=ridge).solves("MEMIT", True)
     assert not NullSpaceFlag(True, null_space_l2=ridge).solves("ROME", False)
+
+
+def test_a_rule_of_its_own_has_a_cut_of_its_own() -> None:
+    assert NullSpaceFlag(null_space_rule="auto").cut == Cut(CutRule.auto, 1.0)
+    assert NullSpaceFlag(null_space_rule="energy", null_space_cut=0.9).cut.value == 0.9
+    with pytest.raises(ConfigError, match="energy needs a null_space_cut"):
+        _ = NullSpaceFlag(null_space_rule="energy").cut

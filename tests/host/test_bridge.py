@@ -104,3 +104,12 @@ def test_moments_we_collect_are_found_by_the_host(tiny: TinyHostModel, tmp_path:
         module = view.layout.down_proj.format(layer)
         theirs = second_moment_of(view.model, view.tokenizer, module, hparams)
         assert torch.allclose(theirs.double(), moment.mean, rtol=1e-6, atol=0)
+
+
+def test_the_closed_form_asks_the_host_for_no_statistics(
+    host: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's line on the pocket model, for which the host has none and would download some."""
+    words = ["edit", "host=easyedit", "base=memit", "data.limit=2", "model.target.steps=3"]
+    assert main(words) == 0
+    assert "null space" in capsys.readouterr().out
