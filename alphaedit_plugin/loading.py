@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,8 +149,12 @@ def check_sources(config: EditorConfig) -> None:
     """Refuse second moments that cannot be collected, before a large model is loaded for them.
 
     Raises:
+        ModelError: a folder for the model that is not there.
         ConfigError: a corpus that is not there, or the ``datasets`` package is not.
     """
+    folder = config.model.path or ""
+    if folder.startswith(("/", "./", "../")) and not Path(folder).is_dir():
+        raise ModelError(f"no model at {folder}: model.path is a folder or a hub name")
     method, given = build_method(config.base), config.projector.path is not None
     if config.null_space:
         method = Projected(method, {}, config.projector.mode, config.projector.l2)
