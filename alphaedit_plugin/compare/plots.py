@@ -68,5 +68,6 @@ def _draw_curves(
             )  # fmt: skip
     count_edits(axes)
     axes.set_ylabel(label)
-    axes.set_ylim(0, 1.03)
+    lowest, _ = axes.get_ylim()
+    axes.set_ylim(max(0.0, lowest), 1.02)  # from where the curves are: they would lie together
     tidy(axes)
