@@ -143,7 +143,7 @@ def test_python_dash_m() -> None:
                 "edit",
                 "data=pocket",
                 "model=custom",
-                "model.path=/none",
+                "model.path=none",
                 "model.layers=[0]",
                 "null_space=false",
                 "base=rome",

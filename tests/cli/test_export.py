@@ -79,7 +79,7 @@ def test_a_checkpoint(saved: Path, session: EditSession, capsys: Capture) -> Non
         (["--format"], "--format needs one"),
         (["--format", "onnx"], "export.format"),
         (["other.safetensors"], "export takes one patch"),
-        (["out=new", "model.path=/none"], "cannot load model '/none'"),
+        (["out=new", "model.path=none"], "cannot load model 'none'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
