@@ -70,8 +70,10 @@ def replacing(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+        rights = unfinished.stat().st_mode
         yield unfinished
-        share(unfinished)
+        unfinished.chmod(rights)  # of safetensors' files their owner alone would have any
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         unfinished.replace(path)
@@ -81,13 +83,6 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-
-
-def share(path: Path) -> None:
-    """Give a file the rights that new files have here: safetensors lets its owner alone read it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from alphaedit_plugin.artefact import share
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line
 
 
@@ -66,11 +65,12 @@ def filled_folder(folder: Path) -> Iterator[Path]:
     unfinished = place.with_name(f"{place.name}.{secrets.token_hex(4)}.part")
     with writing(folder):
         unfinished.mkdir(parents=True)
+        rights = unfinished.stat().st_mode & 0o666  # those of new files here
         try:
             yield unfinished
             for path in unfinished.rglob("*"):
                 if path.is_file():
-                    share(path)
+                    path.chmod(rights)  # safetensors leaves any to their owner alone
                     with path.open("rb") as stream:
                         os.fsync(stream.fileno())
             unfinished.replace(place)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig
 
 OVERRIDES = "[key=value …]"
+ANY_LAYER = "model.layers=[0]"  # model=custom asks for layers, also where a command finds its own
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alphaedit_plugin.commands.base import Command, split_words, working
-
-ANY_LAYER = "model.layers=[0]"  # model=custom asks for layers; the file names its own
+from alphaedit_plugin.commands.base import ANY_LAYER, Command, split_words, working
 
 
 def _run(words: Sequence[str], console: Console) -> None:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from alphaedit_plugin.commands.base import Command, working
-
-ANY_LAYER = "model.layers=[0]"  # model=custom asks for layers, and here they are the answer
+from alphaedit_plugin.commands.base import ANY_LAYER, Command, working
 
 
 def _run(overrides: Sequence[str], console: Console) -> None:

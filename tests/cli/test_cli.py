@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from alphaedit_plugin import cli, edit_run, loading
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES
-from alphaedit_plugin.commands.suggest import ANY_LAYER
+from alphaedit_plugin.commands.base import ANY_LAYER
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.loading import load_model, load_moments

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +21,7 @@ from alphaedit_plugin.compare.running import Standing, run_cell
 from alphaedit_plugin.compare.study import Study, prepare
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.session import EditSession
+from tests.killed import killed_at
 from tests.tiny import assert_same_weights, weights_of
 
 QUICK = [
@@ -141,19 +139,12 @@ def test_killed_for_real(tmp_path: Path) -> None:
         return document
 
     run_comparison([*words, f"compare.out={tmp_path / 'whole'}"], Console(quiet=True))
-    line = [sys.executable, "-m", "alphaedit_plugin", "compare", *words]
-    line.append(f"compare.out={tmp_path / 'killed'}")
-    process = subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    words.append(f"compare.out={tmp_path / 'killed'}")
     second = tmp_path / "killed" / "unfinished" / "1.safetensors"
-    deadline = time.monotonic() + 400
-    while not second.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert second.exists()
+    killed_at("os.rename", f"{second}.*", ["compare", *words], tmp_path / "cache")
+    assert second.with_name("0.safetensors").exists()
     assert not (tmp_path / "killed" / "metrics.json").exists()
+    line = [sys.executable, "-m", "alphaedit_plugin", "compare", *words]
     done = subprocess.run(line, capture_output=True, text=True, timeout=400, check=True)
     assert "edits of an earlier run" in done.stderr
     assert documented(tmp_path / "killed") == documented(tmp_path / "whole")

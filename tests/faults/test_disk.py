@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import filled_folder
 from alphaedit_plugin.session import EditSession
 from tests.export.test_peft import edited
+from tests.killed import killed_at
 from tests.saved import overrides_of
 from tests.test_artefact import disk_of
 from tests.tiny import assert_same_weights, weights_of
@@ -66,50 +63,35 @@ def test_a_full_disk_keeps_the_file_that_was_there(gpt2: EditableModel, tmp_path
     assert (tmp_path / "p.safetensors").read_bytes() == whole
 
 
-def killed(words: list[str], folder: Path, sign: str, cwd: Path) -> None:
-    """Run a command and SIGKILL it as soon as ``sign`` is in ``folder``."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ALPHAEDIT_CACHE": str(folder / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "alphaedit_plugin", *words], env=environment, cwd=cwd,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while not list(folder.glob(sign)):
-        assert process.poll() is None, process.communicate()[0].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
 @on_linux
-def test_an_edit_killed_while_it_saves(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("event", ["os.chmod", "os.rename"])  # the folder is whole: not yet, yes
+def test_an_edit_killed_while_it_saves(saved: Path, tmp_path: Path, event: str) -> None:
     """The model's folder is whole or not there, and the same command then works."""
     words = [
         "edit", *overrides_of(saved), "null_space=false", "base=rome", "base.use_moment=false",
         "request.prompt=The capital of {} is", "request.subject=Norland",
         "request.target_new=Rome", f"save={tmp_path / 'edited'}",
     ]  # fmt: skip
-    killed(words, tmp_path, "edited*", saved)
-    found = tmp_path / "edited"
-    if not found.exists():
-        assert main(words) == 0
-    AutoModelForCausalLM.from_pretrained(found)
+    killed_at(event, "*/edited.*.part*", words, tmp_path / "cache")
+    assert not (tmp_path / "edited").exists()
+    assert main(words) == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "edited")
 
 
 @on_linux
-def test_a_report_killed_while_it_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("event", ["open", "os.rename"])  # nothing is written; all is
+def test_a_report_killed_while_it_is_written(tmp_path: Path, event: str) -> None:
     """An earlier report stays as it was until the new one is complete."""
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / PAGE).write_text("earlier")
+    page = tmp_path / "out" / PAGE
+    page.parent.mkdir()
+    page.write_text("earlier")
     words = [
         "compare", "compare.bases=[memit]", "compare.edits=2", "compare.retention=4",
         "compare.jobs=1", "compare.every=0", "model.moments.tokens=2000",
-        f"compare.out={tmp_path / 'out'}",
+        f"compare.out={page.parent}",
     ]  # fmt: skip
-    killed(words, tmp_path, f"out/{PAGE}.*.part", tmp_path)
-    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
-    assert page == "earlier" or page.rstrip().endswith(("|", ".", "`"))
+    killed_at(event, f"*/{PAGE}.*.part", words, tmp_path / "cache")
+    assert page.read_text() == "earlier"
 
 
 def test_a_folder_left_by_a_killed_run_is_in_nobodys_way(tmp_path: Path) -> None:
