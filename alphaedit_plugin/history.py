@@ -1,19 +1,21 @@
 """The keys of earlier batches, and a least squares that grows with them instead of starting anew.
 
-AlphaEdit's closed form and MEMIT's are one: with ``A = [Kp, K]`` and a symmetric map ``T``,
+AlphaEdit's closed form and MEMIT's are one: with ``A = [Kp, K]`` and a linear map ``H`` of keys,
 
-    ``Δ = R [0 I] (Aᵀ T A + w I)⁻¹ (T A)ᵀ``
+    ``Δ = R [0 I] (Mᵀ M + w I)⁻¹ Mᵀ H,  M = H A``
 
-is AlphaEdit (Fang et al. 2025, eq. 14) for ``T = P``, ``w = L2``, and MEMIT (Meng et al. 2023, eq.
-14), with the keys of earlier batches where there are any, for ``T = C⁻¹``, ``w = λ``. The system
-has one row per edit. Its Cholesky factor gains a block of rows with every batch, and undoing a
-batch drops it again: the factor of a leading block is the leading block of the factor.
+is AlphaEdit (Fang et al. 2025, eq. 14) for ``H = P``, ``w = L2``, and MEMIT (Meng et al. 2023, eq.
+14), with the keys of earlier batches where there are any, for ``H = L⁻¹``, ``C = L Lᵀ``, ``w = λ``.
+The system has one row per edit and is positive definite whatever rounding ``M`` has. Its Cholesky
+factor gains a block of rows with every batch, and undoing a batch drops it again: the factor of a
+leading block is the leading block of the factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,38 +23,50 @@ from torch import Tensor
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import NumericalError
 
+CHUNK = 512  # columns of M that exist in float64 at once
+
+
+class KeyMap(Protocol):
+    """``H``, what a method sees of keys."""
+
+    def image(self, keys: Tensor) -> Tensor:
+        """``H keys (d_in, n)``, in the precision that ``M`` is to be kept in."""
+
+    def adjoint(self, images: Tensor) -> Tensor:
+        """``Hᵀ images (d_in, n)``."""
+
 
 @dataclass(frozen=True)
 class _Border:
     """What ``n`` more keys ``K`` add to a system of ``m``, whose factor is ``L``.
 
     Attributes:
-        mapped: ``T K (d_in, n)``.
-        cross: ``S = L⁻¹ (T A)ᵀ K (m, n)``.
-        corner: Cholesky factor of ``Kᵀ T K + w I − SᵀS (n, n)``.
+        image: ``H K (d_in, n)``.
+        cross: ``S = L⁻¹ Mᵀ H K (m, n)``.
+        corner: Cholesky factor of ``KᵀHᵀH K + w I − SᵀS (n, n)``.
     """
 
-    mapped: Tensor
+    image: Tensor
     cross: Tensor
     corner: Tensor
 
 
 @dataclass
 class GrowingFactor:
-    """Cholesky factor of ``Aᵀ T A + w I`` for keys ``A`` that arrive in blocks.
+    """Cholesky factor of ``Mᵀ M + w I``, float64, for images ``M`` of keys that arrive in blocks.
 
     Attributes:
-        transform: ``T``, symmetric and positive semi-definite, on columns ``(d_in, n)``.
+        sight: ``H``.
         weight: ``w > 0``.
         blocks: the keys in it, block by block.
-        mapped: ``T A (d_in, m)`` float64.
+        images: ``M (d_in, m)``, as `KeyMap.image` gave them.
         lower: the factor ``(m, m)`` float64.
     """
 
-    transform: Callable[[Tensor], Tensor]
+    sight: KeyMap
     weight: float
     blocks: list[Tensor] = field(default_factory=list)
-    mapped: Tensor | None = None
+    images: Tensor | None = None
     lower: Tensor | None = None
     _solved: tuple[Tensor, _Border] | None = None
 
@@ -73,23 +87,28 @@ class GrowingFactor:
         """
         border = self._border(keys)
         self._solved = (keys, border)
-        apart = border.mapped
-        if self.lower is not None and self.mapped is not None:
+        apart = border.image.double()
+        if self.lower is not None and self.images is not None:
             above = torch.linalg.solve_triangular(self.lower.T, border.cross, upper=True)
-            apart = apart - self.mapped @ above
-        right = torch.cholesky_solve(apart.T, border.corner).T
+            for images, rows in zip(
+                self.images.split(CHUNK, dim=1), above.split(CHUNK), strict=True
+            ):
+                apart = apart.addmm(images.double(), rows, alpha=-1)
+        seen = torch.cholesky_solve(apart.T, border.corner).T
+        right = self.sight.adjoint(seen.to(border.image))
         return Delta(residual.to(right), right)
 
     def _border(self, keys: Tensor) -> _Border:
         """What ``keys`` add to the system, beside the blocks in it."""
-        exact = keys.double()
-        mapped = self.transform(exact)
-        gram = exact.T @ mapped
-        corner = (gram + gram.T) / 2 + self.weight * torch.eye(gram.shape[0]).to(gram)
+        image = self.sight.image(keys)
+        exact = image.double()
+        corner = exact.T @ exact
+        corner.diagonal().add_(self.weight)
         cross = exact.new_zeros(0, exact.shape[1])
-        if self.lower is not None and self.mapped is not None:
-            cross = torch.linalg.solve_triangular(self.lower, self.mapped.T @ exact, upper=False)
-            corner = corner - cross.T @ cross
+        if self.lower is not None and self.images is not None:
+            parts = [part.double().T @ exact for part in self.images.split(CHUNK, dim=1)]
+            cross = torch.linalg.solve_triangular(self.lower, torch.cat(parts), upper=False)
+            corner = corner.addmm(cross.T, cross, alpha=-1)
         factor, failed = torch.linalg.cholesky_ex(corner)
         if failed or not torch.isfinite(factor).all():
             raise NumericalError(
@@ -97,21 +116,21 @@ class GrowingFactor:
                 f"same, or not finite, and its ridge of {self.weight:g} is too small for them; "
                 "raise projector.l2, or model.moment_weight for a plain base"
             )
-        return _Border(mapped, cross, factor)
+        return _Border(image, cross, factor)
 
     def _append(self, block: Tensor) -> None:
         solved, self._solved = self._solved, None
         # The keys of the last delta become history by being written: their border is known.
         border = solved[1] if solved is not None and solved[0] is block else self._border(block)
-        mapped, cross, corner = border.mapped, border.cross, border.corner
-        if self.lower is None or self.mapped is None:
-            self.mapped, self.lower = mapped, corner
+        image, cross, corner = border.image, border.cross, border.corner
+        if self.lower is None or self.images is None:
+            self.images, self.lower = image, corner
         else:
             held, new = len(self.lower), len(corner)
             grown = self.lower.new_zeros(held + new, held + new)
             grown[:held, :held], grown[held:, :held] = self.lower, cross.T
             grown[held:, held:] = corner
-            self.mapped, self.lower = torch.cat([self.mapped, mapped], dim=1), grown
+            self.images, self.lower = torch.cat([self.images, image], dim=1), grown
         self.blocks.append(block)
 
     def _truncate(self, count: int) -> None:
@@ -120,13 +139,13 @@ class GrowingFactor:
         kept = sum(block.shape[1] for block in self.blocks[:count])
         del self.blocks[count:]
         self._solved = None
-        if self.lower is not None and self.mapped is not None:
-            self.lower, self.mapped = (
+        if self.lower is not None and self.images is not None:
+            self.lower, self.images = (
                 self.lower[:kept, :kept].clone(),
-                self.mapped[:, :kept].clone(),
+                self.images[:, :kept].clone(),
             )
         if not kept:
-            self.lower = self.mapped = None
+            self.lower = self.images = None
 
 
 @dataclass
@@ -135,11 +154,11 @@ class PastKeys:
 
     Attributes:
         blocks: ``(d_in, n)`` float32 of each batch, in order.
-        factors: what has grown from them so far; they belong to whoever first asked.
+        factors: what has grown from them so far, one per map and weight that asked.
     """
 
     blocks: tuple[Tensor, ...] = ()
-    factors: list[tuple[object, GrowingFactor]] = field(default_factory=list)
+    factors: list[GrowingFactor] = field(default_factory=list)
 
     @property
     def count(self) -> int:
@@ -150,21 +169,18 @@ class PastKeys:
         """All of them side by side, ``(d_in, m)``, of the dtype and place of ``like (d_in, n)``."""
         return torch.cat([like[:, :0], *(block.to(like) for block in self.blocks)], dim=1)
 
-    def factor(
-        self, owner: object, transform: Callable[[Tensor], Tensor], weight: float
-    ) -> GrowingFactor:
-        """The factor of these keys under ``transform``, grown from what is there of it.
+    def factor(self, sight: KeyMap, weight: float) -> GrowingFactor:
+        """The factor of these keys as ``sight`` maps them, grown from what is there of it.
 
         Args:
-            owner: what ``transform`` belongs to; the same object asks for the same factor.
-            transform: see `GrowingFactor`.
-            weight: likewise.
+            sight: ``H``; the same object asks for the same factor.
+            weight: ``w``, see `GrowingFactor`.
         """
-        for known, factor in self.factors:
-            if known is owner and factor.weight == weight:
+        for factor in self.factors:
+            if factor.sight is sight and factor.weight == weight:
                 break
         else:
-            factor = GrowingFactor(transform, weight)
-            self.factors.append((owner, factor))
+            factor = GrowingFactor(sight, weight)
+            self.factors.append(factor)
         factor.follow(self.blocks)
         return factor

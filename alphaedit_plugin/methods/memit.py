@@ -36,12 +36,11 @@ class Memit(BaseMethod):
     def solve(self, problem: LayerProblem) -> Delta:
         """``R Kᵀ (λC + K Kᵀ)⁻¹``, in its n × n form while that is the smaller one.
 
-        See `history`, with ``T = C⁻¹`` and ``w = λ``; ``C``'s factor is kept with it.
+        See `history`, with ``H = L⁻¹`` and ``w = λ``; ``C = L Lᵀ`` is factorised once.
         """
         moment, keys = problem.need_moment(), problem.keys
         past = problem.past if self.sequential_cache else PastKeys()
         if past.count + keys.shape[1] > len(keys):
             floor = self.moment_weight * (moment.factor @ moment.factor.T)  # any jitter included
             return primal_delta(floor, keys, problem.residual, past.joined(keys))
-        factor = past.factor(moment, moment.whiten, self.moment_weight)
-        return factor.delta(keys, problem.residual)
+        return past.factor(moment, self.moment_weight).delta(keys, problem.residual)

@@ -52,7 +52,7 @@ def null_space_delta(
         kept = projector.apply(past.joined(keys))
         floor = ridge * torch.eye(projector.d_in)
         return projector.project(primal_delta(floor, projector.apply(keys), residual, kept))
-    return past.factor(projector, projector.apply, ridge).delta(keys, residual)
+    return past.factor(projector, ridge).delta(keys, residual)
 
 
 @dataclass(frozen=True)

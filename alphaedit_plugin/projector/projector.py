@@ -68,12 +68,22 @@ class Projector:
 
     def apply(self, columns: Tensor) -> Tensor:
         """``P columns``, ``(d_in, n)``, in the columns' own dtype."""
-        basis = self.basis.to(columns)
-        if self.spans_null:
-            return basis @ (basis.T @ columns)
-        once = columns - basis @ (basis.T @ columns)
+        once = self._pass(columns)
         # U is orthonormal to float32 rounding only; the second pass removes what that leaves.
-        return once - basis @ (basis.T @ once)
+        return once if self.spans_null else self._pass(once)
+
+    def image(self, keys: Tensor) -> Tensor:
+        """``P keys (d_in, n)`` in one pass, which `history` follows by that of `adjoint`."""
+        return self._pass(keys)
+
+    def adjoint(self, images: Tensor) -> Tensor:
+        """``Pᵀ images = P images (d_in, n)`` in one pass."""
+        return self._pass(images)
+
+    def _pass(self, columns: Tensor) -> Tensor:
+        basis = self.basis.to(columns)
+        inside = basis @ (basis.T @ columns)
+        return inside if self.spans_null else columns - inside
 
     def project(self, delta: Delta) -> Delta:
         """``Δ P``: the same kind of delta, factored or dense."""

@@ -60,9 +60,19 @@ class SecondMoment:
             ridge = 10 * ridge
         raise NumericalError("the second moment is not positive semi-definite: recompute it")
 
+    def image(self, keys: Tensor) -> Tensor:
+        """``L⁻¹ keys (d_in, n)`` float64, ``C = L Lᵀ``: whitened keys, where the keys are."""
+        exact = keys.to(self.factor)
+        return torch.linalg.solve_triangular(self.factor, exact, upper=False).to(keys.device)
+
+    def adjoint(self, images: Tensor) -> Tensor:
+        """``L⁻ᵀ images (d_in, n)`` float64, where the images are."""
+        exact = images.to(self.factor)
+        return torch.linalg.solve_triangular(self.factor.T, exact, upper=True).to(images.device)
+
     def whiten(self, keys: Tensor) -> Tensor:
-        """``C⁻¹ keys``, ``(d_in, n)`` float64, where the keys are."""
-        return torch.cholesky_solve(keys.to(self.factor), self.factor).to(keys.device)
+        """``C⁻¹ keys (d_in, n)`` float64, where the keys are."""
+        return self.adjoint(self.image(keys))
 
     def __add__(self, other: SecondMoment) -> SecondMoment:
         """The moment of both sets of keys."""

@@ -54,6 +54,41 @@ def test_the_null_space_on_either_side_is_the_published_form(
     assert relative(actual, published_null_space(s, ridge)) < 1e-5
 
 
+@pytest.mark.parametrize("rank", [60, 140])  # the basis kept is U's, and the null space's own
+@pytest.mark.parametrize("size", [1.0, 100.0])
+def test_float32_projection_costs_what_float32_keys_do(rank: int, size: float) -> None:
+    """Keys of which old ones' directions hold up to 99.99 %, and subjects edited again.
+
+    Projecting moves the delta by less than ten times what the keys' own last bit moves it by. What
+    old keys see of it stays at float32's rounding, however large they are.
+    """
+    generator = torch.Generator().manual_seed(rank)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    d_in, ridge = 200, 0.1
+    basis = torch.linalg.qr(normal(d_in, d_in)).Q
+    spectrum = torch.where(torch.arange(d_in) < rank, 1.0, 1e-6).double()
+    moment = SecondMoment((basis * spectrum) @ basis.T, 1)
+    projector = Projector.fit(moment, Cut(CutRule.rank, rank))
+    exact = basis[:, rank:] @ basis[:, rank:].T
+    drawn = size * (basis[:, :rank] @ normal(rank, 40)) + exact @ normal(d_in, 40)
+    past = torch.cat([drawn[:, :30], drawn[:, :10] + 1e-3 * normal(d_in, 10)], dim=1).float()
+    keys, residual = drawn[:, 25:].float(), normal(5, 15).float()
+    delta = null_space_delta(projector, ridge, keys, residual, PastKeys(tuple(past.split(8, 1))))
+
+    def formula(past: Tensor, keys: Tensor) -> Tensor:
+        before, inside = exact @ past, exact @ keys
+        system = before @ before.T + inside @ inside.T + ridge * torch.eye(d_in).double()
+        return residual.double() @ torch.linalg.solve(system, inside).T
+
+    expected = formula(past.double(), keys.double())
+    moved = formula(*(k.double() * (1 + 2**-24 * normal(*k.shape).sign()) for k in (past, keys)))
+    assert relative(delta.dense, expected) < 10 * relative(moved, expected)
+    assert (delta.dense.double() @ basis[:, :rank]).norm() < 3e-7 * delta.norm
+
+
 def test_a_singular_system_says_what_to_raise() -> None:
     keys = torch.full((6, 3), 1e10, dtype=torch.float64)
     moment = SecondMoment(torch.eye(6).double(), 1)
