@@ -15,7 +15,7 @@ from alphaedit_plugin.resume import can_resume
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import collect_second_moments
 from alphaedit_plugin.targets import TargetSettings, optimise_targets
-from tests.architectures.zoo import SETTINGS
+from tests.architectures.zoo import SETTINGS, WHOLE
 from tests.published import published_loop
 from tests.tiny import (
     CONTEXTS,
@@ -51,7 +51,7 @@ def test_its_structure_tells_what_the_registry_says(animal: EditableModel) -> No
 def test_the_search_is_the_published_loop(animal: EditableModel, part: Part) -> None:
     """Whose passes are whole, one text at a time: no cache, no padding, no skipped block."""
     site = Site(1, part)
-    assert can_resume(animal)
+    assert can_resume(animal) == (animal.model.config.model_type not in WHOLE)
     found = optimise_targets(animal, TWO, CONTEXTS, site, FactToken.subject_last, SEARCH)
     column = int(part is Part.BLOCK)
     value, loss = published_loop(animal, TWO[column], site, SEARCH)
