@@ -10,10 +10,10 @@ from pathlib import Path
 
 from alphaedit_plugin.artefact import is_file, read_artefact, require_writable, write_artefact
 from alphaedit_plugin.cache import Cache, hash_of
-from alphaedit_plugin.config import EditorConfig, ModelConfig
+from alphaedit_plugin.config import EditorConfig, ModelConfig, ProjectorConfig
 from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.distributed import Group
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, ProjectorError
 from alphaedit_plugin.fingerprint import tokenizer_digest, upstream_digests
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.pocket import load_world
@@ -25,6 +25,7 @@ from alphaedit_plugin.projector import (
     load_projectors,
     load_reference,
     read_projectors,
+    refuse_other_cut,
     save_projectors,
     warn_of_degenerate,
 )
@@ -132,21 +133,33 @@ def provide_projectors(
         load: gives the second moments that they are fitted to, where it comes to that.
 
     Raises:
-        ProjectorError: the given file does not fit.
+        ProjectorError: the given file does not fit, or was cut otherwise than was asked for.
         ConfigError: there is no source of second moments, or the cut's value is out of range.
     """
     wanted = list(config.model.layers if layers is None else layers)
     given, cut = config.projector.path, config.projector.cut
     if given is not None:
-        path = Path(given).expanduser()
-        if path.suffix in REFERENCE:
-            return load_reference(view, wanted, path)
-        return load_projectors(view, wanted, path, config.projector.trust)
+        return _given_projectors(view, config.projector, wanted, Path(given).expanduser())
     check_cut(view, cut, wanted)
     cache = Cache.usable() if config.model.moments.cache else None
     if cache is None or config.model.moments.stats_dir is not None:
         return fit_projectors(load(view, config.model, wanted), cut)
     return _cached_projectors(view, config.model, wanted, cut, cache, load)
+
+
+def _given_projectors(
+    view: EditableModel, config: ProjectorConfig, layers: Sequence[int], path: Path
+) -> dict[int, Projector]:
+    if path.suffix not in REFERENCE:
+        found = load_projectors(view, layers, path, config.trust)
+        refuse_other_cut(found, config.cut if config.chosen else None, path)
+        return found
+    if config.chosen:
+        raise ProjectorError(
+            f"{path} was cut when it was made, and does not say where: leave the cut "
+            f"{config.cut} away"
+        )
+    return load_reference(view, layers, path)
 
 
 def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:

@@ -330,3 +330,29 @@ def test_a_trusted_file(saved: Path, templates: Any, gpt2_moments: Any) -> None:
         provide_projectors(view, config)
     config.projector.trust = True
     assert torch.equal(provide_projectors(view, config)[1].basis, made[1].basis)
+
+
+@pytest.mark.parametrize(
+    "asked", ["projector=energy", "projector=absolute", "projector.cut.value=0.5"]
+)
+@pytest.mark.parametrize("name", ["p.safetensors", "p.pt"])
+def test_a_stored_projector_keeps_its_cut(
+    saved: Path, templates: Any, gpt2_moments: Any, asked: str, name: str
+) -> None:
+    """Another cut that is asked for beside it is refused, also the one that is the model's own."""
+    made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
+    save_projectors(templates["gpt2"], made, saved / "p.safetensors")
+    torch.save(torch.stack([made[k].apply(torch.eye(128)) for k in (1, 2)]), saved / "p.pt")
+    path = f"projector.path={saved / name}"
+    with pytest.raises(ProjectorError, match="leave the cut"):
+        projectors_of(config_of(saved, path, asked))
+    assert set(projectors_of(config_of(saved, path))) == {1, 2}
+
+
+def test_a_stored_projector_may_be_asked_for_by_its_cut(
+    saved: Path, templates: Any, gpt2_moments: Any
+) -> None:
+    made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
+    save_projectors(templates["gpt2"], made, saved / "p.safetensors")
+    asked = ("projector=rank", "projector.cut.value=5", f"projector.path={saved}/p.safetensors")
+    assert torch.equal(projectors_of(config_of(saved, *asked))[1].basis, made[1].basis)

@@ -96,11 +96,15 @@ def as_config(composed: DictConfig) -> EditorConfig:
     """
     try:
         plain = OmegaConf.to_container(composed)
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(EditorConfig), plain))
+        typed = OmegaConf.merge(OmegaConf.structured(EditorConfig), plain)
+        cut = typed.projector.cut  # the model's own is written as a reference to it
+        chosen = not all(OmegaConf.is_interpolation(cut, key) for key in cut)
+        config = OmegaConf.to_object(typed)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key or 'a setting'} is not set: give it a value") from None
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from None
     assert isinstance(config, EditorConfig)
+    config.projector.chosen = chosen
     check(config)
     return config

@@ -33,6 +33,7 @@ class ProjectorConfig:
         path: a projector file to use instead of fitting one: of ``alphaedit fit``, or the
             reference's ``null_space_project.pt``.
         trust: use the file although it was made for another model.
+        chosen: whether ``cut`` was chosen, and is not the model's own; `as_config` says so.
     """
 
     cut: Cut = field(default_factory=Cut)
@@ -40,6 +41,7 @@ class ProjectorConfig:
     mode: Mode = Mode.auto
     path: str | None = None
     trust: bool = False
+    chosen: bool = False
 
 
 @dataclass

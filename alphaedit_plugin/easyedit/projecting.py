@@ -16,7 +16,7 @@ from alphaedit_plugin.easyedit.native import NativeRun
 from alphaedit_plugin.easyedit.wrapping import ClosedForm, apply_projected, edited_weights
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Projector, load_projectors
+from alphaedit_plugin.projector import Projector, load_projectors, refuse_other_cut
 from alphaedit_plugin.statistics import SecondMoment
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,9 @@ class ModelState:
                 raise ConfigError(f"projector_path holds none for {min(foreign)}: leave it out")
             # Checked against the weights as they are before the first edit; later ones differ.
             path = Path(flag.projector_path).expanduser()
-            for layer, projector in load_projectors(view, hparams.layers, path).items():
+            found = load_projectors(view, hparams.layers, path)
+            refuse_other_cut(found, flag.cut if flag.cut != NullSpaceFlag().cut else None, path)
+            for layer, projector in found.items():
                 self.projectors[view.weight_name(layer), source] = projector
         elif missing:
             for name in missing:

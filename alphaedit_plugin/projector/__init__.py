@@ -8,6 +8,7 @@ from alphaedit_plugin.projector.file import (
     ProjectorFile,
     load_projectors,
     read_projectors,
+    refuse_other_cut,
     save_projectors,
 )
 from alphaedit_plugin.projector.projector import Projector, fit_projectors, warn_of_degenerate
@@ -27,6 +28,7 @@ __all__ = [
     "load_projectors",
     "load_reference",
     "read_projectors",
+    "refuse_other_cut",
     "save_projectors",
     "warn_of_degenerate",
 ]

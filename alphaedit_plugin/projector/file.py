@@ -178,6 +178,25 @@ def load_projectors(
     return dict(file.projectors)
 
 
+def refuse_other_cut(projectors: Mapping[int, Projector], wanted: Cut | None, path: Path) -> None:
+    """Refuse a stored projector that was cut otherwise than someone asks for: it stays as it is.
+
+    Args:
+        projectors: by layer, as read from ``path``.
+        wanted: the cut that was asked for, if any was.
+        path: for the message.
+
+    Raises:
+        ProjectorError: naming both cuts.
+    """
+    for layer, projector in projectors.items():
+        if wanted is not None and projector.cut != wanted:
+            raise ProjectorError(
+                f"{path} was made with the cut {projector.cut} in layer {layer}, but {wanted} is "
+                "asked for: leave the cut away, or fit a projector with it"
+            )
+
+
 def _same(theirs: Fingerprint, ours: Fingerprint) -> bool:
     return theirs.covers(ours) or ours.covers(theirs)
 

@@ -20,9 +20,13 @@ from torch import Tensor
 import alphaedit_plugin
 from alphaedit_plugin.easyedit import HostError
 from alphaedit_plugin.easyedit.native import NATIVE
-from alphaedit_plugin.errors import AlphaEditError, ConfigError, NumericalError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, NumericalError, ProjectorError
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
+from alphaedit_plugin.statistics import SecondMoment
 from tests.easyedit.conftest import (
     DOUBLE,
+    KINDS,
     LAYERS,
     Host,
     algorithms,
@@ -499,6 +503,22 @@ def test_a_wrong_setting_is_refused(
     with pytest.raises(AlphaEditError, match=message):
         linear.run(method, 1, **FLAG | keys)
     assert same(linear.weights(), before)
+
+
+def test_a_stored_projector_keeps_its_cut(
+    registered: ModuleType, linear: Host, tmp_path: Path
+) -> None:
+    view = EditableModel.wrap(linear.model, linear.tokenizer)
+    moment = SecondMoment(torch.diag(torch.arange(1.0, KINDS["linear"] + 1)), 1)
+    made = {layer: Projector.fit(moment, Cut(CutRule.rank, 4)) for layer in LAYERS}
+    save_projectors(view, made, tmp_path / "p.safetensors")
+    given = FLAG | {"projector_path": str(tmp_path / "p.safetensors")}
+    before = linear.weights()
+    with pytest.raises(ProjectorError, match=r"the cut rank=4 .* but energy=0\.9 is asked for"):
+        linear.run("MEMIT", 1, **given, null_space_rule="energy", null_space_cut=0.9)
+    assert same(linear.weights(), before)
+    linear.run("MEMIT", 1, **given)
+    assert not same(linear.weights(), before)
 
 
 def test_a_copy_of_the_model_is_refused(registered: ModuleType, linear: Host) -> None:
