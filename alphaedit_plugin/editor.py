@@ -17,6 +17,7 @@ from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.conflicts import contradicted
 from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError, require, unknown_name
+from alphaedit_plugin.journal import Journal
 from alphaedit_plugin.loading import load
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import (
@@ -68,7 +69,13 @@ class NullSpaceEditor:
         Raises:
             AlphaEditError: something named there is missing or does not fit.
         """
-        return cls(*load(config), config.batch_size, config.journal)
+
+        def check(view: EditableModel) -> None:
+            if config.journal is not None:
+                weights = {layer: view.weight(layer) for layer in config.model.layers}
+                Journal.fitting(Path(config.journal).expanduser(), view, weights)
+
+        return cls(*load(config, check), config.batch_size, config.journal)
 
     @classmethod
     def from_pretrained(

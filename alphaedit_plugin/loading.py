@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,15 @@ def dtype_of(key: str, name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def load(config: EditorConfig) -> tuple[EditableModel, Recipe]:
+def load(
+    config: EditorConfig, check: Callable[[EditableModel], None]
+) -> tuple[EditableModel, Recipe]:
     """The model that ``config`` names and everything an edit of it needs.
+
+    Args:
+        config: names them.
+        check: is shown the model before second moments, which can take hours, are collected on it;
+            what it raises is passed on.
 
     Raises:
         AlphaEditError: something named there is missing or does not fit; what can be told without
@@ -45,6 +52,7 @@ def load(config: EditorConfig) -> tuple[EditableModel, Recipe]:
     """
     check_sources(config)
     view = load_model(config.model)
+    check(view)
     return view, load_recipe(view, config)
 
 

@@ -294,13 +294,9 @@ class EditSession:
 
     def _reopen(self, folder: Path) -> Journal:
         """The journal in a folder, begun if there is none, with all it holds applied."""
-        if not Journal.is_at(folder):
+        journal = Journal.fitting(folder, self.view, self._weights.pristine)
+        if journal is None:
             return Journal.create(folder, Header.of(self.view, self._weights.pristine))
-        journal = Journal.read(folder)
-        try:
-            journal.header.check_same(self.view, self._weights.pristine)
-        except PatchError as error:
-            raise PatchError(f"journal={folder} is refused: {error}") from None
         self._adopt(journal.entries, journal.metrics)
         found = self.checksums()
         if journal.after and dict(journal.after) != found:

@@ -14,7 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from alphaedit_plugin.config import EditorConfig
-from alphaedit_plugin.easyedit.host import METHODS, HostError, algorithms, import_host
+from alphaedit_plugin.easyedit.host import (
+    METHODS,
+    HostError,
+    algorithms,
+    import_host,
+    refuse_offloaded,
+)
 from alphaedit_plugin.easyedit.native import NATIVE
 from alphaedit_plugin.easyedit.registration import register
 from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
@@ -87,7 +93,11 @@ class HostedEditor(NullSpaceEditor):
             AlphaEditError: there is no host, or something named does not fit.
         """
         import_host()
-        return cls(*load(config), config)
+
+        def check(view: EditableModel) -> None:
+            refuse_offloaded(view.model.named_parameters())
+
+        return cls(*load(config, check), config)
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch through the host, all of it or nothing."""

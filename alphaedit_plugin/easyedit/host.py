@@ -11,13 +11,16 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
+
 from alphaedit_plugin.errors import AlphaEditError
+from alphaedit_plugin.places import META
 
 HOME = "EASYEDIT_HOME"
 
@@ -141,6 +144,23 @@ def hparams_classes() -> list[Any]:
     for kind in found:  # grows on the way
         found += [heir for heir in kind.__subclasses__() if heir not in found]
     return [kind for kind in found[1:] if "__init__" in vars(kind)]
+
+
+def refuse_offloaded(parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse weights that the host would write in vain: what it adds to them is lost.
+
+    Args:
+        parameters: by name, as ``model.named_parameters()`` gives them.
+
+    Raises:
+        HostError: one of them is offloaded, or has no value.
+    """
+    for name, parameter in parameters:
+        if parameter.device == META:
+            raise HostError(
+                f"{name} is offloaded, and EasyEdit edits only what stays on a device: leave "
+                "device_map away, give it more memory, or edit with host=native"
+            )
 
 
 def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> Any:

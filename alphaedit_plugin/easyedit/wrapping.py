@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.easyedit.history import KeyHistory
-from alphaedit_plugin.easyedit.host import HostError, HostMethod
+from alphaedit_plugin.easyedit.host import HostError, HostMethod, refuse_offloaded
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.methods.projected import null_space_delta
 from alphaedit_plugin.projector import Projector
@@ -204,7 +204,7 @@ def edited_weights(method: HostMethod, model: Any, hparams: Any) -> dict[str, Te
     """The parameters that ``method`` edits, by name, in the order of its loop.
 
     Raises:
-        HostError: a name is none of the model's.
+        HostError: a name is none of the model's, or of a weight that is offloaded.
         ConfigError: no layer, or one that is named twice.
     """
     known = dict(model.named_parameters())
@@ -214,7 +214,9 @@ def edited_weights(method: HostMethod, model: Any, hparams: Any) -> dict[str, Te
     for name in names:
         if name not in known:
             raise HostError(f"the model has no weight {name}: check layers and module templates")
-    return {name: known[name] for name in names}
+    found = {name: known[name] for name in names}
+    refuse_offloaded(found.items())
+    return found
 
 
 def apply_projected(

@@ -26,6 +26,7 @@ from alphaedit_plugin.journal.header import FINGERPRINT, SAMPLE, Header, check_c
 from alphaedit_plugin.journal.patch import KIND, Patch, check_names, readable
 from alphaedit_plugin.journal.record import Record, pack, unpack
 from alphaedit_plugin.journal.undo import Undone, remaining
+from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.version import VERSION
 
 NAME = "{:08d}.safetensors"
@@ -62,11 +63,8 @@ class Journal:
         Raises:
             ConfigError: it cannot be written, or the folder holds other files.
         """
+        _refuse_strange(folder)
         journal = cls(folder, header, 0, after=dict(header.before))
-        strange = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        foreign = [name for name in strange if name != LOCK and not name.endswith(".part")]
-        if foreign:
-            raise ConfigError(f"journal={folder} holds {foreign[0]}: give a folder of its own")
         journal._append(HEADER, {"header": header.content()}, header.tensors())
         return journal
 
@@ -88,6 +86,34 @@ class Journal:
         for path in found[1:]:
             with readable(path, f"{path} was removed while it was read"):
                 journal._follow(path)
+        return journal
+
+    @classmethod
+    def fitting(
+        cls, folder: Path, view: EditableModel, weights: Mapping[int, Tensor]
+    ) -> Journal | None:
+        """The journal in a folder, if it is one of this model's; nothing is written.
+
+        Args:
+            folder: of the journal.
+            view: the model.
+            weights: of the layers that are to be edited, ``(d_out, d_in)``, before any edit.
+
+        Returns:
+            ``None`` where there is none, and one can be begun.
+
+        Raises:
+            PatchError: it is damaged, or another model's, other layers' or another dtype's.
+            ConfigError: there is none, but other files.
+        """
+        if not cls.is_at(folder):
+            _refuse_strange(folder)
+            return None
+        journal = cls.read(folder)
+        try:
+            journal.header.check_same(view, weights)
+        except PatchError as error:
+            raise PatchError(f"journal={folder} is refused: {error}") from None
         return journal
 
     @property
@@ -189,6 +215,13 @@ def _check_header(content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
 
 def _record(content: Mapping[str, Any]) -> Record:
     return unpack(reading.mapping(content["entry"]))
+
+
+def _refuse_strange(folder: Path) -> None:
+    strange = [path.name for path in _listed(folder)]
+    foreign = [name for name in strange if name != LOCK and not name.endswith(".part")]
+    if foreign:
+        raise ConfigError(f"journal={folder} holds {foreign[0]}: give a folder of its own")
 
 
 def _listed(folder: Path) -> list[Path]:

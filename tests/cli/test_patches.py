@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from alphaedit_plugin import sources
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import load_data
@@ -114,6 +115,26 @@ def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys:
 def test_what_cannot_be_is_refused(capsys: Capture, words: list[str], error: str) -> None:
     assert main(words) == 2
     assert error in " ".join(said(capsys).split())
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_journal_that_does_not_fit_is_refused_before_moments_are_collected(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, foreign: bool
+) -> None:
+    """Which takes hours on a large model."""
+
+    def collected(*_: object, **__: object) -> None:
+        raise AssertionError("second moments were collected")
+
+    message = "journal=j holds notes.txt" if foreign else "refused: it was kept in bfloat16"
+    if foreign:
+        Path("j").mkdir()
+        Path("j", "notes.txt").touch()
+    else:
+        EditSession(load_model(load_config(["model.dtype=bfloat16"]).model), [0], "j")
+    monkeypatch.setattr(sources, "collect_second_moments", collected)
+    assert main(EDIT) == 2
+    assert message in said(capsys)
 
 
 @pytest.mark.parametrize(("base", "null_space"), [("memit", True), ("prune", False)])

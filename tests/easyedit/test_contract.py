@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import Tensor
 
 import alphaedit_plugin
@@ -503,6 +504,13 @@ def test_a_wrong_setting_is_refused(
     with pytest.raises(AlphaEditError, match=message):
         linear.run(method, 1, **FLAG | keys)
     assert same(linear.weights(), before)
+
+
+@pytest.mark.parametrize("method", ["ROME", "MEMIT"])
+def test_offloaded_weights_are_refused(registered: ModuleType, linear: Host, method: str) -> None:
+    cpu_offload(linear.model, torch.device("cpu"))
+    with pytest.raises(HostError, match=r"down_proj\.weight is offloaded"):
+        linear.run(method, 1, **FLAG)
 
 
 def test_a_stored_projector_keeps_its_cut(

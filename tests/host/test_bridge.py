@@ -13,7 +13,7 @@ import alphaedit_plugin
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.easyedit.bridge import HostedEditor
-from alphaedit_plugin.easyedit.host import second_moment_of
+from alphaedit_plugin.easyedit.host import HostError, second_moment_of
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.request import Request
@@ -113,3 +113,19 @@ def test_the_closed_form_asks_the_host_for_no_statistics(
     words = ["edit", "host=easyedit", "base=memit", "data.limit=2", "model.target.steps=3"]
     assert main(words) == 0
     assert "null space" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("null_space", [False, True])
+def test_offloaded_weights_are_refused_before_anything_is_run(
+    tiny: TinyHostModel, tmp_path: Path, null_space: bool
+) -> None:
+    chosen = config(tiny, "memit", null_space, f"model.moments.stats_dir={tmp_path / 'stats'}")
+    model, _ = tiny.load()
+    parts = {
+        f"{model.base_model_prefix}.{name}": "cpu" for name, _ in model.base_model.named_children()
+    }
+    blocks = tiny.weight_names()[0].partition(".1.")[0]
+    chosen.model.device_map = parts | {blocks: "disk", "lm_head": "cpu"}
+    with pytest.raises(HostError, match=r"is offloaded.*host=native"):
+        HostedEditor.from_config(chosen)
+    assert not (tmp_path / "stats").exists()
