@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tqdm.auto import tqdm
 
 from alphaedit_plugin.artefact import require_writable
 from alphaedit_plugin.config import DataConfig, EditorConfig, Host
@@ -25,6 +24,7 @@ from alphaedit_plugin.journal import bytes_of
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import empty_folder
+from alphaedit_plugin.progress import progress
 from alphaedit_plugin.prompts import target_ids
 from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality
 from alphaedit_plugin.request import Request
@@ -111,7 +111,7 @@ def _edit(editor: NullSpaceEditor, requests: Sequence[Request]) -> list[Request]
     if requests:
         editor.session.resume()
     starts = range(0, len(requests), editor.batch_size)
-    for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
+    for start in progress(starts, desc="editing", unit="batch", hide=len(starts) == 1):
         failed += editor.apply(requests[start : start + editor.batch_size]).failed
     if not editor.session.ended:
         editor.finalize()

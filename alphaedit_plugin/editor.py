@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.config import EditorConfig, load_config, options
@@ -20,6 +19,7 @@ from alphaedit_plugin.errors import ConfigError, require, unknown_name
 from alphaedit_plugin.journal import Journal
 from alphaedit_plugin.loading import load
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.progress import progress
 from alphaedit_plugin.quality import (
     Metrics,
     accuracies,
@@ -219,7 +219,7 @@ class NullSpaceEditor:
         # Edits that are not kept cannot contradict each other.
         lost = contradicted(requests) if sequential_edit else frozenset()
         starts = range(0, len(requests), batch_size)
-        for start in tqdm(starts, desc="editing", unit="batch", disable=len(starts) == 1):
+        for start in progress(starts, desc="editing", unit="batch", hide=len(starts) == 1):
             batch = requests[start : start + batch_size]
             old = edit_quality(self.view, batch) if before is None else before[start:]
             weights = self._weights()

@@ -31,6 +31,7 @@ from alphaedit_plugin.data import EditData
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.loading import cpu_threads
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.progress import unwatched
 
 SMALL = 2**28  # bytes: a larger model keeps all cores busy alone, and copies of it fill the memory
 
@@ -177,7 +178,8 @@ def _progress(
         TimeRemainingColumn(),
     )
     edits = min(jobs[0].config.compare.edits, len(data.requests))
-    with Progress(*columns, console=console) as progress:
+    hidden = unwatched(console.is_terminal)
+    with Progress(*columns, console=console, disable=hidden) as progress:
         yield progress, progress.add_task(title, total=len(jobs) * edits)
 
 

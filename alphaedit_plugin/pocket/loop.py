@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alphaedit_plugin.pocket.tokenizer import MAX_LENGTH
+from alphaedit_plugin.progress import progress
 
 NOBODY = -1  # no subject ends at this token
 
@@ -157,7 +157,7 @@ def fit(
     """
     optimizer = make_optimizer(model, recipe)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
-    for step in (bar := tqdm(range(recipe.steps), desc="training", unit="step")):
+    for step in (bar := progress(range(recipe.steps), desc="training", unit="step")):
         rows = next(stream)
         with first_keys(model) as keys:
             logits = model(input_ids=rows.ids, attention_mask=rows.mask).logits

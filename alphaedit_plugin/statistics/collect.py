@@ -10,12 +10,12 @@ from itertools import islice
 from typing import Any, Protocol
 
 import torch
-from tqdm.auto import tqdm
 
 from alphaedit_plugin import places
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference, per_token
+from alphaedit_plugin.progress import progress
 from alphaedit_plugin.prompts import Sentence, by_token_budget, collate, tokenise
 from alphaedit_plugin.statistics.checkpoint import Checkpoint, Position
 from alphaedit_plugin.statistics.moment import BLOCK, MomentSum, SecondMoment
@@ -127,9 +127,9 @@ def collect_second_moments(
         found.position = checkpoint.restore(found.sums, group)
         size = min(size, checkpoint.every)
     reader = _Reader(view, tokens, size, found.position)
-    bar = tqdm(
+    bar = progress(
         total=tokens, initial=found.position.tokens, unit="token", unit_scale=True,
-        desc="second moments", leave=False, disable=not group.leads,
+        desc="second moments", leave=False, hide=not group.leads,
     )  # fmt: skip
     with torch.no_grad(), inference(view), bar:
         for number, chunk in reader.chunks(texts):

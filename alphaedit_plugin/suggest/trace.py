@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.keys import Part, Site, read
@@ -28,6 +27,7 @@ from alphaedit_plugin.models import (
     per_token,
     with_hidden,
 )
+from alphaedit_plugin.progress import progress
 from alphaedit_plugin.prompts import (
     Batch,
     FactToken,
@@ -154,7 +154,9 @@ def trace(view: EditableModel, facts: Sequence[Fact], settings: TraceSettings) -
     total = torch.zeros(2 + 2 * view.depth, dtype=torch.float64)
     parts = (Part.BLOCK, Part.VALUE)
     sites = [Site(layer, part) for part in parts for layer in range(view.depth)]
-    bar = tqdm(total=len(batches) * (2 + 2 * view.depth), desc="tracing", unit="pass", leave=False)
+    bar = progress(
+        total=len(batches) * (2 + 2 * view.depth), desc="tracing", unit="pass", leave=False
+    )
     with torch.no_grad(), inference(view), bar:
         for indices in batches:
             batch = [facts[i] for i in indices]

@@ -34,10 +34,10 @@ QUICK = [
 ]  # fmt: skip
 
 
-def measured(folder: Path, jobs: int, shown: Path) -> dict[str, Any]:
+def measured(folder: Path, jobs: int, shown: Path, terminal: bool) -> dict[str, Any]:
     """What a run wrote, without what differs from run to run."""
     with shown.open("w") as stream:
-        console = Console(file=stream, force_terminal=True, width=100)
+        console = Console(file=stream, force_terminal=terminal, width=100)
         run_comparison([*QUICK, f"compare.jobs={jobs}", f"compare.out={folder}"], console)
     document: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     del document["command"]
@@ -47,14 +47,15 @@ def measured(folder: Path, jobs: int, shown: Path) -> dict[str, Any]:
 
 
 def test_side_by_side_as_one_by_one(tmp_path: Path) -> None:
-    alone = measured(tmp_path / "1", 1, tmp_path / "alone")
-    together = measured(tmp_path / "2", 2, tmp_path / "together")
+    alone = measured(tmp_path / "1", 1, tmp_path / "alone", terminal=False)
+    together = measured(tmp_path / "2", 2, tmp_path / "together", terminal=True)
     assert alone == together
     names = [(cell["base"], cell["null_space"]) for cell in together["cells"]]
     assert names == [(base, flag) for base in ("memit", "rome") for flag in (False, True)]
     shown = (tmp_path / "together").read_text()
     assert "4 cells, 2 at once" in shown
     assert "32/32" in shown
+    assert (tmp_path / "alone").read_text().lstrip().startswith("After 8 sequential edits")
 
 
 class Failing(Memit):
