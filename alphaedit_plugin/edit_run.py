@@ -21,10 +21,12 @@ from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.export import save_checkpoint
 from alphaedit_plugin.journal import bytes_of
+from alphaedit_plugin.journal.header import name_of
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.progress import progress
+from alphaedit_plugin.projector.leakage import rounding_note
 from alphaedit_plugin.prompts import target_ids
 from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality
 from alphaedit_plugin.request import Request
@@ -32,7 +34,6 @@ from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.session import EditSession
 
 SHOWN = 10  # rows of the table
-ROUNDING = 1e-6  # a share of a delta that float32 weights may round to
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
             f"{request.target_new}",
         )
     console.print(layer_table(editor))
-    note = rounding_note(editor)
+    note = _rounding(editor)
     if note is not None:
         console.print(note, style="dim", highlight=False)
     if patch is not None:
@@ -235,19 +236,18 @@ def layer_table(editor: NullSpaceEditor) -> Table:
     return table
 
 
-def rounding_note(editor: NullSpaceEditor) -> str | None:
+def _rounding(editor: NullSpaceEditor) -> str | None:
     """Where weights round more than the projector leaves: what it does leave."""
     method, session = editor.recipe.method, editor.session
     if not isinstance(method, Projected):
         return None
     layers = editor.recipe.layers
-    dtype = editor.view.weight(layers[0]).dtype
-    written = max(method.projectors[n].leakage(session.change(n)) for n in layers)
-    summed = max(method.projectors[n].leakage(Delta(session.accumulated(n))) for n in layers)
-    if written < ROUNDING or summed >= written:
-        return None
-    name = str(dtype).removeprefix("torch.")
-    return f"‖ΔU‖/‖Δ‖ is the rounding of {name} weights; before it, at most {summed:.1e}"
+    deltas = {n: (session.change(n), Delta(session.accumulated(n))) for n in layers}
+    shares = [
+        (method.projectors[n].leakage(written), method.projectors[n].leakage(summed))
+        for n, (written, summed) in deltas.items()
+    ]
+    return rounding_note(shares, name_of(editor.view.weight(layers[0]).dtype))
 
 
 def _percent(values: Sequence[float]) -> str:

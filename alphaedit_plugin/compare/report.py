@@ -14,6 +14,7 @@ from alphaedit_plugin.compare.record import METRICS, Run, dumps
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.outputs import writable_folder
+from alphaedit_plugin.projector.leakage import rounding_note
 from alphaedit_plugin.version import VERSION
 
 COLUMNS = ("efficacy", "generalisation", "specificity", "retention", "score")
@@ -148,13 +149,11 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
 
 
 def _rounding(cells: Sequence[Cell]) -> list[str]:
-    """Where weights are in half precision: what the projector leaves before they are rounded."""
+    """What the projector leaves, where the weights' rounding hides it."""
     layers = [layer for cell in cells if cell.null_space for layer in cell.layers.values()]
-    halved = [cell.settings["dtype"] for cell in cells if "dtype" in cell.settings]
-    if not layers or not halved:
-        return []
-    summed = max(layer.unrounded_leakage for layer in layers)
-    return [f"Projected, it is the rounding of {halved[0]} weights: {summed:.1e} before it.", ""]
+    shares = [(layer.leakage, layer.unrounded_leakage) for layer in layers]
+    note = rounding_note(shares, str(cells[0].settings.get("dtype", "float32")))
+    return [] if note is None else [f"{note}.", ""]
 
 
 def write_report(run: Run, folder: Path) -> None:

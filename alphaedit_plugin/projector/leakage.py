@@ -1,13 +1,16 @@
-"""How much of what a layer does with a text lies in the null space, where edits write."""
+"""What old keys see of edits, and how much of a text lies in the null space, where they write."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from alphaedit_plugin.projector.projector import Projector
 from alphaedit_plugin.statistics import SecondMoment
+
+VISIBLE = 1e-6  # a share of a delta that float32 weights may round to
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,25 @@ def leakage_on(projector: Projector, moment: SecondMoment, weight: Tensor) -> Le
         _share(inside.trace(), mean.trace()),
         _share((w @ inside * w).sum(), (w @ mean * w).sum()),
         moment.count,
+    )
+
+
+def rounding_note(shares: Sequence[tuple[float, float]], dtype: str) -> str | None:
+    """Where weights round more than the projector leaves, what it does leave; else ``None``.
+
+    Args:
+        shares: ``‖Δ U‖ / ‖Δ‖`` of every projected delta, as it is in the weight, and as it was
+            before it was rounded into it.
+        dtype: of the weights.
+    """
+    if not shares:
+        return None
+    written, summed = (max(side) for side in zip(*shares, strict=True))
+    if written < VISIBLE or summed > written / 2:
+        return None
+    return (
+        f"‖ΔU‖/‖Δ‖ of projected edits is the rounding of {dtype} weights; before it, at most "
+        f"{summed:.1e}"
     )
 
 

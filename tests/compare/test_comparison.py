@@ -187,7 +187,7 @@ def test_half_precision_says_what_its_rounding_is(tmp_path: Path) -> None:
     )
     (layer,) = cell.layers.values()
     assert layer.unrounded_leakage < 1e-6 < 1e-4 < layer.leakage
-    note = f"the rounding of bfloat16 weights: {layer.unrounded_leakage:.1e} before it"
+    note = f"the rounding of bfloat16 weights; before it, at most {layer.unrounded_leakage:.1e}"
     assert note in (tmp_path / "report.md").read_text()
 
 

@@ -7,7 +7,7 @@ import torch
 
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.projector.leakage import leakage_on
+from alphaedit_plugin.projector.leakage import leakage_on, rounding_note
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from tests.statistics.test_collect import keys_of
 from tests.tiny import random_sequences
@@ -42,3 +42,20 @@ def test_a_layer_that_is_silent(gpt2_moments: dict[int, SecondMoment]) -> None:
     silent = SecondMoment(torch.zeros(128, 128).double(), 3)
     assert leakage_on(projector, silent, torch.zeros(4, 128)).keys == 0.0
     assert leakage_on(projector, gpt2_moments[1], torch.zeros(4, 128)).outputs == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shares", "dtype", "said"),
+    [
+        ([(2e-3, 4e-8), (1e-3, 9e-8)], "bfloat16", "bfloat16 weights; before it, at most 9.0e-08"),
+        ([(2e-6, 4e-8)], "float32", "float32 weights; before it, at most 4.0e-08"),
+        ([(8e-8, 4e-8)], "float32", None),  # nobody would wonder
+        ([(1e-2, 9.9e-3)], "float32", None),  # no rounding does that
+        ([], "bfloat16", None),
+    ],
+)
+def test_rounding_is_named_where_it_hides_what_the_projector_leaves(
+    shares: list[tuple[float, float]], dtype: str, said: str | None
+) -> None:
+    note = rounding_note(shares, dtype)
+    assert note is None if said is None else said in str(note)
