@@ -17,7 +17,7 @@ from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import EditableModel, check_config
-from alphaedit_plugin.pocket import ASSETS
+from alphaedit_plugin.pocket import load_pocket
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.sources import corpus_for, load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
@@ -65,12 +65,13 @@ def load_model(config: ModelConfig) -> EditableModel:
     """
     dtype, spread = dtype_of("model.dtype", config.dtype), _spread(config)
     device = None if spread else _device(config.device)
-    # A slash at the end would hide the name by which the host's files go.
-    path = str(ASSETS) if config.path is None else config.path.rstrip("/") or "/"
     with torch.inference_mode(False):  # or no target could be searched
-        model, tokenizer = _load_pretrained(path, dtype=dtype, **spread)
         if config.path is None:
-            model.config._name_or_path = "pocket"  # for people, in place of a package's folder
+            model, tokenizer = load_pocket(dtype, **spread)
+        else:  # a slash at the end would hide the name by which the host's files go
+            model, tokenizer = _load_pretrained(
+                config.path.rstrip("/") or "/", dtype=dtype, **spread
+            )
         placed = model if device is None else model.to(device)
         view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given)
     view.check_layers(config.layers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,17 +19,20 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def load_pocket(
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = torch.float32, **spread: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load the pocket model and its tokenizer from the package.
 
     Args:
         dtype: of the weights (stored in float16).
+        spread: what else ``from_pretrained`` is told, of devices.
 
     Returns:
-        The model in evaluation mode on the CPU, and its fast tokenizer.
+        The model in evaluation mode, on the CPU where ``spread`` says nothing else, and its fast
+        tokenizer.
     """
-    model = AutoModelForCausalLM.from_pretrained(ASSETS).to(dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(ASSETS, dtype=dtype, **spread).eval()
+    model.config._name_or_path = "pocket"  # for people, in place of a package's folder
     return model, AutoTokenizer.from_pretrained(ASSETS)
 
 

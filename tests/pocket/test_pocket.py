@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from alphaedit_plugin import NullSpaceEditor
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import load_data
+from alphaedit_plugin.loading import DTYPES, load_model
 from alphaedit_plugin.metrics import evaluate
-from alphaedit_plugin.pocket import ASSETS, load_world
+from alphaedit_plugin.pocket import ASSETS, load_pocket, load_world
 from alphaedit_plugin.pocket.train import main
 from alphaedit_plugin.pocket.world import (
     World,
@@ -35,6 +37,16 @@ def editor() -> NullSpaceEditor:
 
 def test_the_assets_stay_small() -> None:
     assert sum(file.stat().st_size for file in ASSETS.iterdir()) < 8e6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_whoever_loads_it_gets_the_same(dtype: str) -> None:
+    model, _ = load_pocket(DTYPES[dtype])
+    other = load_model(load_config([f"model.dtype={dtype}", "model.device=cpu"]).model).model
+    assert model.config._name_or_path == other.config._name_or_path == "pocket"
+    for (name, weight), expected in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert weight.dtype is DTYPES[dtype]
+        assert torch.equal(weight, expected), name
 
 
 def test_it_knows_its_world_in_every_phrasing(editor: NullSpaceEditor, world: World) -> None:
