@@ -9,7 +9,16 @@ from matplotlib.axes import Axes
 
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.metrics import Evaluation
-from alphaedit_plugin.plotting import HATCH, blank, colour, count_edits, marker, save, tidy
+from alphaedit_plugin.plotting import (
+    HATCH,
+    blank,
+    colour,
+    count_edits,
+    marker,
+    numbers_of,
+    save,
+    tidy,
+)
 
 
 def plot_comparison(cells: Sequence[Cell], path: Path) -> None:
@@ -35,9 +44,10 @@ def _specificity(evaluation: Evaluation) -> float | None:
 
 def _draw_scores(axes: Axes, cells: Sequence[Cell]) -> None:
     bases = list(dict.fromkeys(cell.base for cell in cells))
+    numbers = numbers_of(bases)
     for cell in cells:
         place = bases.index(cell.base) + (0.2 if cell.null_space else -0.2)
-        shade = colour(bases.index(cell.base))
+        shade = colour(numbers[cell.base])
         bar = axes.bar(
             place, cell.final.score, 0.38, color=shade if cell.null_space else "white",
             edgecolor=shade, linewidth=1.5, hatch=None if cell.null_space else HATCH,
@@ -53,9 +63,9 @@ def _draw_scores(axes: Axes, cells: Sequence[Cell]) -> None:
 def _draw_curves(
     axes: Axes, cells: Sequence[Cell], label: str, value: Callable[[Evaluation], float | None]
 ) -> None:
-    bases = list(dict.fromkeys(cell.base for cell in cells))
+    numbers = numbers_of(cell.base for cell in cells)
     for cell in cells:
-        index = bases.index(cell.base)
+        index = numbers[cell.base]
         known = [(p.edits, value(p.evaluation)) for p in cell.points]
         drawn = [(x, y) for x, y in known if y is not None]
         if drawn:

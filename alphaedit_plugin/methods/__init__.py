@@ -17,8 +17,8 @@ from alphaedit_plugin.registry import Registry
 METHODS: Registry[type[BaseMethod]] = Registry("base method")
 METHODS.register("rome", Rome)
 METHODS.register("memit", Memit)
-METHODS.register("rect", Rect)
 METHODS.register("prune", Prune)
+METHODS.register("rect", Rect)
 
 __all__ = [
     "METHODS",

@@ -12,7 +12,16 @@ from matplotlib.patches import Patch
 
 from alphaedit_plugin.metrics import SURVIVAL, Evaluation
 from alphaedit_plugin.metrics.shift import Shift
-from alphaedit_plugin.plotting import HATCH, PALETTE, blank, colour, count_edits, marker, tidy
+from alphaedit_plugin.plotting import (
+    HATCH,
+    PALETTE,
+    blank,
+    colour,
+    count_edits,
+    marker,
+    numbers_of,
+    tidy,
+)
 from alphaedit_plugin.report.bootstrap import Gain
 from alphaedit_plugin.report.studies import Entry, Spread, Study
 
@@ -93,11 +102,12 @@ def gain_bars(study: Study, gains: Mapping[int, Mapping[str, Gain]]) -> Figure:
     for number, (place, columns) in enumerate(gains.items()):
         offset = (number - (len(gains) - 1) / 2) * 0.8 / len(gains)
         known = [(i, columns[name]) for i, name in enumerate(names) if name in columns]
+        shade = _shade(study, study.entries[place], number)
         values = np.array([gain.value for _, gain in known])
         ends = np.array([(gain.low, gain.high) for _, gain in known]).T
         axes.bar(
-            [i + offset for i, _ in known], values, 0.72 / len(gains), color=colour(number),
-            edgecolor="black", linewidth=0.6, hatch=("", HATCH, "...", "xx")[number % 4],
+            [i + offset for i, _ in known], values, 0.72 / len(gains), color=colour(shade),
+            edgecolor="black", linewidth=0.6, hatch=("", HATCH, "...", "xx")[shade % 4],
             label=study.entries[place].name, yerr=np.abs(ends - values), capsize=3,
         )  # fmt: skip
     axes.axhline(0, color="black", linewidth=0.8)
@@ -202,11 +212,7 @@ def _curve(
     axes: Axes, study: Study, entry: Entry, spreads: Mapping[int, Spread], number: int
 ) -> None:
     """A line per entry: colour and marker by base, full where projected."""
-    bases = list(dict.fromkeys(e.base for e in study.entries))
-    variants = [
-        e for e in study.entries if (e.base, e.null_space) == (entry.base, entry.null_space)
-    ]
-    shade = bases.index(entry.base) if len(variants) == 1 else number
+    shade = _shade(study, entry, number)
     edits, means = list(spreads), np.array([spread.mean for spread in spreads.values()])
     axes.plot(
         edits, means, color=colour(shade), marker=marker(shade), markersize=4.5, label=entry.name,
@@ -218,6 +224,12 @@ def _curve(
         axes.fill_between(
             edits, means - wide, means + wide, color=colour(shade), alpha=0.15, linewidth=0
         )
+
+
+def _shade(study: Study, entry: Entry, number: int) -> int:
+    """The base's own number, or ``number`` where there are several variants of it to tell apart."""
+    same = [e for e in study.entries if (e.base, e.null_space) == (entry.base, entry.null_space)]
+    return number if len(same) > 1 else numbers_of(e.base for e in study.entries)[entry.base]
 
 
 def _grid(

@@ -289,7 +289,7 @@ def test_quoted_request_text_is_taken_as_hydra_does() -> None:
         (["projector=rank", "projector.cut.value=2.5"], "needs a whole number"),
         (["data.name=easyedti"], "unknown data 'easyedti'; did you mean 'easyedit'"),
         (["base=memit", "base.keep_percent=20"], "keep_percent is a setting of base=rect, not"),
-        (["base.moment_weight=1", "base=rome"], "of base=memit and base=rect and base=prune, not"),
+        (["base.moment_weight=1", "base=rome"], "of base=memit and base=prune and base=rect, not"),
         (["base="], "base=: choose one of memit, prune, rect, rome"),
         (["data="], "data=: choose one of counterfact, default, easyedit, knowedit"),
         (["base=null"], "base=null: choose one of"),
