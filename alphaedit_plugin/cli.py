@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES, Command
+from alphaedit_plugin.commands.unused import unused
 from alphaedit_plugin.console import say
 from alphaedit_plugin.errors import (
     AlphaEditError,
@@ -28,6 +29,8 @@ from alphaedit_plugin.errors import (
 )
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 HELP_FLAGS = ("-h", "--help")
 FAILED, INTERRUPTED = 2, 130
@@ -99,6 +102,9 @@ def _dispatch(words: list[str], script: list[str], console: Console) -> int:
     if any(flag in overrides for flag in HELP_FLAGS):
         _command_help(console, commands[name])
         return 0
+    ignored = unused(name, overrides)
+    if ignored is not None:
+        logger.warning("%s", ignored)
     return commands[name].run([*overrides, *script], console) or 0
 
 
