@@ -112,17 +112,20 @@ class _Run:
             return
         self.standing = found
         self.advance(len(self.requests) if found.cell else self.done)
-        if not found.cell:
-            logger.warning(
-                "going on after %d edits of an earlier run (compare.resume=false begins anew)",
-                self.done,
+        anew = "(compare.resume=false begins anew)"
+        if found.cell:
+            logger.info(
+                "%s was done by an earlier run, and is not run again %s", found.cell.name, anew
             )
+        else:
+            logger.warning("going on after %d edits of an earlier run %s", self.done, anew)
 
     def _edit(self, batch: Sequence[Request]) -> None:
         began = time.perf_counter()
         engine.apply_batch(self.session.view, self.session, self.job.recipe, batch)
         self._spend(began)
         self.advance(len(batch))
+        logger.info("%d of %d edits", self.done, len(self.requests))
         self._save()
 
     def _due(self) -> bool:

@@ -135,14 +135,6 @@ def _sharing(job: Job, view: EditableModel) -> Job:
 
 def run_alone(study: Study, job: Job, folder: Path) -> Cell:
     """Run a cell in this process, going on where an earlier run of it in ``folder`` was ended."""
-    total = len(study.data.requests)
-    done = 0
-
-    def advance(edits: int) -> None:
-        nonlocal done
-        done += edits
-        logger.info("%d of %d edits", done, total)
-
     checkpoint = study.checkpoint(job, folder / STATE)
     with cpu_threads(threads_of(job.config, study.view, 1)):
-        return run_cell(job, study.view, study.data, advance, checkpoint)
+        return run_cell(job, study.view, study.data, lambda _: None, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,7 +60,7 @@ def measured(cell: Cell) -> Cell:
 # Of memit, prune, rect and rome plain and projected: 4 edits are behind an evaluation, 12 are not.
 @pytest.mark.parametrize(("number", "edits"), [(0, 4), (1, 12), (3, 4), (4, 12), (7, 12)])
 def test_an_ended_cell_goes_on_to_the_same_bits(
-    study: Study, number: int, edits: int, tmp_path: Path
+    study: Study, number: int, edits: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job, view, data = study.jobs[number], study.view, study.data
     checkpoint = study.checkpoint(job, tmp_path / "state")
@@ -74,8 +75,12 @@ def test_an_ended_cell_goes_on_to_the_same_bits(
     assert sum(steps) == len(data.requests)
     assert measured(cell) == measured(whole)
     steps.clear()
-    assert run_cell(job, view, data, steps.append, checkpoint) == cell
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "alphaedit_plugin"):
+        assert run_cell(job, view, data, steps.append, checkpoint) == cell
     assert steps == [len(data.requests)]
+    (line,) = caplog.messages
+    assert line.startswith(f"{cell.name} was done by an earlier run, and is not run again")
 
 
 @pytest.mark.parametrize(
