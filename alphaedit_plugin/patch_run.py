@@ -42,6 +42,7 @@ from alphaedit_plugin.sources import provide_projectors
 
 logger = logging.getLogger(__name__)
 
+FEW = 5  # edits that are named
 SHOWN = 50  # edits of the table; those that do not hold come first
 
 
@@ -225,10 +226,18 @@ def _notes(entries: Sequence[Entry], projectors: dict[int, Projector]) -> list[s
 
 
 def _say_undone(undone: Undone, left: int, console: Console) -> None:
+    """What was taken back, by what it asked for, and how much stays."""
     count = len(undone.ids)
-    names = ", ".join(undone.ids[:5]) + (", …" if count > 5 else "")
-    taken = f"took back {count} edit{'s' * (count != 1)}{f' ({names})' if names else ''}"
-    say(console, f"{taken}; {left} stay{'s' * (left == 1)}")
+    taken = ["the end of the run"] if undone.ended else []
+    if count or not taken:
+        taken.append(f"{count} edit{'s' * (count != 1)}")
+    stay = "1 edit stays" if left == 1 else f"{left} edits stay"
+    say(console, f"took back {' and '.join(taken)}; {stay}")
+    for own, request in list(zip(undone.ids, undone.requests, strict=True))[:FEW]:
+        asked = f"{request.filled} → {request.target_new.strip()}"
+        say(console, f"  {own}  {printable(asked)}")
+    if count > FEW:
+        say(console, f"  … and {count - FEW} more")
 
 
 def _save(session: EditSession, folder: Path | None, console: Console) -> None:

@@ -92,7 +92,9 @@ def test_undoing_more_than_there_is_is_refused(gpt2: EditableModel, count: Any) 
     session = EditSession(gpt2, [1])
     write(session, 0, 1)
     before = weights_of(gpt2)
-    with pytest.raises(AlphaEditError, match=f"cannot undo {count} entries: the journal has 2"):
+    with pytest.raises(
+        AlphaEditError, match=f"cannot undo the latest {count} batches: the journal has 2"
+    ):
         session.undo(count)
     assert_same_weights(gpt2, before)
 

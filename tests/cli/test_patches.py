@@ -72,12 +72,16 @@ def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> No
     said(capsys)
     assert main(["undo", "j", lost, "model=pocket", "save=less"]) == 0
     out = said(capsys)
-    assert f"took back 1 edit ({lost}); 3 stay" in out
-    assert "2 later edits stay, computed with" in caplog.text
+    request = first.entries[0].requests[1]
+    assert (
+        f"took back 1 edit; 3 edits stay\n  {lost}  {request.filled} → {request.target_new}" in out
+    )
+    note = f"3 edits stay that were computed with {lost} in place, 1 of them in the same batch"
+    assert note in caplog.text
     assert main(["undo", "j"]) == 0
-    assert "took back 2 edits" in said(capsys)
+    assert "took back 2 edits; 1 edit stays" in said(capsys)
     assert main(["undo", "j", "7"]) == 2
-    assert "cannot undo 7 entries: the journal has 1" in said(capsys)
+    assert "cannot undo the latest 7 batches: the journal has 1" in said(capsys)
     assert main(EDIT) == 0  # three of the four are to be edited again
     assert "in the journal already: 1 of 4" in said(capsys)
     assert main(["verify", "j", *QUICK]) == 0
