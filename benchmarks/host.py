@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.easyedit.bridge import host_settings
 from alphaedit_plugin.easyedit.host import HostError, HostMethod, import_host
 from alphaedit_plugin.models import EditableModel, inference
 from alphaedit_plugin.request import Request
@@ -144,39 +145,16 @@ def _timed(module: Any, method: str, watch: Stopwatch, found: list[Tensor]) -> I
 
 def _hparams(view: EditableModel, task: Task) -> Any:
     """The host's hparams of this task."""
-    search, layout = task.search, view.layout
-    modules = {id(module): name for name, module in view.model.named_modules()}
-    head, embedding = view.model.get_output_embeddings(), view.model.get_input_embeddings()
-    tied = head.weight is embedding.weight
-    settings: dict[str, Any] = {
-        "alg_name": METHODS[task.method].name,
+    settings = host_settings(view, METHODS[task.method].name, task.layers, task.search) | {
         "model_name": "gpt2-xl",  # the host knows a model by parts of its name
         "stats_dir": "",
-        "device": str(view.device),
-        "layers": list(task.layers),
-        "fact_token": "subject_last",
-        "v_num_grad_steps": search.steps,
-        "v_lr": search.lr,
-        "v_loss_layer": view.depth - 1,
-        "v_weight_decay": search.weight_decay,
-        "clamp_norm_factor": search.clamp_norm_factor,
-        "kl_factor": search.kl_factor,
         "mom2_adjustment": True,
         "mom2_dataset": "wikipedia",
         "mom2_n_samples": 1,
         "mom2_dtype": "float32",
-        "rewrite_module_tmp": layout.down_proj,
-        "layer_module_tmp": layout.block,
-        "mlp_module_tmp": layout.down_proj.rpartition(".")[0],
-        "attn_module_tmp": layout.block,
-        "ln_f_module": layout.final_norm,
-        "lm_head_module": modules[id(embedding if tied else head)],
     }
-    if task.method == "rome":
-        settings["context_template_length_params"] = []
-    else:
-        settings |= {"layer_selection": "all", "mom2_update_weight": task.moment_weight}
-        settings["batch_size"] = 1
+    if task.method != "rome":
+        settings |= {"mom2_update_weight": task.moment_weight, "batch_size": 1}
     if task.method == "alphaedit":
         # A file that exists: the host then takes the projection matrix it has.
         settings |= {"nullspace_threshold": 2e-2, "L2": task.ridge, "P_loc": __file__}

@@ -32,11 +32,12 @@ from alphaedit_plugin.loading import load
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import save_projectors
-from alphaedit_plugin.prompts import ContextTemplates
+from alphaedit_plugin.prompts import ContextTemplates, FactToken
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.sources import host_files
 from alphaedit_plugin.statistics import write_host_moment
+from alphaedit_plugin.targets import TargetSettings
 
 HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
     kind.ALGORITHM.lower(): kind.ALGORITHM for kind in NATIVE
@@ -149,39 +150,63 @@ def _globals(name: str, contexts: ContextTemplates, scratch: Scratch) -> ExitSta
     return stack
 
 
-def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Any:
-    """The host's hparams object for this configuration."""
-    name, method = _host_name(config), recipe.method
-    search, layout = config.model.target, view.layout
-    settings: dict[str, Any] = {
+def host_settings(
+    view: EditableModel,
+    name: str,
+    layers: Sequence[int],
+    search: TargetSettings,
+    fact_token: FactToken = FactToken.subject_last,
+) -> dict[str, Any]:
+    """What the host's hparams say of a model and of how targets are searched.
+
+    Args:
+        view: the model.
+        name: the host's name of the method.
+        layers: to edit.
+        search: of which the host has the steps, the rate, and the three weights.
+        fact_token: which token holds the fact.
+
+    Raises:
+        HostError: the model has no language-model head.
+    """
+    layout = view.layout
+    single = name == "ROME"
+    return {
         "alg_name": name,
-        "model_name": config.model.path or "pocket",
-        "stats_dir": str(_stats_dir(view, recipe, config, scratch)),
         "device": str(view.device),
-        "layers": list(recipe.layers),
-        "fact_token": config.model.fact_token.value,
+        "layers": list(layers),
+        "fact_token": fact_token.value,
         "v_num_grad_steps": search.steps,
         "v_lr": search.lr,
         "v_loss_layer": view.depth - 1,
         "v_weight_decay": search.weight_decay,
         "clamp_norm_factor": search.clamp_norm_factor,
         "kl_factor": search.kl_factor,
-        "mom2_adjustment": bool(config.base.get("use_moment", True)),
-        "mom2_dataset": config.model.moments.stats_dataset,
-        "mom2_n_samples": config.model.moments.stats_samples,
-        "mom2_dtype": config.model.moments.stats_precision,
         "rewrite_module_tmp": layout.down_proj,
         "layer_module_tmp": layout.block,
-        "mlp_module_tmp": layout.down_proj,
+        "mlp_module_tmp": layout.down_proj.rpartition(".")[0],
         "attn_module_tmp": layout.block,
         "ln_f_module": layout.final_norm,
         "lm_head_module": _head(view),
+        **({"context_template_length_params": []} if single else {"layer_selection": "all"}),
+    }
+
+
+def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Any:
+    """The host's hparams object for this configuration."""
+    name, method, moments = _host_name(config), recipe.method, config.model.moments
+    target, token = config.model.target, config.model.fact_token
+    settings = host_settings(view, name, recipe.layers, target, token) | {
+        "model_name": config.model.path or "pocket",
+        "stats_dir": str(_stats_dir(view, recipe, config, scratch)),
+        "mom2_adjustment": bool(config.base.get("use_moment", True)),
+        "mom2_dataset": moments.stats_dataset,
+        "mom2_n_samples": moments.stats_samples,
+        "mom2_dtype": moments.stats_precision,
         "null_space": config.null_space,
     }
-    if name == "ROME":
-        settings["context_template_length_params"] = []
-    else:
-        settings |= {"layer_selection": "all", "batch_size": config.batch_size}
+    if name != "ROME":
+        settings["batch_size"] = config.batch_size
         settings["mom2_update_weight"] = config.base["moment_weight"]
     settings |= {key: config.base[key] for key in ("alpha", "keep_percent") if key in config.base}
     if isinstance(method, Projected):
