@@ -1,11 +1,12 @@
-"""Requests that contradict each other: one question, different answers, in one call."""
+"""Requests that contradict each other: one question, different answers."""
 
 from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
+from typing import Protocol
 
 from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.request import Request
@@ -20,22 +21,95 @@ class OnConflict(str, Enum):
     refuse = "refuse"
 
 
-def conflicts(requests: Sequence[Request]) -> dict[int, int]:
+class Asked(Protocol):
+    """What of a request says which question it answers, and how; see `Request`."""
+
+    @property
+    def prompt(self) -> str:
+        """With a slot where the subject stands."""
+
+    @property
+    def subject(self) -> str:
+        """What the fact is about."""
+
+    @property
+    def target_new(self) -> str:
+        """The answer."""
+
+    @property
+    def relation(self) -> str | None:
+        """Its name, where it is known."""
+
+    @property
+    def filled(self) -> str:
+        """The prompt with the subject in its slot."""
+
+
+def conflicts(requests: Sequence[Asked]) -> dict[int, int]:
     """Which requests a later one contradicts.
 
-    Two requests ask one question when subject and prompt are the same text but for white space
-    and Unicode's spelling of a character (one code point, or several that combine).
+    Two requests ask one question when they are about the same subject, and prompt or relation are
+    the same text, but for white space and Unicode's spelling of a character (one code point, or
+    several that combine).
 
     Returns:
         For each request that loses, its number and that of the last one with its question.
     """
-    last = {_question(request): number for number, request in enumerate(requests)}
+    asked = [_questions(request) for request in requests]
+    last = {question: number for number, every in enumerate(asked) for question in every}
     lost = {}
     for number, request in enumerate(requests):
-        winner = last[_question(request)]
+        winner = max(last[question] for question in asked[number])
         if _plain(request.target_new) != _plain(requests[winner].target_new):
             lost[number] = winner
     return lost
+
+
+def superseded(
+    batches: Sequence[Sequence[Asked]], arriving: Sequence[Asked] = ()
+) -> list[dict[int, int]]:
+    """Which requests of earlier batches were contradicted since, or are now.
+
+    Other than within one call, a request whose answer comes back later loses, too: in between the
+    model was made to answer something else.
+
+    Args:
+        batches: what was edited, batch by batch.
+        arriving: what is about to be.
+
+    Returns:
+        For each batch, the places of the requests that lose, and the number of the last that
+        contradicts it among ``arriving``; negative where that is in a batch.
+    """
+    every = [request for batch in batches for request in batch]
+    answers: dict[tuple[str, str, str], dict[str, int]] = {}
+    for number, request in enumerate([*every, *arriving], -len(every)):
+        for question in _questions(request):
+            answers.setdefault(question, {})[_plain(request.target_new)] = number
+    found, number = list[dict[int, int]](), -len(every)
+    for batch in batches:
+        found.append({})
+        for place, request in enumerate(batch):
+            later = [
+                last
+                for question in _questions(request)
+                for answer, last in answers[question].items()
+                if last > number and answer != _plain(request.target_new)
+            ]
+            if later:
+                found[-1][place] = max(later)
+            number += 1
+    return found
+
+
+def replacements(
+    batches: Sequence[Sequence[Asked]], arriving: Sequence[Asked]
+) -> Iterator[tuple[Asked, Asked]]:
+    """Every earlier request that one of ``arriving`` contradicts, and the last that does."""
+    for batch, lost in zip(batches, superseded(batches, arriving), strict=True):
+        for place, winner in lost.items():
+            if winner >= 0:
+                yield batch[place], arriving[winner]
 
 
 def refuse_conflicts(requests: Sequence[Request]) -> None:
@@ -72,8 +146,12 @@ def _both(requests: Sequence[Request], loser: int, winner: int) -> str:
     )
 
 
-def _question(request: Request) -> tuple[str, str]:
-    return _plain(request.subject), _plain(request.prompt)
+def _questions(request: Asked) -> set[tuple[str, str, str]]:
+    subject = _plain(request.subject)
+    found = {("prompt", subject, _plain(request.prompt))}
+    if request.relation is not None:
+        found.add(("relation", subject, _plain(request.relation)))
+    return found
 
 
 def _plain(text: str) -> str:

@@ -63,7 +63,8 @@ def run_edit(config: EditorConfig, console: Console) -> None:
         require_writable(patch)
     editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
-    before = take(editor.view, requests)
+    with editor.session.unedited():  # a journal's edits are in the model already
+        before = take(editor.view, requests)
     failed = _edit(editor, _still_to_edit(editor.session, standing(requests), console))
     after = take(editor.view, requests)
     for old, new in zip(before.metrics, after.metrics, strict=True):
@@ -98,8 +99,11 @@ def patch_size(view: EditableModel, patch: Path) -> str:
 def _still_to_edit(
     session: EditSession, requests: Sequence[Request], console: Console
 ) -> list[Request]:
-    """The requests that a journal does not hold yet, so that a killed run can be started again."""
-    held = session.requests
+    """The requests that a journal does not hold yet, so that a killed run can be started again.
+
+    One that a later edit contradicted is not held: its answer is asked for again.
+    """
+    held = session.standing
     left = [request for request in requests if request not in held]
     if len(left) < len(requests):
         say(console, f"in the journal already: {len(requests) - len(left)} of {len(requests)}")

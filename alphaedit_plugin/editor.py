@@ -204,6 +204,7 @@ class NullSpaceEditor:
         self.session.check_weights()
         engine.check_recipe(self.session, self.recipe)
         engine.check_requests(self.view, self.recipe, requests)
+        engine.check_conflicts(self.session, self.recipe, requests)
         check_quality(self.view, requests)
 
     def _edit_batches(

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts, standing
+from alphaedit_plugin.conflicts import (
+    OnConflict,
+    refuse_conflicts,
+    replacements,
+    standing,
+    superseded,
+)
 from alphaedit_plugin.errors import ModelError, RequestError
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
@@ -124,6 +130,24 @@ def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> Non
         )
 
 
+def check_conflicts(session: EditSession, recipe: Recipe, requests: Sequence[Request]) -> list[str]:
+    """Say which earlier edits these requests contradict, one line for each.
+
+    Raises:
+        RequestError: there is one, and ``recipe.on_conflict`` refuses it.
+    """
+    notes = [
+        f"{new.target_new!r} is wanted for {old.filled!r}, where an earlier edit wrote "
+        f"{old.target_new!r}"
+        for old, new in replacements(session.batches, requests)
+    ]
+    if notes and recipe.on_conflict is OnConflict.refuse:
+        raise RequestError(
+            f"{notes[0]}: undo that one first, or set on_conflict=last to replace it"
+        )
+    return notes
+
+
 def check_recipe(session: EditSession, recipe: Recipe) -> None:
     """Refuse a recipe that does not fit the session, before anything is computed or changed.
 
@@ -151,19 +175,24 @@ def apply_batch(
     """Edit ``requests`` into the model, all of them or, on any error, none.
 
     Left out, with a warning, are requests that a later one of the batch contradicts and, where
-    ``recipe.targets.on_failure`` says so, those whose target search fails.
+    ``recipe.targets.on_failure`` says so, those whose target search fails. An edit of an earlier
+    batch that is contradicted is replaced: its key is no longer kept in place.
 
     Returns:
         The session's new journal entry.
 
     Raises:
-        RequestError: see `check_requests`; and `check_recipe`.
+        RequestError: see `check_requests` and `check_conflicts`; and `check_recipe`.
         AlphaEditError: see `EditSession.check_weights`.
         NumericalError: a target search or a delta left the finite numbers.
         OutOfMemory: one request alone does not fit into memory.
     """
     check_recipe(session, recipe)
     check_requests(view, recipe, requests)
+    replaced = check_conflicts(session, recipe, requests)
+    if replaced:
+        more = f" (and {len(replaced) - 1} more like it)" if len(replaced) > 1 else ""
+        logger.warning("%s: the later one replaces it%s", replaced[0], more)
     left, failed = standing(requests), list[Request]()
     while True:
         try:
@@ -184,9 +213,10 @@ def _write_batch(
     requests: Sequence[Request],
     failed: Sequence[Request],
 ) -> Entry:
+    lost = superseded(session.batches, requests)
     with session.batch():
         done = stages(recipe, requests) if requests else []
-        keys = [_apply_stage(view, session, recipe, stage) for stage in done]
+        keys = [_apply_stage(view, session, recipe, stage, lost) for stage in done]
         needed = recipe.method.needs_history and requests
         past = _past_keys(view, recipe, requests, keys) if needed else {}
         return session.commit(requests, past, recipe.description(), failed)
@@ -209,7 +239,11 @@ def _past_keys(
 
 
 def _apply_stage(
-    view: EditableModel, session: EditSession, recipe: Recipe, stage: Stage
+    view: EditableModel,
+    session: EditSession,
+    recipe: Recipe,
+    stage: Stage,
+    lost: Sequence[Collection[int]],
 ) -> dict[int, Tensor]:
     """Write one stage; returns the averaged keys ``(d_in, n)`` per layer."""
     site = Site(stage.layers[-1], recipe.method.target)
@@ -236,7 +270,7 @@ def _apply_stage(
             residual=missing.to(found),
             weight=view.weight(layer),
             moment=recipe.moments.get(layer),
-            past=session.past(layer),
+            past=session.past(layer, lost),
         )
         session.write(layer, recipe.method.delta(problem))
     return keys

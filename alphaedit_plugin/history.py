@@ -13,7 +13,7 @@ leading block is the leading block of the factor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,7 +100,9 @@ class GrowingFactor:
 
     def _border(self, keys: Tensor) -> _Border:
         """What ``keys`` add to the system, beside the blocks in it."""
-        image = self.sight.image(keys)
+        # How a product rounds depends on the layout, and keys that come back from a file, where
+        # they have but one, are to grow what they grew in the run that wrote them.
+        image = self.sight.image(keys.contiguous())
         exact = image.double()
         corner = exact.T @ exact
         corner.diagonal().add_(self.weight)
@@ -159,6 +161,27 @@ class PastKeys:
 
     blocks: tuple[Tensor, ...] = ()
     factors: list[GrowingFactor] = field(default_factory=list)
+    _parts: dict[int, tuple[Tensor, tuple[int, ...], Tensor]] = field(default_factory=dict)
+
+    def hold(self, batches: Sequence[Tensor], lost: Sequence[Collection[int]]) -> None:
+        """Hold the keys of these batches, without those that count no longer.
+
+        Args:
+            batches: ``(d_in, n)`` each.
+            lost: of each batch, the places of such keys.
+        """
+        held, parts = [], {}
+        for batch, places in zip(batches, lost, strict=True):
+            kept = tuple(n for n in range(batch.shape[1]) if n not in places)
+            if len(kept) == batch.shape[1]:
+                held.append(batch)
+            elif kept:  # the same tensor every time, from which factors have grown
+                known = self._parts.get(id(batch))
+                if known is None or known[1] != kept:
+                    known = (batch, kept, batch[:, list(kept)])
+                parts[id(batch)] = known
+                held.append(known[2])
+        self.blocks, self._parts = tuple(held), parts
 
     @property
     def count(self) -> int:

@@ -8,7 +8,7 @@ overwritten unasked.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.conflicts import superseded
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import AlphaEditError, NumericalError, PatchError
 from alphaedit_plugin.history import PastKeys
@@ -137,10 +138,29 @@ class EditSession:
         """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
         return self._weights.total(layer)
 
-    def past(self, layer: int) -> PastKeys:
-        """``Kp``: keys of all earlier batches, taken after their write, and what grew from them."""
+    @property
+    def batches(self) -> list[tuple[Request, ...]]:
+        """`requests`, by the entry of the journal that they are in."""
+        return [entry.requests for entry in self.journal]
+
+    @property
+    def standing(self) -> list[Request]:
+        """`requests` without those that a later one contradicted."""
+        pairs = zip(self.batches, superseded(self.batches), strict=True)
+        return [r for batch, lost in pairs for n, r in enumerate(batch) if n not in lost]
+
+    def past(self, layer: int, lost: Sequence[Collection[int]] | None = None) -> PastKeys:
+        """``Kp``: keys of all earlier batches, taken after their write, and what grew from them.
+
+        Args:
+            layer: whose keys.
+            lost: of each entry, the edits whose keys do not count; by default those that a later
+                one contradicted.
+        """
         grown = self._past.setdefault(layer, PastKeys())
-        grown.blocks = tuple(e.past_keys[layer] for e in self.journal if layer in e.past_keys)
+        lost = superseded(self.batches) if lost is None else lost
+        entries = [(e, n) for e, n in zip(self.journal, lost, strict=True) if layer in e.past_keys]
+        grown.hold([e.past_keys[layer] for e, _ in entries], [n for _, n in entries])
         return grown
 
     def change(self, layer: int) -> Delta:
@@ -181,6 +201,23 @@ class EditSession:
                 for layer, total in self._before.items():
                     self._weights.restore(layer, total)
             self._open, self._before = None, {}
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The model as it was before any edit, inside; afterwards as it is now, bit for bit.
+
+        Raises:
+            AlphaEditError: a batch is being written; or see `check_weights`.
+        """
+        if self._open is not None:
+            raise AlphaEditError("a batch is being written: end it before looking behind it")
+        self.check_weights()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._weights.replay(())
+            yield
+        finally:
+            self._replay()
 
     def write(self, layer: int, delta: Delta) -> None:
         """Add ``delta`` to the weight of ``layer``, inside an open batch.

@@ -88,6 +88,20 @@ def test_another_map_or_weight_has_a_factor_of_its_own() -> None:
     assert past.factor(Dense(PLAIN.matrix), 1.0) is not first
 
 
+def test_keys_that_count_no_longer_are_left_out_and_come_back() -> None:
+    batches = [normal(D_IN, size, seed=size) for size in (2, 3, 1)]
+    past = PastKeys()
+    past.hold(batches, [(), (1,), (0,)])
+    first, second = past.blocks
+    assert first is batches[0]
+    assert torch.equal(second, batches[1][:, [0, 2]])
+    past.hold(batches, [(), (1,), ()])
+    assert past.blocks[1] is second  # what has grown from it stays
+    assert past.blocks[2] is batches[2]
+    past.hold(batches, [(), (), ()])
+    assert all(mine is theirs for mine, theirs in zip(past.blocks, batches, strict=True))
+
+
 def test_keys_that_are_not_finite_are_named() -> None:
     with pytest.raises(NumericalError, match="not positive definite"):
         GrowingFactor(PLAIN, 1.0).delta(torch.full((D_IN, 1), torch.nan), torch.ones(2, 1))

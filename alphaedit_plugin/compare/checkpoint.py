@@ -128,8 +128,8 @@ def _replay(
 
 
 def _placed(session: EditSession, layer: int, tensor: Tensor) -> Tensor:
-    """In memory of torch's own: a file's is aligned otherwise, and sums may differ with that."""
-    return tensor.clone().to(session.view.weight(layer).device)
+    """Beside the layer's weight."""
+    return tensor.to(session.view.weight(layer).device)
 
 
 def identity(

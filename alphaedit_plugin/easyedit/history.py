@@ -8,12 +8,13 @@ of are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.conflicts import Asked, superseded
 from alphaedit_plugin.history import PastKeys
 
 Marks = dict[str, Tensor]
@@ -27,6 +28,7 @@ class Written:
         found: mark of the weight before the edit.
         left: mark of the weight after it.
         keys: ``(d_in, n)``.
+        requests: what was asked, one per key; empty where that is not known.
         before: the weight's outputs ``(d_out, n)`` at the keys, before the edit.
         after: the same, after it.
     """
@@ -34,6 +36,7 @@ class Written:
     found: Tensor
     left: Tensor
     keys: Tensor
+    requests: tuple[Asked, ...]
     before: Tensor
     after: Tensor
 
@@ -72,21 +75,29 @@ class KeyHistory:
         # A state we have not seen: something else was written, or only some edits taken back.
         self.edits = [edit for edit in self.edits if edit.stands(weight)]
 
-    def past(self) -> PastKeys:
-        """``Kp``: the keys of these edits."""
-        self.grown.blocks = tuple(edit.keys for edit in self.edits)
+    def past(self, arriving: Sequence[Asked] = ()) -> PastKeys:
+        """``Kp``: the keys of these edits, but those that were contradicted, or are now.
+
+        Args:
+            arriving: requests that are about to be written.
+        """
+        lost = superseded([edit.requests for edit in self.edits], arriving)
+        self.grown.hold([edit.keys for edit in self.edits], lost)
         return self.grown
 
-    def remember(self, before: Tensor, after: Tensor, keys: Tensor) -> None:
+    def remember(
+        self, before: Tensor, after: Tensor, keys: Tensor, requests: Sequence[Asked] = ()
+    ) -> None:
         """Add an edit.
 
         Args:
             before: ``W (d_out, d_in)`` before it.
             after: the same, after it.
             keys: ``(d_in, n)``, taken after it.
+            requests: what was asked, one per key, where that is known.
         """
         outside = outputs(before, keys), outputs(after, keys)
-        self.edits.append(Written(mark(before), mark(after), keys, *outside))
+        self.edits.append(Written(mark(before), mark(after), keys, tuple(requests), *outside))
 
 
 def outputs(weight: Tensor, keys: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from alphaedit_plugin.easyedit.host import HostError, HostMethod, refuse_offload
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.methods.projected import null_space_delta
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.request import SLOT
 
 GATE = "upd_matrix_match_shape"
 
@@ -82,6 +83,26 @@ class Gate:
             )
 
 
+@dataclass(frozen=True)
+class HostRequest:
+    """What the host asks: see `conflicts.Asked`. It knows no relations."""
+
+    prompt: str
+    subject: str
+    target_new: str
+    relation: None = None
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> HostRequest:
+        """From the host's own form."""
+        return cls(request["prompt"], request["subject"], request["target_new"])
+
+    @property
+    def filled(self) -> str:
+        """The prompt with the subject in its slot."""
+        return self.prompt.replace(SLOT, self.subject)
+
+
 @dataclass
 class ClosedForm:
     """AlphaEdit's closed form, fed by what the host's MEMIT computes on its way.
@@ -99,6 +120,7 @@ class ClosedForm:
     projectors: Mapping[str, Projector]
     ridge: float
     histories: Mapping[str, KeyHistory]
+    requests: list[HostRequest] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     current: list[Tensor] = field(default_factory=list)
     keys: list[Tensor] = field(default_factory=list)
@@ -111,8 +133,9 @@ class ClosedForm:
             for name in ("compute_z", "compute_ks", "get_module_input_output_at_words")
         )
 
-        def compute_z(*args: Any, **kwargs: Any) -> Any:
-            self.targets.append(z(*args, **kwargs))
+        def compute_z(model: Any, tok: Any, request: Mapping[str, Any], *rest: Any) -> Any:
+            self.requests.append(HostRequest.of(request))
+            self.targets.append(z(model, tok, request, *rest))
             return self.targets[-1]
 
         def compute_ks(*args: Any, **kwargs: Any) -> Any:
@@ -143,7 +166,7 @@ class ClosedForm:
         missing = targets - self.current[place].T.to(targets)
         residual = missing.detach().float() / (len(self.names) - place)
         keys = self.keys[place].T.detach().float()
-        past = self.histories[name].past()
+        past = self.histories[name].past(self.requests)
         return null_space_delta(
             self.projectors[name], self.ridge, keys, residual.to(keys), past
         ).dense
@@ -158,7 +181,7 @@ class ClosedForm:
         again = self.module.compute_ks
         for name, (args, kwargs) in zip(self.names, self.asked, strict=True):
             keys = again(*args, **kwargs).T.detach().float()
-            self.histories[name].remember(before[name], after[name], keys)
+            self.histories[name].remember(before[name], after[name], keys, self.requests)
 
 
 @contextmanager

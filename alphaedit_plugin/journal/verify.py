@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alphaedit_plugin.conflicts import superseded
 from alphaedit_plugin.journal.entry import Entry
 from alphaedit_plugin.journal.patch import Patch
 from alphaedit_plugin.models import EditableModel
@@ -61,15 +62,17 @@ def projected(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def check_edits(view: EditableModel, entries: Sequence[Entry]) -> list[EditCheck]:
-    """Ask the model, as it is, for every edit.
+    """Ask the model, as it is, for every edit that no later one contradicted.
 
     Raises:
         RequestError: a prompt that this model cannot be asked.
     """
+    lost = superseded([entry.requests for entry in entries])
     pairs = [
         (own, request)
-        for entry in entries
-        for own, request in zip(entry.ids, entry.requests, strict=True)
+        for entry, places in zip(entries, lost, strict=True)
+        for place, (own, request) in enumerate(zip(entry.ids, entry.requests, strict=True))
+        if place not in places
     ]
     found = edit_quality(view, [request for _, request in pairs])
     return [

@@ -88,6 +88,25 @@ def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> No
     assert "4 of 4 edits hold; all is well" in said(capsys)
 
 
+def test_an_answer_that_was_replaced_is_asked_for_again(capsys: Capture) -> None:
+    """And ``before`` is the model without the journal's edits."""
+    words = [
+        "edit", *QUICK, "journal=j", "request.prompt='{} works as a'",
+        "request.subject='Kiku Mulez'",
+    ]  # fmt: skip
+    for answer in ("writer", "sailor", "writer"):
+        assert main([*words, f"request.target_new={answer}"]) == 0
+        out = said(capsys)
+        assert "in the journal already" not in out
+        assert re.search(rf"Kiku Mulez works as a +\w+ → {answer} +{answer} +100%", out), out
+        assert "Kiku Mulez works as a  writer →" not in out
+    assert len(Journal.read(Path("j")).entries) == 3
+    assert main([*words, "request.target_new=writer"]) == 0
+    assert "in the journal already: 1 of 1" in said(capsys)
+    assert main(["verify", "j", *QUICK]) == 0
+    assert "1 of 1 edits hold; all is well" in said(capsys)
+
+
 def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys: Capture) -> None:
     assert main([*EDIT, "null_space=false"]) == 0
     tensors, content = parts_of(Path("p.safetensors"))

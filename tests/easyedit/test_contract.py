@@ -655,6 +655,22 @@ def test_an_edit_of_anothers_does_not_take_the_keys_away(
     assert len(kept_keys(kept)) == 2
 
 
+def test_a_correction_lets_go_of_the_key_that_it_replaces(
+    registered: ModuleType, tiny_host: Callable[[str], Host]
+) -> None:
+    """Else it would be held where the answer that is corrected has put it."""
+    keys = {"layers": [1], "null_space": True, "null_space_l2": 1e-6}
+    fresh, kept = tiny_host("linear"), tiny_host("linear")
+    kept.run("MEMIT", slice(0, 1), **keys)
+    name, before = kept.names()[0], kept.weights()
+    (request,) = requests(1)
+    correction = [request | {"target_new": requests(2)[1]["target_new"]}]
+    algorithms()["MEMIT"](kept.model, kept.tokenizer, correction, kept.hparams("MEMIT", **keys))
+    fresh.model.load_state_dict(before)  # a model that remembers no edit
+    algorithms()["MEMIT"](fresh.model, fresh.tokenizer, correction, fresh.hparams("MEMIT", **keys))
+    torch.testing.assert_close(kept.deltas(before)[name], fresh.deltas(before)[name])
+
+
 def kept_keys(host: Host) -> list[Any]:
     """The edits of the first weight that count."""
     registration = algorithms()["MEMIT"]._alphaedit_registration

@@ -195,6 +195,32 @@ def test_contradictions_can_be_refused(gpt2: EditableModel, gpt2_moments: Moment
     assert_same_weights(gpt2, before)
 
 
+def test_a_correction_lets_go_of_what_it_replaces(
+    gpt2: EditableModel, gpt2_projectors: dict[int, Projector], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the history would hold the old answer's key where it is; an undo holds it again."""
+    recipe = Recipe(Projected(Memit(), gpt2_projectors), LAYERS, CONTEXTS, {}, targets=SEARCH)
+    session = EditSession(gpt2, LAYERS)
+    apply_batch(gpt2, session, recipe, [BROKEN, REQUESTS[0]])
+    keys = session.past(0).blocks[0]
+    with caplog.at_level(logging.WARNING):
+        apply_batch(gpt2, session, recipe, [OTHER])
+    assert [message for message in caplog.messages if "wrote" in message] == [
+        f"'Spanish' is wanted for {BROKEN.filled!r}, where an earlier edit wrote 'Rome': the later "
+        "one replaces it"
+    ]
+    assert session.standing == [REQUESTS[0], OTHER]
+    assert torch.equal(session.past(0).blocks[0], keys[:, 1:])
+    again = apply_batch(gpt2, session, recipe, [BROKEN])
+    assert session.standing == [REQUESTS[0], BROKEN]
+    assert [block.shape[1] for block in session.past(0).blocks] == [1, 1]
+    assert session.past(0).blocks[1] is again.past_keys[0]
+    session.undo(2)
+    assert session.past(0).blocks[0] is keys
+    with pytest.raises(RequestError, match=r"'Rome': undo that one first.*on_conflict=last"):
+        apply_batch(gpt2, session, replace(recipe, on_conflict=OnConflict.refuse), [OTHER])
+
+
 # ---------------------------------------------------------------------------------------------
 # Subjects
 

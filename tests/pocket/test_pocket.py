@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from alphaedit_plugin.pocket.world import (
     read_world,
     save_world,
 )
+from alphaedit_plugin.request import Request
 from alphaedit_plugin.scoring import score
 
 
@@ -66,6 +69,25 @@ def test_a_batch_of_twenty_edits_takes_and_spares_the_rest(editor: NullSpaceEdit
     assert found.efficacy.success >= 0.95
     assert found.retained is not None
     assert found.retained >= 0.80
+
+
+def test_corrections_take_with_the_null_space_as_without() -> None:
+    """Earlier keys are kept in place, but not those of the answers that are corrected."""
+    editor = NullSpaceEditor.from_pretrained("pocket", overrides=["base=memit"])
+    jobs = [r for r in load_data(load_config([])).requests if r.prompt == "{} works as a"][:40]
+    others = [r.target_new for r in jobs]
+    wrong = [
+        replace(r, target_new=next(o for o in others[n:] + others if o != r.target_new))
+        for n, r in enumerate(jobs)
+    ]
+    for batch in (*batches(wrong), *batches(jobs)):
+        editor.apply(batch)
+    found = evaluate(editor.view, jobs, {})
+    assert found.efficacy.success >= 0.9
+
+
+def batches(requests: Sequence[Request]) -> list[Sequence[Request]]:
+    return [requests[start : start + 10] for start in range(0, len(requests), 10)]
 
 
 def test_the_shipped_world_is_the_generated_one(world: World) -> None:
