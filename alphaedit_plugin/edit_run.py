@@ -11,13 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from alphaedit_plugin.artefact import require_writable
+from alphaedit_plugin.checks import check_requests
 from alphaedit_plugin.config import DataConfig, EditorConfig, Host
 from alphaedit_plugin.conflicts import standing
 from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.export import save_checkpoint
 from alphaedit_plugin.journal import bytes_of

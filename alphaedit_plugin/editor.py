@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from alphaedit_plugin import engine
+from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests
 from alphaedit_plugin.config import EditorConfig, load_config, options
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.conflicts import contradicted
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError, require, unknown_name
 from alphaedit_plugin.journal import Journal
 from alphaedit_plugin.loading import load
@@ -28,6 +28,7 @@ from alphaedit_plugin.quality import (
     edit_quality,
     requested_rewrite,
 )
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import Request, among, prepare_requests
 from alphaedit_plugin.session import EditSession, Entry
 
@@ -202,9 +203,9 @@ class NullSpaceEditor:
     def _check(self, requests: Sequence[Request]) -> None:
         """Refuse what could fail halfway, before any weight changes."""
         self.session.check_weights()
-        engine.check_recipe(self.session, self.recipe)
-        engine.check_requests(self.view, self.recipe, requests)
-        engine.check_conflicts(self.session, self.recipe, requests)
+        check_recipe(self.session, self.recipe)
+        check_requests(self.view, self.recipe, requests)
+        check_conflicts(self.session, self.recipe, requests)
         check_quality(self.view, requests)
 
     def _edit_batches(

@@ -3,169 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.conflicts import (
-    OnConflict,
-    refuse_conflicts,
-    replacements,
-    standing,
-    superseded,
-)
-from alphaedit_plugin.errors import ModelError, RequestError
+from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests
+from alphaedit_plugin.conflicts import standing, superseded
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
-from alphaedit_plugin.methods.base import BaseMethod, LayerProblem, missing_moment
+from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.models import EditableModel, full_precision
-from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
+from alphaedit_plugin.prompts import Sentence, locate
 from alphaedit_plugin.reach import value_residual
+from alphaedit_plugin.recipe import Recipe, Stage, stages
 from alphaedit_plugin.request import SLOT, Request, among
 from alphaedit_plugin.session import EditSession, Entry
-from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.targets import (
-    OnFailure,
-    TargetError,
-    TargetSearch,
-    TargetSettings,
-    optimise_targets,
-    target_sentences,
-)
+from alphaedit_plugin.targets import OnFailure, TargetError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything an edit needs besides the model and the requests.
-
-    Attributes:
-        method: a base method, plain or projected.
-        layers: edited in this order.
-        contexts: the context templates of keys and targets.
-        moments: second moment per layer, for the methods that read it.
-        fact_token: which token holds the fact.
-        targets: how target values are searched.
-        search: what searches; a `StoredTargets` finds again what another run has found.
-        on_conflict: what becomes of requests of one batch that contradict each other.
-    """
-
-    method: BaseMethod
-    layers: tuple[int, ...]
-    contexts: ContextTemplates
-    moments: Mapping[int, SecondMoment] = field(default_factory=dict)
-    fact_token: FactToken = FactToken.subject_last
-    targets: TargetSettings = field(default_factory=TargetSettings)
-    search: TargetSearch = optimise_targets
-    on_conflict: OnConflict = OnConflict.last
-
-    def description(self) -> dict[str, Any]:
-        """What this recipe is, in JSON, for a journal."""
-        return {
-            **self.method.description(),
-            "layers": list(self.layers),
-            "contexts": [list(group) for group in self.contexts.groups],
-            "fact_token": self.fact_token.value,
-            "targets": asdict(self.targets),
-        }
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Requests whose targets are found together, and the layers that then write them."""
-
-    requests: tuple[Request, ...]
-    layers: tuple[int, ...]
-
-
-def stages(recipe: Recipe, requests: Sequence[Request]) -> list[Stage]:
-    """Split a batch as its method works: all at once, or one request and layer after another."""
-    if recipe.method.one_by_one:
-        return [Stage((request,), (layer,)) for request in requests for layer in recipe.layers]
-    return [Stage(tuple(requests), recipe.layers)]
-
-
-def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> None:
-    """Refuse what cannot be edited, before anything is computed or changed.
-
-    Raises:
-        RequestError: no request, or something that is none; a subject that cannot be located, a
-            target without a token, a prompt longer than the model's context, or an edit that
-            cannot reach the answer; the message says which request. Or two that contradict
-            each other, where ``recipe.on_conflict`` refuses them.
-    """
-    if not isinstance(requests, Sequence):
-        raise RequestError(f"requests is {requests!r}: give a list of them")
-    if not requests:
-        raise RequestError("no request to edit: give at least one prompt")
-    for number, request in enumerate(requests):
-        try:
-            _check_request(view, recipe, request)
-        except RequestError as error:
-            raise RequestError(f"request {number}: {error}") from None
-    if recipe.on_conflict is OnConflict.refuse:
-        refuse_conflicts(requests)
-
-
-def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> None:
-    if not isinstance(request, Request):
-        raise RequestError(f"{request!r} is no Request: make it with Request.parse")
-    rows = target_sentences(view, request, recipe.contexts, recipe.fact_token)
-    longest, limit = max(len(sentence.ids) for sentence, _ in rows), view.context_length
-    if limit is not None and longest > limit:
-        raise RequestError(
-            f"{request.filled[:60]!r}… takes {longest} tokens with its context and target, but "
-            f"the model's context is {limit}"
-        )
-    bare, target = rows[0]
-    early = bare.position < len(bare.ids) - len(target)
-    if early and any(stage.layers[-1] == view.depth - 1 for stage in stages(recipe, [request])):
-        raise RequestError(
-            f"layer {view.depth - 1} is the model's last block, behind which nothing carries an "
-            f"edit from {request.subject!r} to the answer: edit earlier layers, or set "
-            "model.fact_token=last"
-        )
-
-
-def check_conflicts(session: EditSession, recipe: Recipe, requests: Sequence[Request]) -> list[str]:
-    """Say which earlier edits these requests contradict, one line for each.
-
-    Raises:
-        RequestError: there is one, and ``recipe.on_conflict`` refuses it.
-    """
-    notes = [
-        f"{new.target_new!r} is wanted for {old.filled!r}, where an earlier edit wrote "
-        f"{old.target_new!r}"
-        for old, new in replacements(session.batches, requests)
-    ]
-    if notes and recipe.on_conflict is OnConflict.refuse:
-        raise RequestError(
-            f"{notes[0]}: undo that one first, or set on_conflict=last to replace it"
-        )
-    return notes
-
-
-def check_recipe(session: EditSession, recipe: Recipe) -> None:
-    """Refuse a recipe that does not fit the session, before anything is computed or changed.
-
-    Raises:
-        ModelError: a layer that the session does not keep, or see `BaseMethod.check_layers`.
-        ConfigError: a layer without the second moment that the method reads.
-        ProjectorError: a layer without a projector.
-    """
-    foreign = [layer for layer in recipe.layers if layer not in session.layers]
-    if foreign:
-        raise ModelError(
-            f"layer {foreign[0]} is not among the session's layers {list(session.layers)}: "
-            "start a session with all layers that are to be edited"
-        )
-    without = [layer for layer in recipe.layers if layer not in recipe.moments]
-    if recipe.method.needs_moment and without:
-        raise missing_moment(without[0])
-    recipe.method.check_layers(recipe.layers)
 
 
 @full_precision()

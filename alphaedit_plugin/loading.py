@@ -13,12 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.config import EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.contexts import generate_contexts
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import EditableModel, check_config
 from alphaedit_plugin.pocket import load_pocket
 from alphaedit_plugin.prompts import ContextTemplates
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.sources import corpus_for, load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
 

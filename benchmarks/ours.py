@@ -12,8 +12,8 @@ from torch import Tensor
 
 from alphaedit_plugin import engine
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.methods import LayerProblem
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.targets import Targets
 from benchmarks.measure import Stopwatch, peak_memory

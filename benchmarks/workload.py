@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.prompts import ContextTemplates
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from alphaedit_plugin.targets import TargetSettings

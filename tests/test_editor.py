@@ -17,7 +17,6 @@ from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import (
     AlphaEditError,
     ConfigError,
@@ -28,6 +27,7 @@ from alphaedit_plugin.errors import (
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.statistics import SecondMoment
 from tests.tiny import CONTEXTS, END, REQUESTS, SEARCH, assert_same_weights, weights_of
 

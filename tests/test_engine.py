@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.checks import check_requests
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.engine import Recipe, apply_batch, check_requests, finalize, stages
+from alphaedit_plugin.engine import apply_batch, finalize
 from alphaedit_plugin.errors import AlphaEditError, ModelError, NumericalError, RequestError
 from alphaedit_plugin.keys import Part, Site, average, read
 from alphaedit_plugin.methods import BaseMethod, LayerProblem, Memit, Projected, Prune, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
+from alphaedit_plugin.recipe import Recipe, stages
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError, ModelError
 from alphaedit_plugin.fingerprint import Fingerprint, upstream_digests
 from alphaedit_plugin.loading import load_model
@@ -23,6 +22,7 @@ from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rome
 from alphaedit_plugin.models import EditableModel, inference
 from alphaedit_plugin.places import META, settle, stored, value_of
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from tests.saved import config_of

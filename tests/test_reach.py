@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.engine import Recipe, apply_batch
+from alphaedit_plugin.engine import apply_batch
 from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.methods import Memit
 from alphaedit_plugin.models import EditableModel, hidden_of, hooked, with_hidden
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, Sentence, locate
 from alphaedit_plugin.reach import value_residual
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import collect_second_moments
 from alphaedit_plugin.targets import TargetSettings, optimise_targets

@@ -16,12 +16,12 @@ from torch import Tensor
 from alphaedit_plugin import targets as targets_module
 from alphaedit_plugin.contexts import generate_contexts
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector, fit_projectors, spectrum
 from alphaedit_plugin.quality import edit_quality
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.scoring import continue_greedily, score
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from alphaedit_plugin.suggest import Fact, TraceSettings, fact_of, trace

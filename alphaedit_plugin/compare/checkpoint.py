@@ -22,8 +22,8 @@ from alphaedit_plugin.cache import hash_of
 from alphaedit_plugin.compare.plain import converter
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.version import VERSION

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from alphaedit_plugin.abilities import Abilities
 from alphaedit_plugin.config import CompareConfig, EditorConfig, ModelConfig, build_method
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.loading import recipe_of
 from alphaedit_plugin.methods import Mode, Projected
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.sources import load_moments, provide_projectors
 from alphaedit_plugin.statistics import SecondMoment
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from alphaedit_plugin.cache import Cache
+from alphaedit_plugin.checks import check_requests
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.checkpoint import Checkpoint, identity
 from alphaedit_plugin.compare.jobs import Job, Shared, abilities_of
@@ -18,7 +19,6 @@ from alphaedit_plugin.compare.running import evaluate_on, run_cell
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.data import EditData, load_data
 from alphaedit_plugin.data.corpus import corpus_from
-from alphaedit_plugin.engine import check_requests
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.fingerprint import tokenizer_digest, weights_digest
 from alphaedit_plugin.loading import check_sources, cpu_threads, load_model

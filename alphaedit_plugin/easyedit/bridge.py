@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from alphaedit_plugin.checks import check_requests
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.easyedit.host import (
     METHODS,
@@ -25,7 +26,6 @@ from alphaedit_plugin.easyedit.native import NATIVE
 from alphaedit_plugin.easyedit.registration import register
 from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import Recipe, check_requests
 from alphaedit_plugin.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.journal import Undone
 from alphaedit_plugin.loading import load
@@ -33,6 +33,7 @@ from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import save_projectors
 from alphaedit_plugin.prompts import ContextTemplates, FactToken
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.sources import host_files

@@ -17,13 +17,13 @@ from alphaedit_plugin.easyedit.flag import NullSpaceFlag
 from alphaedit_plugin.easyedit.history import KeyHistory, Marks, marks, same_marks
 from alphaedit_plugin.easyedit.host import HostMethod, second_moment_of
 from alphaedit_plugin.easyedit.wrapping import unharmed
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import ConfigError, unknown_name
 from alphaedit_plugin.methods import BaseMethod, Projected, Prune, Rect
 from alphaedit_plugin.methods.projected import Mode
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.prompts import ContextTemplates, FactToken
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.statistics import SecondMoment

@@ -39,7 +39,7 @@ class Entry:
         failed: requests of the batch that could not be edited and were left out.
         name: by which it is taken back; unique.
         ids: of the edits, one per request; unique.
-        method: what made it, see `engine.Recipe.description`; JSON.
+        method: what made it, see `Recipe.description`; JSON.
         time: when it was done, UTC, ISO 8601.
         version: of this package then.
         before: per layer a checksum of the edited weight; empty where no journal is kept on disk.

@@ -14,13 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alphaedit_plugin.engine import Recipe, apply_batch, finalize
+from alphaedit_plugin.engine import apply_batch, finalize
 from alphaedit_plugin.errors import ModelError, NumericalError
 from alphaedit_plugin.keys import Part, Site
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.prompts import FactToken
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.scoring import score
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import collect_second_moments

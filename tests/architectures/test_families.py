@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from alphaedit_plugin.engine import Recipe, apply_batch, finalize
+from alphaedit_plugin.engine import apply_batch, finalize
 from alphaedit_plugin.keys import Part, Site
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.prompts import ContextTemplates, FactToken
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.resume import can_resume
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import collect_second_moments

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from alphaedit_plugin.engine import Recipe, apply_batch
+from alphaedit_plugin.engine import apply_batch
 from alphaedit_plugin.errors import OutOfMemory
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.quality import edit_quality
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.conflicts import OnConflict
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import Recipe, apply_batch
+from alphaedit_plugin.engine import apply_batch
 from alphaedit_plugin.errors import NumericalError, RequestError
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.prompts import FactToken, locate
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment

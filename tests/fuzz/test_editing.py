@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from alphaedit_plugin.conflicts import OnConflict
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import Recipe
 from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import prepare_requests
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment

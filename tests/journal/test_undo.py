@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from alphaedit_plugin.engine import Recipe, apply_batch, finalize
+from alphaedit_plugin.engine import apply_batch, finalize
 from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.journal import plan
 from alphaedit_plugin.journal.entry import Entry
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment
 from tests.journal.edits import edit, fresh

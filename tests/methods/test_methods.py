@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.engine import Recipe, apply_batch, finalize
+from alphaedit_plugin.engine import apply_batch, finalize
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.history import PastKeys
 from alphaedit_plugin.keys import Part
@@ -28,6 +28,7 @@ from alphaedit_plugin.methods import (
 )
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of

@@ -21,12 +21,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit_plugin.engine import Recipe, apply_batch
+from alphaedit_plugin.engine import apply_batch
 from alphaedit_plugin.keys import Part, Site, average, read
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
+from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments

@@ -1,0 +1,94 @@
+"""What is refused before anything is computed or changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts, replacements
+from alphaedit_plugin.errors import ModelError, RequestError
+from alphaedit_plugin.methods.base import missing_moment
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.recipe import Recipe, stages
+from alphaedit_plugin.request import Request
+from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.targets import target_sentences
+
+
+def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> None:
+    """Refuse what cannot be edited, before anything is computed or changed.
+
+    Raises:
+        RequestError: no request, or something that is none; a subject that cannot be located, a
+            target without a token, a prompt longer than the model's context, or an edit that
+            cannot reach the answer; the message says which request. Or two that contradict
+            each other, where ``recipe.on_conflict`` refuses them.
+    """
+    if not isinstance(requests, Sequence):
+        raise RequestError(f"requests is {requests!r}: give a list of them")
+    if not requests:
+        raise RequestError("no request to edit: give at least one prompt")
+    for number, request in enumerate(requests):
+        try:
+            _check_request(view, recipe, request)
+        except RequestError as error:
+            raise RequestError(f"request {number}: {error}") from None
+    if recipe.on_conflict is OnConflict.refuse:
+        refuse_conflicts(requests)
+
+
+def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> None:
+    if not isinstance(request, Request):
+        raise RequestError(f"{request!r} is no Request: make it with Request.parse")
+    rows = target_sentences(view, request, recipe.contexts, recipe.fact_token)
+    longest, limit = max(len(sentence.ids) for sentence, _ in rows), view.context_length
+    if limit is not None and longest > limit:
+        raise RequestError(
+            f"{request.filled[:60]!r}… takes {longest} tokens with its context and target, but "
+            f"the model's context is {limit}"
+        )
+    bare, target = rows[0]
+    early = bare.position < len(bare.ids) - len(target)
+    if early and any(stage.layers[-1] == view.depth - 1 for stage in stages(recipe, [request])):
+        raise RequestError(
+            f"layer {view.depth - 1} is the model's last block, behind which nothing carries an "
+            f"edit from {request.subject!r} to the answer: edit earlier layers, or set "
+            "model.fact_token=last"
+        )
+
+
+def check_conflicts(session: EditSession, recipe: Recipe, requests: Sequence[Request]) -> list[str]:
+    """Say which earlier edits these requests contradict, one line for each.
+
+    Raises:
+        RequestError: there is one, and ``recipe.on_conflict`` refuses it.
+    """
+    notes = [
+        f"{new.target_new!r} is wanted for {old.filled!r}, where an earlier edit wrote "
+        f"{old.target_new!r}"
+        for old, new in replacements(session.batches, requests)
+    ]
+    if notes and recipe.on_conflict is OnConflict.refuse:
+        raise RequestError(
+            f"{notes[0]}: undo that one first, or set on_conflict=last to replace it"
+        )
+    return notes
+
+
+def check_recipe(session: EditSession, recipe: Recipe) -> None:
+    """Refuse a recipe that does not fit the session, before anything is computed or changed.
+
+    Raises:
+        ModelError: a layer that the session does not keep, or see `BaseMethod.check_layers`.
+        ConfigError: a layer without the second moment that the method reads.
+        ProjectorError: a layer without a projector.
+    """
+    foreign = [layer for layer in recipe.layers if layer not in session.layers]
+    if foreign:
+        raise ModelError(
+            f"layer {foreign[0]} is not among the session's layers {list(session.layers)}: "
+            "start a session with all layers that are to be edited"
+        )
+    without = [layer for layer in recipe.layers if layer not in recipe.moments]
+    if recipe.method.needs_moment and without:
+        raise missing_moment(without[0])
+    recipe.method.check_layers(recipe.layers)
