@@ -124,6 +124,26 @@ def hparams_of(tiny: TinyHostModel, method: str, **keys: Any) -> Any:
     return tiny.hparams(method, **keys)
 
 
+@pytest.mark.parametrize("method", ["MEMIT", "RECT"])
+def test_a_correction_lets_go_of_the_key_that_it_replaces(
+    registered: ModuleType, tiny: TinyHostModel, method: str
+) -> None:
+    """As on a model that remembers no edit: held, the key would stay where it was put."""
+    pin_contexts("MEMIT")
+    hparams = hparams_of(tiny, method, **flag(tiny, null_space_l2=1e-5, layers=[2]))
+    (kept, tokenizer), (fresh, _) = tiny.load(), tiny.load()
+    algorithms()[method](kept, tokenizer, nth(tiny, 0), hparams)
+    before = weights(kept)
+    fresh.load_state_dict(kept.state_dict())
+    correction = [tiny.requests[0] | {"target_new": tiny.requests[1]["target_new"]}]
+    for model in (kept, fresh):
+        algorithms()[method](model, tokenizer, [dict(correction[0])], hparams)
+    moved, expected = ({n: w - before[n] for n, w in weights(m).items()} for m in (kept, fresh))
+    assert any(delta.norm() > 1e-2 for delta in moved.values())
+    for name, delta in moved.items():
+        torch.testing.assert_close(delta, expected[name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("between", ["nothing", "plain", "foreign"])
 @pytest.mark.parametrize("method", ["MEMIT", "RECT"])
 def test_keys_count_while_their_edit_is_in_the_weights(
