@@ -203,7 +203,13 @@ def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates
 
 
 def load_recipe(view: EditableModel, config: EditorConfig) -> Recipe:
-    """Everything an edit of ``view`` needs, ready."""
+    """Everything an edit of ``view`` needs, ready.
+
+    Raises:
+        ModelError: a layer that cannot be edited.
+        AlphaEditError: see `load_method` and `load_contexts`.
+    """
+    view.check_layers(config.model.layers)
     return recipe_of(view, config, *load_method(view, config))
 
 

@@ -289,3 +289,9 @@ def test_contexts_sampled_are_those_of_the_seed(saved: Path) -> None:
     assert len(first.flat) == 1 + 3 + 2
     other = config_of(saved, "model.contexts.templates=null", lengths, "seed=4")
     assert load_contexts(view, other) != first
+
+
+def test_a_recipe_of_a_layer_that_cannot_be_edited_is_refused_at_once(gpt2: EditableModel) -> None:
+    config = load_config(["model=custom", "model.path=x", "model.layers=[9]"])
+    with pytest.raises(ModelError, match="layer 9 is out of range"):
+        load_recipe(gpt2, config)

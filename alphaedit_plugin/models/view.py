@@ -14,6 +14,7 @@ from alphaedit_plugin import places
 from alphaedit_plugin.errors import ModelError
 from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
+from alphaedit_plugin.models.wrapped import NoTokenizer, adapted, unwrapped
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 PLAIN: tuple[type[Tensor], ...] = (Tensor,)  # not a class of a package that quantises
@@ -42,15 +43,16 @@ class EditableModel:
         """Find the layout of ``model`` by its ``config.model_type``, or else by running it.
 
         Args:
-            model: a causal language model.
-            tokenizer: its tokenizer.
+            model: a causal language model; of one that ``torch.compile`` made, the model in it.
+            tokenizer: its tokenizer; ``None`` where nothing is to be edited or asked.
             given: fields of `Layout` that are known better, as ``model.layout`` gives them.
 
         Raises:
-            ModelError: the model cannot be edited, see `check_config` and `discover`; a given
-                path is not there; or the model was made inside ``torch.inference_mode()``, where
+            ModelError: the model cannot be edited, see `unwrapped`, `check_config` and `discover`;
+                a path is not there; or the model was made inside ``torch.inference_mode()``, where
                 no gradient can pass.
         """
+        model = unwrapped(model) if isinstance(model, nn.Module) else model
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         if not isinstance(model_type, str):
             raise ModelError(
@@ -69,24 +71,27 @@ class EditableModel:
                 layout = discover(model, {"block": layout.block, "down_proj": layout.down_proj})
         else:
             layout = discover(model, given)
-        view = cls(model, tokenizer, layout)
+        view = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout)
+        view._check_paths(given)
         if given:
-            view._check_paths()
+            view.check_layers(range(view.depth))
         return view
 
-    def _check_paths(self) -> None:
-        """Refuse a layout, given by hand, that is not this model's."""
+    def _check_paths(self, given: Mapping[str, Any]) -> None:
+        """Refuse a layout that is not this model's."""
         for name in ("block", "down_proj"):
-            path = getattr(self.layout, name)
+            path, kind = getattr(self.layout, name), type(self.model).__name__
             for layer in range(self.depth):
                 try:
                     self.model.get_submodule(path.format(layer))
                 except AttributeError:
+                    lack = f"{kind} has no {path.format(layer)}"
                     raise ModelError(
-                        f"model.layout.{name} is {path!r}: {type(self.model).__name__} has no "
-                        f"{path.format(layer)}"
+                        f"model.layout.{name} is {path!r}: {lack}"
+                        if given
+                        else f"{lack}, where {self.model.config.model_type} keeps its layers: pass "
+                        "the whole causal LM, as AutoModelForCausalLM loads it"
                     ) from None
-        self.check_layers(range(self.depth))
 
     @property
     def config(self) -> Any:
@@ -159,7 +164,7 @@ class EditableModel:
 
         Raises:
             ModelError: the module is neither a linear layer nor GPT-2's ``Conv1D``, or its weight
-                is quantised; or see `places.stored`.
+                is quantised or parametrised; or see `places.stored`.
         """
         self._check_weight(layer)
         return self._oriented(layer, self.stored(layer))
@@ -169,9 +174,20 @@ class EditableModel:
 
     def _check_weight(self, layer: int) -> None:
         module, path = self.down_proj(layer), self.layout.down_proj.format(layer)
+        if adapted(module):
+            raise ModelError(
+                f"an adapter of peft's is in the place of {path}: merge it with "
+                "merge_and_unload() of the peft model"
+            )
         if not isinstance(module, (nn.Linear, Conv1D)):
             raise quantised_weights(
                 f"{path} is a {type(module).__name__}, and only nn.Linear and Conv1D can be edited"
+            )
+        if "weight" not in dict(module.named_parameters(recurse=False)):
+            raise ModelError(
+                f"{path} computes its weight from others (weight_norm or another "
+                "parametrisation), so that an edit of it would be lost: take that off first, e.g. "
+                "by torch.nn.utils.parametrize.remove_parametrizations"
             )
         weight = module.weight
         # Packages that quantise keep nn.Linear and change its weight's dtype or class.
