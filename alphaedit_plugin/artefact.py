@@ -112,6 +112,31 @@ def require_writable(path: Path) -> None:
         raise ConfigError(f"{path} cannot be written: {_reason(error)}") from None
 
 
+def require_replaceable(path: Path, what: str, fits: Callable[[Mapping[str, Any]], bool]) -> None:
+    """As `require_writable`; and refuse a file that is there, unless it is one of the same kind.
+
+    Args:
+        path: where one is to be written.
+        what: it is, for the message: ``"patch"``.
+        fits: whether the content of a file of `write_artefact` is such a one's.
+
+    Raises:
+        ConfigError: something else is there, which would be lost.
+    """
+    require_writable(path)
+    if not path.exists():
+        return
+    try:
+        _, content = read_artefact(path, wanted=lambda _: False)
+        alike = fits(content)
+    except (FileNotFoundError, DamagedFile):  # the former: there, but no plain file
+        alike = False
+    if not alike:
+        raise ConfigError(
+            f"{path} is there, and is no {what}: it is not overwritten; name another file"
+        )
+
+
 def is_file(path: Path) -> bool:
     """Whether there is such a file.
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alphaedit_plugin.artefact import require_writable
 from alphaedit_plugin.checks import check_requests
 from alphaedit_plugin.config import DataConfig, EditorConfig, Host
 from alphaedit_plugin.conflicts import standing
@@ -22,6 +21,7 @@ from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.export import save_checkpoint
 from alphaedit_plugin.journal import bytes_of
 from alphaedit_plugin.journal.header import name_of
+from alphaedit_plugin.journal.patch import require_place
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import empty_folder
@@ -60,7 +60,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     folder = None if config.save is None else empty_folder("save", config.save)
     patch = None if config.patch is None else Path(config.patch).expanduser()
     if patch is not None:
-        require_writable(patch)
+        require_place(patch)
     editor = _editor(config)
     check_requests(editor.view, editor.recipe, requests)
     with editor.session.unedited():  # a journal's edits are in the model already

@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from alphaedit_plugin.artefact import require_writable
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.console import say
 from alphaedit_plugin.distributed import Group, group_from_environment
@@ -16,6 +15,7 @@ from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.loading import dtype_of, load_model
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Convergence, Projector, fit_projectors, save_projectors
+from alphaedit_plugin.projector.file import require_place
 from alphaedit_plugin.sources import check_cut, corpus_for, load_moments
 from alphaedit_plugin.statistics import memory_needed
 
@@ -29,7 +29,7 @@ def run_fit(config: EditorConfig, console: Console) -> None:
     dtype_of("fit.dtype", config.fit.dtype)
     config.projector.cut.check()
     out = Path(config.fit.out).expanduser()
-    require_writable(out)
+    require_place(out)
     with group_from_environment() as group:
         _fit(config, out, group, console)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from alphaedit_plugin.errors import AlphaEditError, ConfigError, first_line
 
 
 def writable_folder(name: str, given: str) -> Path:
-    """A folder that a long run will write to, looked at now; nothing is made.
+    """A folder that a long run will write to, tried now; nothing is left there.
 
     Args:
         name: of the setting, for the message.
@@ -28,9 +29,22 @@ def writable_folder(name: str, given: str) -> Path:
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(p))
     if not there.is_dir():
         raise ConfigError(f"{name}={given} cannot be written: {there} is a file; give a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{name}={given} cannot be written: {there} is not yours to write to")
+    _try(name, given, there)
     return folder
+
+
+def _try(name: str, given: str, there: Path) -> None:
+    """Make a folder and remove it: rights alone say little to root, or of /proc.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".alphaedit-", dir=there))
+    except OSError as error:
+        raise ConfigError(
+            f"{name}={given} cannot be written: nothing can be made in {there} ({error.strerror})"
+        ) from None
 
 
 def empty_folder(name: str, given: str) -> Path:
@@ -38,6 +52,8 @@ def empty_folder(name: str, given: str) -> Path:
     folder = writable_folder(name, given)
     if folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(f"{name}={given} is not empty: give a new folder")
+    if folder.is_dir():
+        _try(name, given, folder.absolute().parent)  # where it is filled under another name
     return folder
 
 

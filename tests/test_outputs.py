@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def test_a_file_in_the_way(tmp_path: Path, place: str) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_is_not_ours(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match="not yours to write to"):
+    with pytest.raises(ConfigError, match=r"nothing can be made in .* \(Permission denied\)"):
         writable_folder("save", str(tmp_path / "new"))
 
 
@@ -37,6 +38,13 @@ def test_only_an_empty_folder_is_empty(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(ConfigError, match="is not empty"):
         empty_folder("save", str(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a /proc")
+@pytest.mark.parametrize("look", [writable_folder, empty_folder])
+def test_a_place_where_not_even_root_may_write(look: Callable[[str, str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"save=/proc/x/y .*nothing can be made in /proc "):
+        look("save", "/proc/x/y")
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -16,7 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.artefact import Claim, DamagedFile, is_file, read_artefact, write_artefact
+from alphaedit_plugin.artefact import (
+    Claim,
+    DamagedFile,
+    is_file,
+    read_artefact,
+    require_replaceable,
+    write_artefact,
+)
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import ConfigError, PatchError, RequestError, first_line
 from alphaedit_plugin.journal import reading
@@ -88,6 +95,15 @@ def save_patch(patch: Patch, path: Path, keys: bool = True) -> None:
         "metrics": dict(patch.metrics),
     }
     write_artefact(path, tensors, content)
+
+
+def require_place(path: Path) -> None:
+    """Refuse a place where no patch can be written, or where something else is.
+
+    Raises:
+        ConfigError: see `require_replaceable`; an earlier patch may be replaced.
+    """
+    require_replaceable(path, KIND, lambda content: content.get("kind") == KIND)
 
 
 def read_patch(path: Path, view: EditableModel) -> Patch:

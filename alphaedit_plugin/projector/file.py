@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.artefact import DamagedFile, read_artefact, write_artefact
+from alphaedit_plugin.artefact import (
+    DamagedFile,
+    read_artefact,
+    require_replaceable,
+    write_artefact,
+)
 from alphaedit_plugin.errors import ProjectorError
 from alphaedit_plugin.fingerprint import Fingerprint
 from alphaedit_plugin.models import EditableModel
@@ -19,6 +24,7 @@ from alphaedit_plugin.projector.projector import Projector, orthonormal
 from alphaedit_plugin.version import VERSION
 
 FINGERPRINT = "fingerprint"
+PARTS = frozenset({"model", "corpus", "layers"})
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,15 @@ def save_projectors(
     write_artefact(path, tensors, content)
 
 
+def require_place(path: Path) -> None:
+    """Refuse a place where no projector can be written, or where something else is.
+
+    Raises:
+        ConfigError: see `require_replaceable`; an earlier projector may be replaced.
+    """
+    require_replaceable(path, "projector file", lambda content: set(content) >= PARTS)
+
+
 def read_projectors(path: Path, layers: Sequence[int] | None = None) -> ProjectorFile:
     """Read a projector file, or some layers of it, whatever model it is for.
 
@@ -97,6 +112,10 @@ def read_projectors(path: Path, layers: Sequence[int] | None = None) -> Projecto
 
     try:
         tensors, content = read_artefact(path, is_wanted)
+        if not set(content) >= PARTS:
+            raise ProjectorError(
+                f"{path} is no projector file{_instead(content)}: make one with alphaedit fit"
+            )
         known = {int(layer): facts for layer, facts in content["layers"].items()}
         missing = [layer for layer in layers or () if layer not in known]
         if missing:
@@ -119,6 +138,12 @@ def read_projectors(path: Path, layers: Sequence[int] | None = None) -> Projecto
         raise ProjectorError(str(error)) from None
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ProjectorError(f"{path} is not a projector file: {error}") from None
+
+
+def _instead(content: Mapping[str, Any]) -> str:
+    """What a file of `write_artefact` is, where it says so."""
+    kind = content.get("kind")
+    return f", but a {kind[:20]}" if isinstance(kind, str) and kind.isidentifier() else ""
 
 
 def _projector(tensors: Mapping[str, Tensor], layer: int, facts: Mapping[str, Any]) -> Projector:

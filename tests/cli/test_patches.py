@@ -140,6 +140,34 @@ def test_what_cannot_be_is_refused(capsys: Capture, words: list[str], error: str
     assert error in " ".join(said(capsys).split())
 
 
+@pytest.mark.parametrize("command", ["edit", "fit"])
+def test_a_file_of_another_kind_is_not_overwritten(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    def loaded(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    edit, fit = ["edit", *QUICK, "data.limit=1", "patch=a"], ["fit", *QUICK, "fit.out=b"]
+    assert main(edit) == main(fit) == 0
+    assert main(edit) == main(fit) == 0  # one of the same kind is replaced
+    Path("notes").write_text("mine")
+    monkeypatch.setattr("alphaedit_plugin.loading.load_model", loaded)
+    monkeypatch.setattr("alphaedit_plugin.fit_run.load_model", loaded)
+    for taken in ("notes", "b" if command == "edit" else "a"):
+        before = Path(taken).read_bytes()
+        setting = "patch" if command == "edit" else "fit.out"
+        said(capsys)
+        assert main([command, *QUICK, f"{setting}={taken}"]) == 2
+        assert f"{taken} is there, and is no p" in said(capsys)
+        assert Path(taken).read_bytes() == before
+
+
+def test_a_patch_is_no_projector(capsys: Capture) -> None:
+    assert main(["edit", *QUICK, "data.limit=1", "patch=a"]) == 0
+    assert main(["edit", *QUICK, "data.limit=1", "projector.path=a"]) == 2
+    assert "a is no projector file, but a patch: make one with alphaedit fit" in said(capsys)
+
+
 @pytest.mark.parametrize("foreign", [False, True])
 def test_a_journal_that_does_not_fit_is_refused_before_moments_are_collected(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, foreign: bool
