@@ -18,7 +18,7 @@ from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.export import save_checkpoint
+from alphaedit_plugin.export import dtype_note, save_checkpoint
 from alphaedit_plugin.journal import bytes_of
 from alphaedit_plugin.journal.header import name_of
 from alphaedit_plugin.journal.patch import require_place
@@ -87,7 +87,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
         say(console, patch_size(editor.view, patch))
     if folder is not None:
         save_checkpoint(editor.view, folder)
-        say(console, f"saved to {folder}")
+        say(console, f"saved to {folder}{dtype_note(editor.view, config.model.path)}")
 
 
 def patch_size(view: EditableModel, patch: Path) -> str:

@@ -12,7 +12,7 @@ from alphaedit_plugin.config import EditorConfig, ExportFormat
 from alphaedit_plugin.console import say
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.export import LowRank, factorise, save_adapter, save_checkpoint
+from alphaedit_plugin.export import LowRank, dtype_note, factorise, save_adapter, save_checkpoint
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.session import EditSession
@@ -34,7 +34,8 @@ def run_export(patch: Path, config: EditorConfig, console: Console) -> None:
     session = EditSession.load(load_model(config.model), patch)
     if settings.format is ExportFormat.full:
         save_checkpoint(session.view, folder)
-        say(console, f"the edited model is in {folder}")
+        note = dtype_note(session.view, config.model.path)
+        say(console, f"the edited model is in {folder}{note}")
         return
     layers = session_layers(session, settings.rank)
     save_adapter(session.view, layers, folder)

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.console import printable, say
-from alphaedit_plugin.errors import ConfigError, PatchError
-from alphaedit_plugin.export import save_checkpoint
+from alphaedit_plugin.errors import PatchError
+from alphaedit_plugin.export import dtype_note, save_checkpoint
 from alphaedit_plugin.journal import (
     Entry,
     Journal,
@@ -72,7 +72,7 @@ def run_apply(path: str, config: EditorConfig, console: Console) -> None:
     count = len(session.requests)
     say(console, f"{path}: {count} edit{'s' * (count != 1)} for {patch.header.model}")
     say(console, _exactness(session, patch))
-    _save(session, folder, console)
+    _save(session, folder, config, console)
 
 
 def run_undo(path: str, what: int | str, config: EditorConfig | None, console: Console) -> None:
@@ -95,7 +95,7 @@ def run_undo(path: str, what: int | str, config: EditorConfig | None, console: C
     view = load_model(config.model)
     session = EditSession(view, list(journal.header.places), folder)
     _say_undone(session.undo(what), len(session.ids), console)
-    _save(session, target, console)
+    _save(session, target, config, console)
 
 
 def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
@@ -105,7 +105,8 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
         Whether all holds.
 
     Raises:
-        AlphaEditError: see `run_apply`; or there is no projector to measure with.
+        AlphaEditError: see `run_apply`; or there is no projector to measure with, and the model
+            does not hold the edits already.
     """
     view = load_model(config.model)
     patch = _read(path, view)
@@ -119,11 +120,13 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
     edits, layers = check_edits(view, patch.entries), check_layers(patch, projectors)
     console.print(edit_table(edits))
     console.print(layer_table(layers))
-    for note in _notes(patch.entries, projectors):
+    for note in _notes(patch.entries, layers):
         say(console, note)
     holds = all(check.holds for check in edits) and all(check.holds for check in layers)
     good = sum(check.holds for check in edits)
-    say(console, f"{good} of {len(edits)} edits hold; {'all' if holds else 'not all'} is well")
+    measured = not any(check.promised and check.leakage is None for check in layers)
+    well = f"{'all' if holds else 'not all'} {'is well' if measured else 'that was asked is well'}"
+    say(console, f"{good} of {len(edits)} edits hold; {well}")
     return holds
 
 
@@ -154,7 +157,8 @@ def layer_table(layers: Sequence[LayerCheck]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("holds")
     for check in layers:
-        leakage = "plain" if check.leakage is None else f"{check.leakage:.1e}"
+        unknown = "not measured" if check.promised else "plain"
+        leakage = unknown if check.leakage is None else f"{check.leakage:.1e}"
         row = (str(check.layer), f"{check.norm:.3g}", leakage)
         table.add_row(*row, Text("–") if check.leakage is None else _mark(check.holds))
     return table
@@ -200,18 +204,17 @@ def _exactness(session: EditSession, patch: Patch) -> str:
 def _projectors(
     view: EditableModel, patch: Patch, config: EditorConfig, present: bool
 ) -> dict[int, Projector]:
-    """What the invariant is measured with, made while the model is as it was before the edits."""
-    if not projected(patch.entries):
+    """What the invariant is measured with, made while the model is as it was before the edits.
+
+    Empty where nothing promises it, or the model holds the edits and no file is given: keys of
+    an edited model are others, and so would be the projector that is fitted to them.
+    """
+    if not projected(patch.entries) or (present and config.projector.path is None):
         return {}
-    if present and config.projector.path is None:
-        raise ConfigError(
-            "the model is edited already, so that its projector cannot be fitted: give "
-            "projector.path=…, or the model as it was before the edits"
-        )
     return provide_projectors(view, config, sorted(patch.header.places))
 
 
-def _notes(entries: Sequence[Entry], projectors: dict[int, Projector]) -> list[str]:
+def _notes(entries: Sequence[Entry], layers: Sequence[LayerCheck]) -> list[str]:
     """What the table does not say."""
     plain = len([entry for entry in entries if entry.writes]) - len(projected(entries))
     notes = []
@@ -220,7 +223,12 @@ def _notes(entries: Sequence[Entry], projectors: dict[int, Projector]) -> list[s
             f"{plain} of {len(entries)} batches were edited plainly, without the null space: "
             "nothing was promised about what old keys see of them"
         )
-    if projectors:
+    if any(check.promised and check.leakage is None for check in layers):
+        notes.append(
+            "not checked is what old keys see of the edits: a projector cannot be fitted to a "
+            "model that is edited already; give projector.path=…, or model=… as it was before"
+        )
+    if any(check.leakage is not None for check in layers):
         notes.append(f"‖ΔU‖/‖Δ‖ is to be at most {ROUNDING:g}, before rounding to the dtype")
     return notes
 
@@ -240,12 +248,14 @@ def _say_undone(undone: Undone, left: int, console: Console) -> None:
         say(console, f"  … and {count - FEW} more")
 
 
-def _save(session: EditSession, folder: Path | None, console: Console) -> None:
+def _save(
+    session: EditSession, folder: Path | None, config: EditorConfig, console: Console
+) -> None:
     if folder is None:
         say(console, "nothing was saved: save=<a new folder> writes the model")
         return
     save_checkpoint(session.view, folder)
-    say(console, f"saved to {folder}")
+    say(console, f"saved to {folder}{dtype_note(session.view, config.model.path)}")
 
 
 def _dtype(view: EditableModel) -> str:

@@ -23,7 +23,8 @@ COMMAND = Command(
     "check that a patch's edits hold and what they were to preserve is preserved",
     "Applies the patch to model=… (or takes it as it is, if it holds the edits already), asks for "
     "each edit, and measures what old keys see of the deltas, with projector.path=… or the "
-    "projector of model=…. The exit status is 0 if all holds, 1 if something does not.",
+    "projector of model=…; of a model that holds the edits already, only with the former. The "
+    "exit status is 0 if all holds, 1 if something does not.",
     (
         "alphaedit verify edits.safetensors",
         "alphaedit verify edits.safetensors model=gpt2-xl projector.path=p.safetensors",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
 
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.outputs import filled_folder
@@ -17,3 +20,28 @@ def save_checkpoint(view: EditableModel, folder: Path) -> None:
     with filled_folder(folder) as unfinished:
         view.model.save_pretrained(unfinished)
         view.tokenizer.save_pretrained(unfinished)
+
+
+def dtype_note(view: EditableModel, path: str | None) -> str:
+    """What to say of a checkpoint in another dtype than the one it was made from; else nothing.
+
+    Args:
+        view: the model that was saved.
+        path: what it was loaded from; ``None`` for the pocket model.
+    """
+    ours, theirs = view.weight(0).dtype, None if path is None else _dtype_of(path)
+    if theirs is None or theirs == ours:
+        return ""
+    name = str(theirs).removeprefix("torch.")
+    size = ours.itemsize / theirs.itemsize
+    larger = f", {size:g} times the size" if size > 1 else ""
+    return (
+        f" in {str(ours).removeprefix('torch.')}{larger}: the original is in {name}, which "
+        f"model.dtype={name} keeps"
+    )
+
+
+def _dtype_of(path: str) -> Any:
+    """The dtype that a checkpoint names, if it names one."""
+    config = AutoConfig.from_pretrained(path)
+    return config.dtype or config.get_text_config().dtype

@@ -43,16 +43,18 @@ class LayerCheck:
     Attributes:
         layer: its number.
         norm: ``‖Δ‖`` of all its deltas.
-        leakage: ``‖ΔU‖/‖Δ‖`` of those that were projected; ``None`` if none was.
+        promised: whether any of them was projected, so that old keys should see nothing of it.
+        leakage: ``‖ΔU‖/‖Δ‖`` of those that were; ``None`` if none was, or it was not measured.
     """
 
     layer: int
     norm: float
+    promised: bool
     leakage: float | None
 
     @property
     def holds(self) -> bool:
-        """Whether old keys see nothing of what promises that."""
+        """Whether old keys see nothing of what promises that, as far as it was measured."""
         return self.leakage is None or self.leakage <= ROUNDING
 
 
@@ -86,11 +88,13 @@ def check_layers(patch: Patch, projectors: Mapping[int, Projector]) -> list[Laye
 
     Args:
         patch: whose deltas.
-        projectors: those that they were made with; not read where none was projected.
+        projectors: those that they were made with, which layers without any deltas that were
+            projected need not have; empty to measure nothing.
     """
     checks = []
     for layer in sorted(patch.header.places):
         delta, safe = patch.delta(layer), patch.delta(layer, projected(patch.entries))
-        leakage = None if safe.norm == 0 else projectors[layer].leakage(safe)
-        checks.append(LayerCheck(layer, delta.norm, leakage))
+        promised = safe.norm > 0
+        leakage = projectors[layer].leakage(safe) if promised and projectors else None
+        checks.append(LayerCheck(layer, delta.norm, promised, leakage))
     return checks

@@ -315,6 +315,21 @@ def test_edit_save_and_reload(capsys: Capture, tmp_path: Path) -> None:
         assert torch.equal(parameter, model.get_parameter(name)) is (name not in edited)
 
 
+def test_a_checkpoint_in_another_dtype_than_its_original_says_so(
+    capsys: Capture, tmp_path: Path, projectors: str
+) -> None:
+    half, whole, again = (tmp_path / name for name in ("half", "whole", "again"))
+    assert main(asked("memit", projectors, "model.dtype=bfloat16", f"save={half}")) == 0
+    assert f"saved to {half}\n" in capsys.readouterr().out
+    custom = ["model=custom", f"model.path={half}", "model.layers=[0]", "null_space=false"]
+    custom += ["model.contexts.templates=[]", "model.use_moment=false", "model.target.steps=2"]
+    assert main(asked("rome", *custom, f"save={whole}")) == 0
+    saved = f"saved to {whole} in float32, 2 times the size: the original is in bfloat16"
+    assert f"{saved}, which model.dtype=bfloat16 keeps\n" in capsys.readouterr().out
+    assert main(asked("rome", *custom, "model.dtype=bfloat16", f"save={again}")) == 0
+    assert f"saved to {again}\n" in capsys.readouterr().out
+
+
 def test_a_failed_save_leaves_nothing(
     capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, projectors: str
 ) -> None:

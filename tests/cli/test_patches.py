@@ -60,8 +60,34 @@ def test_from_edit_to_verify(capsys: Capture) -> None:
     assert "4 of 4 edits hold; not all is well" in said(capsys)
     # The edited model itself, which the patch must not be applied to once more.
     held = ["verify", "p.safetensors", "model=custom", "model.path=run"]
-    assert main(held) == 2
-    assert "give projector.path=" in said(capsys)
+    for more in ([], ["null_space=false"]):
+        assert main([*held, *more]) == 0
+        out = said(capsys)
+        assert "4 of 4 edits hold; all that was asked is well" in out
+        assert re.search(r"0\s+\S+\s+not measured\s+–", out)
+        assert "not checked is what old keys see" in out
+        assert "give projector.path=" in out
+
+
+def test_edits_that_a_model_lost_are_told_without_a_projector(capsys: Capture) -> None:
+    assert main([*EDIT, "save=run"]) == 0
+    tensors, content = parts_of(Path("p.safetensors"))
+    content["entries"][1]["requests"][1]["request"]["target_new"] = "nonsense"
+    forge(Path("p.safetensors"), tensors, content)
+    said(capsys)
+    assert main(["verify", "p.safetensors", "model=custom", "model.path=run"]) == 1
+    assert "3 of 4 edits hold; not all that was asked is well" in said(capsys)
+
+
+def test_the_invariant_of_a_model_that_holds_the_edits_is_measured_with_its_file(
+    capsys: Capture,
+) -> None:
+    assert main(["fit", *QUICK, "fit.out=u"]) == 0
+    assert main([*EDIT, "save=run", "projector.path=u"]) == 0
+    said(capsys)
+    held = ["verify", "p.safetensors", "model=custom", "model.path=run", "projector.path=u"]
+    assert main(held) == 0
+    assert "4 of 4 edits hold; all is well" in said(capsys)
 
 
 def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:
