@@ -132,7 +132,9 @@ def _group_help(console: Console) -> None:
     say(console, "choose with:")
     table = Table.grid(padding=(0, 2, 0, 2))
     for group in groups():
-        table.add_row(f"{group}=", escape(" | ".join(options(group))))
+        named = [name for name in options(group) if name != "default"]  # which needs no choosing
+        table.add_row(f"{group}=", escape(" | ".join(named)))
+    table.add_row("host=", "native | easyedit")
     table.add_row("null_space=", "true | false")
     console.print(table)
     say(console, "any other setting: see alphaedit config, e.g. model.layers=[13,14]")

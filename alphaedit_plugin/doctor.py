@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alphaedit_plugin.commits import commit_of
-from alphaedit_plugin.errors import AlphaEditError
+from alphaedit_plugin.errors import AlphaEditError, counted
 from alphaedit_plugin.version import VERSION
 
 DISTRIBUTION = "alphaedit-plugin"
@@ -146,7 +146,7 @@ def _packages() -> list[Finding]:
 def _device() -> list[Finding]:
     import torch
 
-    processor = f"CPU, {torch.get_num_threads()} threads"
+    processor = f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     if torch.cuda.is_available():
         names = []
         for number in range(torch.cuda.device_count()):

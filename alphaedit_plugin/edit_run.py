@@ -34,6 +34,7 @@ from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.session import EditSession
 
 SHOWN = 10  # rows of the table
+NARROW = 60  # columns of a terminal that has no room for numbers beside texts
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
     _note(editor.session, requests, after.metrics)
-    console.print(request_table(requests, before, after))
+    console.print(request_table(requests, before, after, console.width >= NARROW))
     console.print(summary(after.metrics), highlight=False)
     for request in failed:
         say(
@@ -116,7 +117,7 @@ def _edit(editor: NullSpaceEditor, requests: Sequence[Request]) -> list[Request]
     if requests:
         editor.session.resume()
     starts = range(0, len(requests), editor.batch_size)
-    for start in progress(starts, desc="editing", unit="batch", hide=len(starts) == 1):
+    for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
         failed += editor.apply(requests[start : start + editor.batch_size]).failed
     if not editor.session.ended:
         editor.finalize()
@@ -182,14 +183,16 @@ def _answer_length(view: EditableModel, request: Request) -> int:
     return max(len(target_ids(view.tokenizer, request.filled, answer)) for answer in answers)
 
 
-def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot) -> Table:
-    """The first requests: what was answered and what is, against what was wanted."""
+def request_table(
+    requests: Sequence[Request], before: Snapshot, after: Snapshot, numbers: bool = True
+) -> Table:
+    """The first requests: what was answered and what is, against what was wanted, and how well."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("prompt", overflow="fold")
     table.add_column("before → after", overflow="fold")
     table.add_column("wanted", overflow="fold")
-    for name in ("rewrite", "rephrase", "locality"):
-        table.add_column(name, justify="right")
+    for name in ("rewrite", "rephrase", "locality") if numbers else ():
+        table.add_column(name, justify="right", no_wrap=True)
     for index, request in enumerate(requests[:SHOWN]):
         new, metrics = after.answers[index], after.metrics[index]
         right = metrics["rewrite_acc"] == [1.0]
@@ -197,7 +200,7 @@ def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot
             Text(request.filled),
             Text.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
             Text(request.target_new.strip()),
-            *(_percent(values) for values in accuracies(metrics).values()),
+            *(_percent(values) for values in accuracies(metrics).values() if numbers),
         )
     if len(requests) > SHOWN:
         table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")

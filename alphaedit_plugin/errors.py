@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 LISTED = 12  # of more names than this, only the top level is listed, and only if none is near
 
-LONGEST = 200  # characters of another library's message
+LONGEST = 200  # characters of another library's message, or of a text that is quoted
 
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS, XPU
@@ -90,6 +90,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     shown = options if len(options) <= LISTED else [o for o in options if "." not in o and not near]
     listed = f" (known: {', '.join(shown)})" if shown else ""
     return f"unknown {kind} {name!r}{hint}{listed}"
+
+
+def quoted(value: object, most: int = LONGEST) -> str:
+    """A value as Python writes it, and of a long one its beginning and its end."""
+    shown = repr(value)
+    if len(shown) <= most:
+        return shown
+    end = most // 4
+    return f"{shown[: most - end - 1]}…{shown[-end:]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """``"1 edit"``, ``"2 edits"``."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def first_line(error: BaseException) -> str:

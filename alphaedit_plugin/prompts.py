@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.errors import RequestError, quoted
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import SLOT
 
@@ -103,7 +103,7 @@ class ContextTemplates:
         others = tuple(template for template in templates if template != SLOT)
         for template in others:
             if template.count(SLOT) != 1:
-                raise RequestError(f"context template {template!r} needs exactly one '{{}}'")
+                raise RequestError(f"context template {quoted(template)} needs exactly one '{{}}'")
         if bare_apart and others:
             return cls(((SLOT,), others))
         return cls(((SLOT, *others),))
@@ -148,7 +148,7 @@ def continuations(
         if together[: len(before)] != before:
             ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
         if not ids:
-            raise RequestError(f"target {asked!r} has no token in this tokenizer")
+            raise RequestError(f"target {quoted(asked)} has no token in this tokenizer")
         found.append((before, ids))
     return found
 
@@ -197,14 +197,16 @@ def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> tuple[l
     offsets = encoded["offset_mapping"][: len(ids)]
     inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
     if not inside:
-        raise RequestError(f"the tokenizer dropped subject {text[start:end]!r} from {text!r}")
+        raise RequestError(
+            f"the tokenizer dropped subject {quoted(text[start:end])} from {quoted(text)}"
+        )
     first, last = inside[0], inside[-1]
     before = text[offsets[first][0] : start]
     after = text[end : offsets[last][1]] + _lost_mark(text, end, offsets)
     if before.strip() or after.strip():
         raise RequestError(
-            f"the tokenizer merges subject {text[start:end]!r} with the text around it in "
-            f"{text!r} (token {text[offsets[last][0] : offsets[last][1]]!r}): "
+            f"the tokenizer merges subject {quoted(text[start:end])} with the text around it in "
+            f"{quoted(text)} (token {text[offsets[last][0] : offsets[last][1]]!r}): "
             "put a space or other punctuation beside the subject"
         )
     return ids, first, last
@@ -225,8 +227,8 @@ def _span_by_prefix(
     through = tokenise(tokenizer, prefix + subject)
     if ids[: len(through)] != through:
         raise RequestError(
-            f"subject {subject!r} is tokenised differently inside {text!r}, and this slow "
-            "tokenizer gives no offsets: use its fast version"
+            f"subject {quoted(subject)} is tokenised differently inside {quoted(text)}, and this "
+            "slow tokenizer gives no offsets: use its fast version"
         )
     before = tokenise(tokenizer, prefix.rstrip())
     pairs = enumerate(zip(before, ids, strict=False))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.errors import RequestError, quoted
 
 SLOT = "{}"
 HALF = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer can read
@@ -19,15 +19,17 @@ Row = tuple[str, str, tuple[str, ...]]
 def _check_text(name: str, text: object) -> None:
     """Refuse what is not text, or blank, or what no tokenizer can read."""
     if not isinstance(text, str) or not text.strip():
-        raise RequestError(f"{name} is {text!r}: a request needs non-empty text there")
+        raise RequestError(f"{name} is {quoted(text)}: a request needs non-empty text there")
     if HALF.search(text):
-        raise RequestError(f"{name} is {text!r}: it holds half a character (a lone surrogate)")
+        raise RequestError(
+            f"{name} is {quoted(text)}: it holds half a character (a lone surrogate)"
+        )
 
 
 def _check_texts(name: str, texts: object) -> None:
     """Refuse what is no tuple of texts."""
     if not isinstance(texts, tuple):
-        raise RequestError(f"{name} is {texts!r}: it must be a tuple of texts")
+        raise RequestError(f"{name} is {quoted(texts)}: it must be a tuple of texts")
     for text in texts:
         _check_text(name, text)
 
@@ -138,7 +140,7 @@ class Request:
             _check_text(name, getattr(self, name))
         if self.prompt.count(SLOT) != 1:
             slots = self.prompt.count(SLOT)
-            raise RequestError(f"prompt {self.prompt!r} has {slots} slots '{{}}': leave one")
+            raise RequestError(f"prompt {quoted(self.prompt)} has {slots} slots '{{}}': leave one")
         for name in ("ground_truth", "case_id", "relation"):
             if getattr(self, name) is not None:
                 _check_text(name, getattr(self, name))
@@ -148,7 +150,7 @@ class Request:
             probes = getattr(self, name)
             fine = isinstance(probes, Mapping)
             if not fine or not all(isinstance(probe, Probe) for probe in probes.values()):
-                raise RequestError(f"{name} is {probes!r}: it must map names to probes")
+                raise RequestError(f"{name} is {quoted(probes)}: it must map names to probes")
 
     @property
     def filled(self) -> str:
@@ -193,12 +195,12 @@ def _slot(prompt: str, subject: str) -> str:
         places = whole_words
     if not places:
         raise RequestError(
-            f"subject {subject!r} is not in prompt {prompt!r}: "
+            f"subject {quoted(subject)} is not in prompt {quoted(prompt)}: "
             "write it there as it is, or put '{}' in its place"
         )
     if len(places) > 1:
         raise RequestError(
-            f"subject {subject!r} occurs {len(places)} times in prompt {prompt!r}: "
+            f"subject {quoted(subject)} occurs {len(places)} times in prompt {quoted(prompt)}: "
             "put '{}' in the place of the one to edit"
         )
     return prompt[: places[0]] + SLOT + prompt[places[0] + len(subject) :]
@@ -272,7 +274,7 @@ def _as_list(name: str, value: Any) -> list[Any]:
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise RequestError(f"{name} is {value!r}: give a text, or a list with one per prompt")
+        raise RequestError(f"{name} is {quoted(value)}: give a text, or a list with one per prompt")
     return list(value)
 
 
@@ -293,12 +295,12 @@ def _probes(argument: str, inputs: Any, count: int) -> list[dict[str, Probe]]:
     """EasyEdit's column-wise probe inputs, turned into one dict of probes per request."""
     form = "{'prompt': …, 'ground_truth': …}"
     if inputs is not None and not isinstance(inputs, Mapping):
-        raise RequestError(f"{argument} is {inputs!r}: it must be {{name: {form}}}")
+        raise RequestError(f"{argument} is {quoted(inputs)}: it must be {{name: {form}}}")
     rows: list[dict[str, Probe]] = [{} for _ in range(count)]
     for name, entry in (inputs or {}).items():
         place = f"{argument}[{name!r}]"
         if not isinstance(entry, Mapping) or not {"prompt", "ground_truth"} <= entry.keys():
-            raise RequestError(f"{place} is {entry!r}: it must be {form}")
+            raise RequestError(f"{place} is {quoted(entry)}: it must be {form}")
         columns = [_as_list(f"{place}[{key!r}]", entry[key]) for key in ("prompt", "ground_truth")]
         for column in columns:
             if len(column) != count:

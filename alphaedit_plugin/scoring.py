@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.errors import RequestError, quoted
 from alphaedit_plugin.memory import in_token_budget
 from alphaedit_plugin.models import EditableModel, head_only_at, inference
 from alphaedit_plugin.prompts import (
@@ -189,7 +189,7 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
 def _check_room(view: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
     """Refuse a prompt without a token, or one behind which ``room`` more do not fit."""
     if not ids:
-        raise RequestError(f"prompt {prompt!r} has no token in this tokenizer")
+        raise RequestError(f"prompt {quoted(prompt)} has no token in this tokenizer")
     limit = view.context_length
     if limit is not None and len(ids) + room > limit:
         raise RequestError(

@@ -8,6 +8,13 @@ from dataclasses import dataclass, field
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
+# To be said below every column of `Cell.seconds`.
+SECONDS = (
+    "Seconds are no comparison of methods: a target value is searched by the first cell that needs "
+    "it, and by none where an earlier run has left it in the cache; and cells may run side by side "
+    "(compare.share_targets=false compare.jobs=1 for neither)."
+)
+
 
 @dataclass(frozen=True)
 class Point:

@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 
 from alphaedit_plugin.artefact import replacing
-from alphaedit_plugin.compare.cells import Cell
+from alphaedit_plugin.compare.cells import SECONDS, Cell
 from alphaedit_plugin.compare.record import METRICS, Run, dumps
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, counted
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.outputs import writable_folder
 from alphaedit_plugin.projector.leakage import rounding_note
@@ -74,7 +74,7 @@ def rich_table(cells: Sequence[Cell], before: Evaluation) -> Table:
     """For a terminal of 80 columns: without norms and times, which the page has."""
     shown = [*range(2, len(COLUMNS) + 3), HEADINGS.index("‖ΔU‖/‖Δ‖")]
     table = Table(
-        title=f"After {cells[0].points[-1].edits} sequential edits", title_justify="left",
+        title=f"After {_edits(cells)}", title_justify="left",
         box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("base", no_wrap=True)
@@ -98,7 +98,7 @@ def markdown(cells: Sequence[Cell], before: Evaluation, command: str) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in table + rows(cells)]
     return "\n".join(
         [
-            f"# Plain and null-space editing after {cells[0].points[-1].edits} sequential edits",
+            f"# Plain and null-space editing after {_edits(cells)}",
             "",
             f"`{command}` (alphaedit-plugin {VERSION})",
             "",
@@ -126,7 +126,7 @@ def _notes(cells: Sequence[Cell]) -> list[str]:
         "Efficacy, generalisation and specificity: share of prompts (edited, rephrased, "
         "neighbouring) where the wanted answer is the likelier one. Retention: share of untouched "
         "facts still answered right. Score: their harmonic mean. ‖ΔU‖/‖Δ‖: the share of the "
-        "accumulated delta that old keys see; rounding level when projected.",
+        "accumulated delta that old keys see; rounding level when projected. " + SECONDS,
         "",
         *_rounding(cells),
     ]
@@ -179,6 +179,10 @@ def write_metrics(run: Run, folder: Path) -> None:
     """
     with replacing(folder / METRICS) as unfinished:
         unfinished.write_text(dumps(run), encoding="utf-8")
+
+
+def _edits(cells: Sequence[Cell]) -> str:
+    return counted(cells[0].points[-1].edits, "sequential edit")
 
 
 def _number(value: float | None) -> str:

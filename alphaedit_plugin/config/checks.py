@@ -22,6 +22,10 @@ def _at_least(least: int) -> Callable[[int], bool]:
     return lambda count: count >= least
 
 
+def _is_positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
 def _says_something(text: str) -> bool:
     return bool(text.strip())
 
@@ -55,7 +59,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("compare.retention", _at_least(0), "at least 0"),
     ("suggest.facts", _at_least(1), "at least 1"),
     ("suggest.samples", _at_least(1), "at least 1"),
-    ("suggest.noise", lambda noise: 0 < noise < math.inf, "positive and finite"),
+    ("suggest.noise", _is_positive, "positive and finite"),
     ("suggest.out", _says_something, "a folder"),
     ("compare.every", _at_least(0), "at least 0, which is only at the end"),
     ("compare.abilities", _distinct, "without repetitions"),
@@ -69,6 +73,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.path", _says_something, "a folder or hub name, or null for the pocket model"),
     ("model.layout.block", _has_slot, "a path with one {} for the layer's number"),
     ("model.layout.down_proj", _has_slot, "a path with one {} for the layer's number"),
+    ("model.moment_weight", _is_positive, "positive and finite"),
+    ("model.l2", _is_positive, "positive and finite"),
     ("model.threads", _at_least(1), "at least 1, or null for torch's choice"),
     ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
     ("model.moments.texts", _at_least(1), "at least 1, or null for all"),

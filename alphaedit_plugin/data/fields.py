@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alphaedit_plugin.errors import RequestError
+from alphaedit_plugin.errors import RequestError, quoted
 from alphaedit_plugin.request import Probe, Row
+
+SHOWN = 60  # characters of a value that is no text
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ class Fields:
         """
         given = self.content.get(name) or []
         if not isinstance(given, list):
-            raise RequestError(f"{self.path + name} is {_short(given)}: needs a list of objects")
+            raise RequestError(
+                f"{self.path + name} is {quoted(given, SHOWN)}: needs a list of objects"
+            )
         return [self._inside(f"{name}[{i}]", item) for i, item in enumerate(given)]
 
     def names(self, name: str) -> tuple[str, ...]:
@@ -157,13 +161,13 @@ class Fields:
 
 def _object(name: str, content: Any) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
-        raise RequestError(f"{name} is {_short(content)}: needs an object with named fields")
+        raise RequestError(f"{name} is {quoted(content, SHOWN)}: needs an object with named fields")
     return content
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise RequestError(f"{name} is {_short(value)}: needs text")
+        raise RequestError(f"{name} is {quoted(value, SHOWN)}: needs text")
     return value
 
 
@@ -172,8 +176,3 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, list):
         return [leaf for item in value for leaf in _flat(item)]
     return [] if value is None else [value]
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:59]}…"

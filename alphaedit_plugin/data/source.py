@@ -93,7 +93,7 @@ class FileData:
             why = summarise(found.dropped) if found.dropped else "it holds no record"
             raise ConfigError(
                 f"{path} has nothing to use as data={self.name}: {why}; "
-                + (_looks_like(path) or f"such a file is {self.file} from {self.url}")
+                + (_looks_like(path) or self.advice)
             )
         references = (text for request in found.requests for text in request.references)
         return EditData(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from alphaedit_plugin.compare.record import METRICS, Run, read_run
 from alphaedit_plugin.console import say
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, counted
 from alphaedit_plugin.outputs import writable_folder, writing
 from alphaedit_plugin.plotting import save
 from alphaedit_plugin.report import pictures, tables
@@ -50,6 +50,13 @@ class Section:
     study: Study
     tables: tuple[tables.Table, ...]
     pictures: tuple[Picture, ...]
+
+    @property
+    def title(self) -> str:
+        """The study's heading."""
+        setting = self.study.setting
+        named = dict.fromkeys((setting.model, setting.data))  # which of the pocket model are one
+        return ", ".join([*named, counted(setting.edits, "edit")])
 
 
 def run_report(paths: Sequence[Path], out: str, console: Console) -> None:
@@ -147,7 +154,7 @@ NORMS = "Norm of the accumulated delta relative to the weight's, the largest of 
 def _markdown(sections: Sequence[Section]) -> str:
     lines = ["# Plain and null-space editing", ""]
     for section in sections:
-        lines += [f"## {title(section.study)}", ""]
+        lines += [f"## {section.title}", ""]
         for table in section.tables:
             lines += [tables.markdown(table), ""]
         for picture in section.pictures:
@@ -159,8 +166,3 @@ def _markdown(sections: Sequence[Section]) -> str:
 def _latex(sections: Sequence[Section]) -> str:
     found = [tables.latex(table) for section in sections for table in section.tables]
     return "% needs \\usepackage{booktabs,graphicx}\n" + "\n\n".join(found) + "\n"
-
-
-def title(study: Study) -> str:
-    """A study's heading."""
-    return f"{study.setting.model}, {study.setting.data}, {study.setting.edits} edits"

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from alphaedit_plugin.compare.cells import SECONDS
+from alphaedit_plugin.errors import counted
 from alphaedit_plugin.metrics import lower_is_better
 from alphaedit_plugin.report.bootstrap import Gain
 from alphaedit_plugin.report.studies import COLUMNS, Entry, Spread, Study
@@ -59,10 +61,12 @@ def main_table(study: Study, gains: Gains) -> Table:
         gain = gains.get(place, {}).get("score")
         row.append(Field("" if gain is None else interval(gain)))
         rows.append([*row, *_costs(entry)])
+    edits = counted(study.setting.edits, "sequential edit")
     caption = (
-        f"{study.setting.model} after {study.setting.edits} sequential edits in batches of "
+        f"{study.setting.model} after {edits} in batches of "
         f"{study.setting.batch_size}; data: {_data(study)}. {_seeds(study)} Best in bold. Gain: of "
-        "the score over the plain base, with a 95 % bootstrap interval over seeds, edits and facts."
+        "the score over the plain base, with a 95 % bootstrap interval over seeds, edits and "
+        "facts. " + SECONDS
     )
     head = ("base", "", *names, "gain", "‖Δ‖/‖W‖", "‖ΔU‖/‖Δ‖", "seconds")
     return Table(caption, head, tuple(map(tuple, rows)))

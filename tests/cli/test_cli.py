@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from alphaedit_plugin import cli, edit_run, loading
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES
 from alphaedit_plugin.commands.base import ANY_LAYER
-from alphaedit_plugin.config import load_config
+from alphaedit_plugin.config import Host, load_config
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.loading import load_model, load_moments
 from alphaedit_plugin.models import EditableModel
@@ -63,7 +64,9 @@ def test_help(capsys: Capture, argv: list[str]) -> None:
     for command in ("edit", "compare", "config", "run", "doctor"):
         assert f"\n{command} " in out or f"  {command} " in out
     for group in groups():
-        assert " | ".join(options(group)) in out
+        names = [name for name in options(group) if name != "default"]
+        assert re.search(rf"{group}= +{re.escape(' | '.join(names))} *\n", out)
+    assert re.search(rf"host= +{re.escape(' | '.join(host.value for host in Host))} *\n", out)
 
 
 @pytest.mark.parametrize("command", ["edit", "compare", "config"])
@@ -138,6 +141,9 @@ def test_python_dash_m() -> None:
             "subject 'x' is not in prompt 'The is'",
         ),
         (["edit", "model=custom", "model.layers=[0]"], "model.path is not set"),
+        (["edit", "model.moment_weight=0"], "model.moment_weight is 0.0: it must be positive"),
+        (["edit", "base.moment_weight=0"], "base.moment_weight is 0.0: it must be positive"),
+        (["edit", "model.l2=0"], "model.l2 is 0.0: it must be positive"),
         (
             [
                 "edit",
@@ -408,6 +414,15 @@ def test_an_error_that_quotes_a_whole_book_stays_readable(capsys: Capture) -> No
     words = ["request.subject=Ada", f"request.prompt={'word ' * 5000}", "request.target_new=x"]
     assert main(["edit", *words]) == 2
     error = capsys.readouterr().err
-    assert len(error) < 1300
+    assert len(error) < 400
     assert error.startswith("alphaedit: error: subject 'Ada' is not in prompt 'word word")
     assert error.endswith("or put '{}' in its place\n")
+
+
+def test_a_narrow_terminal_keeps_words_whole(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, projectors: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(asked("memit", projectors)) == 0
+    heading = capsys.readouterr().out.splitlines()[0]
+    assert heading.split() == ["prompt", "before", "→", "after", "wanted"]

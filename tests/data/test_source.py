@@ -99,7 +99,7 @@ def test_nothing_usable_is_an_error_that_says_what_was_expected(
         load(triples, path)
     assert str(caught.value) == (
         f"{path} has nothing to use as data=triples: 2 × no 'q' in it [record 0 (line 2), "
-        "record 1 (line 3)]; such a file is triples.json from https://x.org"
+        "record 1 (line 3)]; get triples.json from https://x.org"
     )
     with pytest.raises(ConfigError, match="nothing to use as data=triples: it holds no record"):
         load(triples, write(tmp_path, []))
@@ -155,3 +155,12 @@ def test_a_setting_that_is_not_read_is_refused(name: str, setting: str) -> None:
 def test_unknown_data() -> None:
     with pytest.raises(ConfigError, match="unknown data 'easyedti'; did you mean 'easyedit'"):
         load_data(load_config(["data.name=easyedti"]))
+
+
+def test_an_empty_file_of_ones_own_is_told_how_to_be_made(tmp_path: Path) -> None:
+    path = tmp_path / "edits.jsonl"
+    path.touch()
+    with pytest.raises(
+        ConfigError, match=r"holds no record; make a .*as docs/data\.md describes it$"
+    ):
+        load_data(load_config(["data=plain", f"data.path={path}"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -151,3 +152,20 @@ def test_what_cannot_be_reported_is_refused(
 ) -> None:
     assert main(["report", *words]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_headings_count_and_name_once_and_seconds_are_explained(tmp_path: Path) -> None:
+    made = run([cell("memit", False, 0.5)], edits=1)
+    write(
+        tmp_path / "run",
+        replace(made, setting=replace(made.setting, model="pocket", data="pocket")),
+    )
+    run_report([tmp_path / "run"], str(tmp_path / "out"), Console(quiet=True))
+    for name, heading in (
+        ("report.md", "## pocket, 1 edit\n"),
+        ("report.html", ">pocket, 1 edit<"),
+    ):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert heading in text
+        assert "1 sequential edit in batches" in text
+        assert "Seconds are no comparison of methods" in text
