@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig, load_config
     from alphaedit_plugin.easyedit import register, unregister
     from alphaedit_plugin.editor import NullSpaceEditor
+    from alphaedit_plugin.loading import load_recipe
     from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
+    from alphaedit_plugin.models import EditableModel
     from alphaedit_plugin.projector import Cut, CutRule, Projector
     from alphaedit_plugin.request import Probe, Request
     from alphaedit_plugin.session import EditSession
@@ -28,6 +30,7 @@ __all__ = [
     "Cut",
     "CutRule",
     "EditSession",
+    "EditableModel",
     "EditorConfig",
     "NullSpaceEditor",
     "Probe",
@@ -36,6 +39,7 @@ __all__ = [
     "Request",
     "__version__",
     "load_config",
+    "load_recipe",
     "register",
     "unregister",
 ]
@@ -48,7 +52,9 @@ def __getattr__(name: str) -> Any:
         "config": ("EditorConfig", "load_config"),
         "easyedit": ("register", "unregister"),
         "editor": ("NullSpaceEditor",),
+        "loading": ("load_recipe",),
         "methods": ("METHODS", "BaseMethod", "Projected"),
+        "models": ("EditableModel",),
         "projector": ("Cut", "CutRule", "Projector"),
         "request": ("Probe", "Request"),
         "session": ("EditSession",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
 from alphaedit_plugin.statistics import SecondMoment
 from tests.saved import config_of
+from tests.tiny import TEXTS
 
 # ---------------------------------------------------------------------------------------------
 # Models
@@ -295,3 +297,17 @@ def test_a_recipe_of_a_layer_that_cannot_be_edited_is_refused_at_once(gpt2: Edit
     config = load_config(["model=custom", "model.path=x", "model.layers=[9]"])
     with pytest.raises(ModelError, match="layer 9 is out of range"):
         load_recipe(gpt2, config)
+
+
+def test_what_the_page_says_of_a_model_of_ones_own(
+    gpt2: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parents[1] / "docs" / "models.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    before = gpt2.weight(2).clone()
+    known = {"model": gpt2.model, "tokenizer": gpt2.tokenizer}
+    exec(code, known)
+    assert len(known["metrics"]) == 1
+    assert not torch.equal(gpt2.weight(2), before)
