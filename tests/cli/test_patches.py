@@ -133,6 +133,18 @@ def test_an_answer_that_was_replaced_is_asked_for_again(capsys: Capture) -> None
     assert "1 of 1 edits hold; all is well" in said(capsys)
 
 
+def test_a_run_with_nothing_left_to_do_shows_no_bar(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alphaedit_plugin.progress.unwatched", lambda shown: False)
+    assert main(EDIT) == 0
+    assert "editing: " in said(capsys)
+    assert main(EDIT) == 0
+    out = said(capsys)
+    assert "in the journal already: 4 of 4" in out
+    assert "editing: " not in out
+
+
 def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys: Capture) -> None:
     assert main([*EDIT, "null_space=false"]) == 0
     tensors, content = parts_of(Path("p.safetensors"))
