@@ -64,35 +64,42 @@ class NullSpaceEditor:
         self.session = EditSession(view, recipe.layers, journal)
 
     @classmethod
-    def from_config(cls, config: EditorConfig) -> NullSpaceEditor:
+    def from_config(
+        cls, config: EditorConfig, view: EditableModel | None = None
+    ) -> NullSpaceEditor:
         """Load what ``config`` names: model, second moments, projector, context templates.
+
+        Args:
+            config: names them.
+            view: a model that is loaded already, for which ``config.model.path`` is not read.
 
         Raises:
             AlphaEditError: something named there is missing or does not fit.
         """
 
-        def check(view: EditableModel) -> None:
+        def check(found: EditableModel) -> None:
             if config.journal is not None:
-                weights = {layer: view.weight(layer) for layer in config.model.layers}
-                Journal.fitting(Path(config.journal).expanduser(), view, weights)
+                weights = {layer: found.weight(layer) for layer in config.model.layers}
+                Journal.fitting(Path(config.journal).expanduser(), found, weights)
 
-        return cls(*load(config, check), config.batch_size, config.journal)
+        return cls(*load(config, check, view), config.batch_size, config.journal)
 
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        model: str | Path | tuple[Any, Any],
         *,
         null_space: bool = True,
         overrides: Sequence[str] = (),
         journal: str | Path | None = None,
     ) -> NullSpaceEditor:
-        """Load a model by name and edit it with the settings that go with it.
+        """Take a model, by name or as it is, and edit it with the settings that go with it.
 
         Args:
-            model: the name of a shipped configuration (``"pocket"``, ``"gpt2-xl"``, …), or a
-                folder or hub name of any causal LM of a known family; ``overrides`` then have to
-                say which layers: ``["model.layers=[3,4]"]``.
+            model: the name of a shipped configuration (``"pocket"``, ``"gpt2-xl"``, …); or a
+                folder or hub name of any causal LM of a known family, or a model and its tokenizer
+                as your own code loaded them, edited in place. ``overrides`` then have to say which
+                layers: ``["model.layers=[3,4]"]``.
             null_space: project, or edit plainly.
             overrides: as on the command line: ``["base=rect", "projector=energy"]``.
             journal: a folder that keeps every batch as it is applied; what it holds already is
@@ -101,22 +108,32 @@ class NullSpaceEditor:
         Raises:
             AlphaEditError: something named there is missing or does not fit.
         """
-        name = str(model)
+        given = isinstance(model, tuple)
+        name = "" if given else str(model)
         known = name in options("model")
         chosen = [f"model={name}"] if known else ["model=custom", "model.path=given"]
         flag = f"null_space={str(null_space).lower()}"
         _check_overrides(name, known, overrides)
         config = load_config([*chosen, flag, *overrides])
-        if not known:  # which needs no quoting here, whatever is in it
-            config.model.path = name
         if journal is not None:
             config.journal = str(journal)
+        if isinstance(model, tuple):
+            if len(model) != 2:
+                raise ConfigError(f"model is a tuple of {len(model)}: give a model and a tokenizer")
+            return cls.from_config(config, EditableModel.wrap(*model, config.model.layout.given))
+        if not known:  # which needs no quoting here, whatever is in it
+            config.model.path = name
         return cls.from_config(config)
 
     @property
     def model(self) -> Any:
         """The model, as edited so far."""
         return self.view.model
+
+    @property
+    def tok(self) -> Any:
+        """Its tokenizer, by the host's name."""
+        return self.view.tokenizer
 
     def edit(
         self,
@@ -221,7 +238,7 @@ class NullSpaceEditor:
         # Edits that are not kept cannot contradict each other.
         lost = contradicted(requests) if sequential_edit else frozenset()
         starts = range(0, len(requests), batch_size)
-        for start in progress(starts, desc="editing", unit="batch", hide=len(starts) == 1):
+        for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
             batch = requests[start : start + batch_size]
             old = edit_quality(self.view, batch) if before is None else before[start:]
             weights = self._weights()
@@ -302,6 +319,8 @@ def _check_overrides(name: str, known: bool, overrides: Sequence[str]) -> None:
         if key in keys:
             raise ConfigError(f"overrides sets {key}: give it as an argument, or use from_config")
     if not known and "model.layers" not in keys:
+        if not name:
+            raise ConfigError("which layers? add overrides=['model.layers=[3,4]']")
         near = unknown_name("model configuration", name, options("model"))
         raise ConfigError(f"{near}; for a folder or hub name add overrides=['model.layers=[3,4]']")
 

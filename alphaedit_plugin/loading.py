@@ -37,7 +37,9 @@ def dtype_of(key: str, name: str) -> torch.dtype:
 
 
 def load(
-    config: EditorConfig, check: Callable[[EditableModel], None]
+    config: EditorConfig,
+    check: Callable[[EditableModel], None],
+    view: EditableModel | None = None,
 ) -> tuple[EditableModel, Recipe]:
     """The model that ``config`` names and everything an edit of it needs.
 
@@ -45,13 +47,14 @@ def load(
         config: names them.
         check: is shown the model before second moments, which can take hours, are collected on it;
             what it raises is passed on.
+        view: the model, where it is loaded already.
 
     Raises:
         AlphaEditError: something named there is missing or does not fit; what can be told without
             the model is told before it is loaded.
     """
     check_sources(config)
-    view = load_model(config.model)
+    view = load_model(config.model) if view is None else view
     check(view)
     return view, load_recipe(view, config)
 

@@ -529,6 +529,20 @@ def test_from_pretrained_by_path(tmp_path: Path, gpt2: EditableModel, name: str)
         assert torch.equal(parameter, gpt2.model.get_parameter(name))
 
 
+def test_from_pretrained_takes_a_pair_as_it_is(tmp_path: Path, gpt2: EditableModel) -> None:
+    (tmp_path / "text.txt").write_text("The cats know.\nPeople speak French.\n" * 5)
+    overrides = ["model.layers=[1]", f"corpus={tmp_path / 'text.txt'}", "base=memit"]
+    templates = "model.contexts.templates=['He said. {}']"
+    pair = (gpt2.model, gpt2.tokenizer)
+    editor = NullSpaceEditor.from_pretrained(pair, overrides=[*overrides, templates])
+    assert (editor.model, editor.tok) == pair
+    assert editor.recipe.layers == (1,)
+    with pytest.raises(ConfigError, match="a tuple of 1: give a model and a tokenizer"):
+        NullSpaceEditor.from_pretrained((gpt2.model,), overrides=overrides)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"which layers\? add .*model\.layers=\[3,4\]"):
+        NullSpaceEditor.from_pretrained(pair)
+
+
 def test_from_pretrained_needs_layers_for_an_unknown_model() -> None:
     with pytest.raises(ConfigError, match=r"model\.layers=\[3,4\]"):
         NullSpaceEditor.from_pretrained("somewhere/else")

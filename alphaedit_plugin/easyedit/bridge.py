@@ -88,18 +88,22 @@ class HostedEditor(NullSpaceEditor):
         self._hparams = _hparams(view, recipe, config, Path(self._scratch.folder.name))
 
     @classmethod
-    def from_config(cls, config: EditorConfig) -> HostedEditor:
+    def from_config(cls, config: EditorConfig, view: EditableModel | None = None) -> HostedEditor:
         """Load what ``config`` names, once for both: the host gets it in its own form.
+
+        Args:
+            config: see `NullSpaceEditor.from_config`.
+            view: likewise.
 
         Raises:
             AlphaEditError: there is no host, or something named does not fit.
         """
         import_host()
 
-        def check(view: EditableModel) -> None:
-            refuse_offloaded(view.model.named_parameters())
+        def check(found: EditableModel) -> None:
+            refuse_offloaded(found.model.named_parameters())
 
-        return cls(*load(config, check), config)
+        return cls(*load(config, check, view), config)
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch through the host, all of it or nothing."""
