@@ -138,17 +138,6 @@ class EditSession:
         """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
         return self._weights.total(layer)
 
-    @property
-    def batches(self) -> list[tuple[Request, ...]]:
-        """`requests`, by the entry of the journal that they are in."""
-        return [entry.requests for entry in self.journal]
-
-    @property
-    def standing(self) -> list[Request]:
-        """`requests` without those that a later one contradicted."""
-        pairs = zip(self.batches, superseded(self.batches), strict=True)
-        return [r for batch, lost in pairs for n, r in enumerate(batch) if n not in lost]
-
     def past(self, layer: int, lost: Sequence[Collection[int]] | None = None) -> PastKeys:
         """``Kp``: keys of all earlier batches, taken after their write, and what grew from them.
 
@@ -168,9 +157,20 @@ class EditSession:
         return Delta(self.view.weight(layer).double() - self.pristine(layer).double())
 
     @property
+    def batches(self) -> list[tuple[Request, ...]]:
+        """What was asked, by the entry of the journal that it is in."""
+        return [entry.requests for entry in self.journal]
+
+    @property
     def requests(self) -> list[Request]:
         """Every request applied so far, in order."""
-        return [request for entry in self.journal for request in entry.requests]
+        return [request for batch in self.batches for request in batch]
+
+    @property
+    def standing(self) -> list[Request]:
+        """`requests` without those that a later one contradicted."""
+        pairs = zip(self.batches, superseded(self.batches), strict=True)
+        return [r for batch, lost in pairs for n, r in enumerate(batch) if n not in lost]
 
     @property
     def ids(self) -> list[str]:
