@@ -14,6 +14,7 @@ from alphaedit_plugin.methods import LayerProblem, Memit
 from alphaedit_plugin.methods.projected import null_space_delta
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.statistics import SecondMoment
+from benchmarks.published import alphaedit_solve
 from tests.test_solve import System, published_null_space, systems
 from tests.tiny import relative
 
@@ -86,6 +87,9 @@ def test_float32_projection_costs_what_float32_keys_do(rank: int, size: float) -
     expected = formula(past.double(), keys.double())
     moved = formula(*(k.double() * (1 + 2**-24 * normal(*k.shape).sign()) for k in (past, keys)))
     assert relative(delta.dense, expected) < 10 * relative(moved, expected)
+    cache = past @ past.T  # in float32, as published
+    published = alphaedit_solve(keys, residual, exact.float(), cache, ridge)
+    assert relative(delta.dense, expected) < 0.1 * relative(published, expected)
     assert (delta.dense.double() @ basis[:, :rank]).norm() < 3e-7 * delta.norm
 
 
