@@ -249,8 +249,8 @@ def test_a_ridge_must_be_positive_where_it_is_used(ridge: float) -> None:
 
 
 def test_the_registry_holds_the_four() -> None:
-    assert dict.fromkeys(METHODS) == dict.fromkeys(["rome", "memit", "rect", "prune"])
-    assert [METHODS.get(name) for name in METHODS] == [Rome, Memit, Rect, Prune]
+    found = {name: METHODS.get(name) for name in METHODS}
+    assert found == {"rome": Rome, "memit": Memit, "prune": Prune, "rect": Rect}
 
 
 @pytest.mark.parametrize(
