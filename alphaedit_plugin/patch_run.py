@@ -12,7 +12,7 @@ from rich.text import Text
 
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.console import printable, say
-from alphaedit_plugin.errors import PatchError
+from alphaedit_plugin.errors import PatchError, counted
 from alphaedit_plugin.export import dtype_note, save_checkpoint
 from alphaedit_plugin.journal import (
     Entry,
@@ -120,7 +120,7 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
     edits, layers = check_edits(view, patch.entries), check_layers(patch, projectors)
     console.print(edit_table(edits))
     console.print(layer_table(layers))
-    for note in _notes(patch.entries, layers):
+    for note in _notes(patch.entries, edits, layers):
         say(console, note)
     holds = all(check.holds for check in edits) and all(check.holds for check in layers)
     good = sum(check.holds for check in edits)
@@ -214,10 +214,15 @@ def _projectors(
     return provide_projectors(view, config, sorted(patch.header.places))
 
 
-def _notes(entries: Sequence[Entry], layers: Sequence[LayerCheck]) -> list[str]:
+def _notes(
+    entries: Sequence[Entry], edits: Sequence[EditCheck], layers: Sequence[LayerCheck]
+) -> list[str]:
     """What the table does not say."""
+    replaced = sum(len(entry.ids) for entry in entries) - len(edits)
     plain = len([entry for entry in entries if entry.writes]) - len(projected(entries))
     notes = []
+    if replaced:
+        notes.append(f"not asked for: {counted(replaced, 'edit')} that a later one replaced")
     if plain:
         notes.append(
             f"{plain} of {len(entries)} batches were edited plainly, without the null space: "
