@@ -43,7 +43,8 @@ def _draw_batches(axes: Axes, results: Results) -> None:
     axes.set(xscale="log", yscale="log", xlabel="requests per batch", ylabel="seconds per edit")
     axes.set_title("Time over batch size")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    if axes.lines:
+        axes.legend(fontsize=8)
 
 
 def _draw_phases(axes: Axes, results: Results) -> None:
