@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests
 from alphaedit_plugin.conflicts import standing, superseded
+from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.models import EditableModel, full_precision
@@ -21,6 +22,8 @@ from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.targets import OnFailure, TargetError
 
 logger = logging.getLogger(__name__)
+
+HUGE = 10.0  # ‖Δ‖/‖W‖ of one write; hundreds of edits together stay below
 
 
 @full_precision()
@@ -127,8 +130,20 @@ def _apply_stage(
             moment=recipe.moments.get(layer),
             past=session.past(layer, lost),
         )
-        session.write(layer, recipe.method.delta(problem))
+        delta = recipe.method.delta(problem)
+        _warn_of_size(layer, delta.norm, Delta(problem.weight).norm)
+        session.write(layer, delta)
     return keys
+
+
+def _warn_of_size(layer: int, delta: float, weight: float) -> None:
+    """An edit is small beside its weight; one that is not has met a key that nothing resembles."""
+    if delta > HUGE * weight:
+        logger.warning(
+            "layer %d: the delta is %.1g times as large as the weight, which breaks a model: undo "
+            "this edit, and try another layer, or second moments of more text",
+            layer, delta / weight,
+        )  # fmt: skip
 
 
 @full_precision()

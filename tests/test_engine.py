@@ -237,6 +237,19 @@ class FailsAtTheEnd(Memit):
         return Delta(2 * accumulated)
 
 
+@pytest.mark.parametrize(("times", "said"), [(9.0, False), (2e4, True)])
+def test_a_delta_that_dwarfs_its_weight_is_said(
+    gpt2: EditableModel, times: float, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Large(Rome):
+        def solve(self, problem: LayerProblem) -> Delta:
+            return Delta(times * problem.weight.clone())
+
+    recipe = recipe_of(Large(use_moment=False), {}, layers=(1,))
+    apply_batch(gpt2, EditSession(gpt2, (1,)), recipe, REQUESTS[:1])
+    assert ("layer 1: the delta is 2e+04 times as large as the weight" in caplog.text) is said
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("method", "error"),
