@@ -6,6 +6,7 @@ import logging
 import unicodedata
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from itertools import islice
 from typing import Protocol
 
 from alphaedit_plugin.errors import RequestError
@@ -39,10 +40,6 @@ class Asked(Protocol):
     @property
     def relation(self) -> str | None:
         """Its name, where it is known."""
-
-    @property
-    def filled(self) -> str:
-        """The prompt with the subject in its slot."""
 
 
 def conflicts(requests: Sequence[Asked]) -> dict[int, int]:
@@ -82,29 +79,27 @@ def superseded(
         contradicts it among ``arriving``; negative where that is in a batch.
     """
     every = [request for batch in batches for request in batch]
-    answers: dict[tuple[str, str, str], dict[str, int]] = {}
-    for number, request in enumerate([*every, *arriving], -len(every)):
-        for question in _questions(request):
-            answers.setdefault(question, {})[_plain(request.target_new)] = number
-    found, number = list[dict[int, int]](), -len(every)
-    for batch in batches:
-        found.append({})
-        for place, request in enumerate(batch):
-            later = [
-                last
-                for question in _questions(request)
-                for answer, last in answers[question].items()
-                if last > number and answer != _plain(request.target_new)
-            ]
-            if later:
-                found[-1][place] = max(later)
-            number += 1
-    return found
+    asked = [(_questions(r), _plain(r.target_new)) for r in (*every, *arriving)]
+    last: dict[tuple[str, str, str], dict[str, int]] = {}  # by question, then by answer
+    for number, (questions, answer) in enumerate(asked, -len(every)):
+        for question in questions:
+            last.setdefault(question, {})[answer] = number
+    winners = {}
+    for number, (questions, answer) in enumerate(asked[: len(every)], -len(every)):
+        others = (n for q in questions for given, n in last[q].items() if given != answer)
+        winner = max(others, default=number)
+        if winner > number:
+            winners[number] = winner
+    numbers = iter(range(-len(every), 0))
+    return [
+        {place: winners[n] for place, n in enumerate(islice(numbers, len(batch))) if n in winners}
+        for batch in batches
+    ]
 
 
 def replacements(
-    batches: Sequence[Sequence[Asked]], arriving: Sequence[Asked]
-) -> Iterator[tuple[Asked, Asked]]:
+    batches: Sequence[Sequence[Request]], arriving: Sequence[Request]
+) -> Iterator[tuple[Request, Request]]:
     """Every earlier request that one of ``arriving`` contradicts, and the last that does."""
     for batch, lost in zip(batches, superseded(batches, arriving), strict=True):
         for place, winner in lost.items():

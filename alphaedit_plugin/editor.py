@@ -108,8 +108,10 @@ class NullSpaceEditor:
         Raises:
             AlphaEditError: something named there is missing or does not fit.
         """
-        given = isinstance(model, tuple)
-        name = "" if given else str(model)
+        pair = model if isinstance(model, tuple) else None
+        if pair is not None and len(pair) != 2:
+            raise ConfigError(f"model is a tuple of {len(pair)}: give a model and a tokenizer")
+        name = "" if pair else str(model)
         known = name in options("model")
         chosen = [f"model={name}"] if known else ["model=custom", "model.path=given"]
         flag = f"null_space={str(null_space).lower()}"
@@ -117,10 +119,8 @@ class NullSpaceEditor:
         config = load_config([*chosen, flag, *overrides])
         if journal is not None:
             config.journal = str(journal)
-        if isinstance(model, tuple):
-            if len(model) != 2:
-                raise ConfigError(f"model is a tuple of {len(model)}: give a model and a tokenizer")
-            return cls.from_config(config, EditableModel.wrap(*model, config.model.layout.given))
+        if pair:
+            return cls.from_config(config, EditableModel.wrap(*pair, config.model.layout.given))
         if not known:  # which needs no quoting here, whatever is in it
             config.model.path = name
         return cls.from_config(config)

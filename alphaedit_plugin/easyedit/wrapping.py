@@ -23,7 +23,6 @@ from alphaedit_plugin.easyedit.host import HostError, HostMethod, refuse_offload
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.methods.projected import null_space_delta
 from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.request import SLOT
 
 GATE = "upd_matrix_match_shape"
 
@@ -96,11 +95,6 @@ class HostRequest:
     def of(cls, request: Mapping[str, Any]) -> HostRequest:
         """From the host's own form."""
         return cls(request["prompt"], request["subject"], request["target_new"])
-
-    @property
-    def filled(self) -> str:
-        """The prompt with the subject in its slot."""
-        return self.prompt.replace(SLOT, self.subject)
 
 
 @dataclass
