@@ -17,13 +17,12 @@ from alphaedit_plugin.console import say
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, counted
 from alphaedit_plugin.export import dtype_note, save_checkpoint
 from alphaedit_plugin.journal import bytes_of
-from alphaedit_plugin.journal.header import name_of
 from alphaedit_plugin.journal.patch import require_place
 from alphaedit_plugin.methods import Projected
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.progress import progress
 from alphaedit_plugin.projector.leakage import rounding_note
@@ -215,8 +214,7 @@ def summary(metrics: Sequence[Metrics]) -> str:
         means = [_mean(one[name]) for one in found if one[name]]
         if means:
             parts.append(f"{name} {_mean(means):.1%}")
-    count = f"{len(metrics)} edit{'s' if len(metrics) > 1 else ''}"
-    return f"after {count}: {', '.join(parts)}"
+    return f"after {counted(len(metrics), 'edit')}: {', '.join(parts)}"
 
 
 def layer_table(editor: NullSpaceEditor) -> Table:
@@ -254,7 +252,7 @@ def _rounding(editor: NullSpaceEditor) -> str | None:
         (method.projectors[n].leakage(written), method.projectors[n].leakage(summed))
         for n, (written, summed) in deltas.items()
     ]
-    return rounding_note(shares, name_of(editor.view.weight(layers[0]).dtype))
+    return rounding_note(shares, dtype_name(editor.view.weight(layers[0]).dtype))
 
 
 def _percent(values: Sequence[float]) -> str:

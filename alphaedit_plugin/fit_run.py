@@ -11,7 +11,7 @@ from rich.table import Table
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.console import say
 from alphaedit_plugin.distributed import Group, group_from_environment
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.errors import ConfigError, counted
 from alphaedit_plugin.loading import dtype_of, load_model
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Convergence, Projector, fit_projectors, save_projectors
@@ -56,7 +56,7 @@ def _memory(view: EditableModel, layers: Sequence[int], halves: bool) -> str:
     size, d_in = memory_needed(view, layers, halves), view.key_size(layers[0])
     shown = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
     return (
-        f"{len(layers)} layer{'s' * (len(layers) > 1)} with keys of {d_in} dimensions: second "
+        f"{counted(len(layers), 'layer')} with keys of {d_in} dimensions: second "
         f"moments take {shown} on {view.device}"
     )
 

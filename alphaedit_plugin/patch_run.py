@@ -24,7 +24,6 @@ from alphaedit_plugin.journal import (
     read_header,
     read_patch,
 )
-from alphaedit_plugin.journal.header import name_of
 from alphaedit_plugin.journal.verify import (
     ROUNDING,
     EditCheck,
@@ -34,7 +33,7 @@ from alphaedit_plugin.journal.verify import (
     projected,
 )
 from alphaedit_plugin.loading import DTYPES, load_model
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.projector import Projector
 from alphaedit_plugin.session import EditSession
@@ -69,8 +68,8 @@ def run_apply(path: str, config: EditorConfig, console: Console) -> None:
     view = load_model(config.model)
     patch = _read(path, view)
     session = _apply(path, view, patch, config.force)
-    count = len(session.requests)
-    say(console, f"{path}: {count} edit{'s' * (count != 1)} for {patch.header.model}")
+    count = counted(len(session.requests), "edit")
+    say(console, f"{path}: {count} for {patch.header.model}")
     say(console, _exactness(session, patch))
     _save(session, folder, config, console)
 
@@ -243,7 +242,7 @@ def _say_undone(undone: Undone, left: int, console: Console) -> None:
     count = len(undone.ids)
     taken = ["the end of the run"] if undone.ended else []
     if count or not taken:
-        taken.append(f"{count} edit{'s' * (count != 1)}")
+        taken.append(counted(count, "edit"))
     stay = "1 edit stays" if left == 1 else f"{left} edits stay"
     say(console, f"took back {' and '.join(taken)}; {stay}")
     for own, request in list(zip(undone.ids, undone.requests, strict=True))[:FEW]:
@@ -264,4 +263,4 @@ def _save(
 
 
 def _dtype(view: EditableModel) -> str:
-    return name_of(view.weight(0).dtype)
+    return dtype_name(view.weight(0).dtype)

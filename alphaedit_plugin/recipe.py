@@ -26,7 +26,7 @@ class Recipe:
         fact_token: which token holds the fact.
         targets: how target values are searched.
         search: what searches; a `StoredTargets` finds again what another run has found.
-        on_conflict: what becomes of requests of one batch that contradict each other.
+        on_conflict: what becomes of requests, and of earlier edits, that a later one contradicts.
     """
 
     method: BaseMethod

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.projector import (
     Cut,
     CutRule,
@@ -131,7 +131,7 @@ def measure_size(rank_share: float, dtype: torch.dtype) -> list[Size]:
         save_projectors(view, {0: Projector(basis.contiguous(), values, Cut())}, path, dtype=dtype)
         one = path.stat().st_size
         assert load_projectors(view, [0], path)[0].rank == rank
-    dense, name = 4 * LLAMA_D_IN**2, str(dtype).removeprefix("torch.")
+    dense, name = 4 * LLAMA_D_IN**2, dtype_name(dtype)
     return [
         Size(f"measured, {name}", 1, one, dense),
         Size(f"computed, {name}", LLAMA_LAYERS, LLAMA_LAYERS * one, LLAMA_LAYERS * dense),

@@ -181,7 +181,7 @@ class EditorConfig:
     """Everything a command reads; ``base`` holds the fields of the chosen base method.
 
     Attributes:
-        on_conflict: what becomes of requests that contradict a later one of the same call.
+        on_conflict: what becomes of requests, and of earlier edits, that a later one contradicts.
         save: a folder for the edited model.
         patch: a file for the edits alone.
         journal: a folder that keeps every batch as it is applied; what it holds is applied first.

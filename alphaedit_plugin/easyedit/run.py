@@ -33,8 +33,6 @@ from alphaedit_plugin.errors import ConfigError, unknown_name
 
 log = logging.getLogger(__name__)
 
-logger = logging.getLogger(__name__)
-
 BOOLEANS = {"true": True, "false": False}
 USAGE = "write alphaedit run -- SCRIPT [ARGS…]"
 
@@ -137,7 +135,7 @@ def take_flags(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     # A mistyped name is told now, not after a large model is loaded.
     _ = settings.cut
     if flags and "null_space" not in flags:
-        logger.warning(
+        log.warning(
             "--null_space is not among the flags: --%s counts only where the script's own hparams "
             "set null_space", next(iter(flags)),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import filled_folder
 
 
@@ -32,12 +32,11 @@ def dtype_note(view: EditableModel, path: str | None) -> str:
     ours, theirs = view.weight(0).dtype, None if path is None else _dtype_of(path)
     if theirs is None or theirs == ours:
         return ""
-    name = str(theirs).removeprefix("torch.")
+    name = dtype_name(theirs)
     size = ours.itemsize / theirs.itemsize
     larger = f", {size:g} times the size" if size > 1 else ""
     return (
-        f" in {str(ours).removeprefix('torch.')}{larger}: the original is in {name}, which "
-        f"model.dtype={name} keeps"
+        f" in {dtype_name(ours)}{larger}: the original is in {name}, which model.dtype={name} keeps"
     )
 
 

@@ -13,7 +13,7 @@ from alphaedit_plugin.artefact import Claim, checksum
 from alphaedit_plugin.errors import PatchError
 from alphaedit_plugin.fingerprint import Fingerprint
 from alphaedit_plugin.journal import reading
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.projector.file import describe
 from alphaedit_plugin.version import VERSION
 
@@ -66,7 +66,7 @@ class Header:
         }
         return cls(
             _printable(describe(view)),
-            name_of(next(iter(pristine.values())).dtype),
+            dtype_name(next(iter(pristine.values())).dtype),
             places,
             checksums(pristine),
             Fingerprint.of(view, max(pristine)),
@@ -155,7 +155,7 @@ class Header:
                 f"it was made for {self.model} with fingerprint {self.fingerprint}, but this is "
                 f"{describe(view)} with {ours}"
             )
-        if self.dtype != name_of(next(iter(weights.values())).dtype):
+        if self.dtype != dtype_name(next(iter(weights.values())).dtype):
             same = self.sample.covers(Fingerprint.of_weights(list(weights.values())))
             changed = [] if same else sorted(weights)
         else:
@@ -170,7 +170,7 @@ class Header:
     def check_same(self, view: EditableModel, weights: Mapping[int, Tensor]) -> None:
         """As `check_places` and `check_model`; other layers or another dtype are refused, too."""
         self.check_places(view)
-        dtype = name_of(next(iter(weights.values())).dtype)
+        dtype = dtype_name(next(iter(weights.values())).dtype)
         if self.dtype != dtype:
             raise PatchError(f"it was kept in {self.dtype}, but this model is in {dtype}")
         if set(self.places) != set(weights):
@@ -196,11 +196,6 @@ def check_claims(claims: Mapping[str, Claim]) -> None:
 def checksums(weights: Mapping[int, Tensor]) -> dict[int, str]:
     """Per layer a hash of a weight's bytes."""
     return {layer: checksum(weight) for layer, weight in weights.items()}
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """``"float32"`` of ``torch.float32``."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _place(facts: Any) -> Place:

@@ -194,3 +194,8 @@ class EditableModel:
         if weight.dtype not in FLOATS or type(weight.detach()) not in PLAIN:
             kind = str(weight.dtype) if weight.dtype not in FLOATS else type(weight.data).__name__
             raise quantised_weights(f"{path} keeps its weight as {kind}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` of ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")

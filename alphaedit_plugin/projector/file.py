@@ -18,7 +18,7 @@ from alphaedit_plugin.artefact import (
 )
 from alphaedit_plugin.errors import ProjectorError
 from alphaedit_plugin.fingerprint import Fingerprint
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.projector.cut import Cut, CutRule
 from alphaedit_plugin.projector.projector import Projector, orthonormal
 from alphaedit_plugin.version import VERSION
@@ -83,7 +83,7 @@ def save_projectors(
     content = {
         "model": describe(view),
         "corpus": corpus,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "version": VERSION,
         "layers": layers,
     }
