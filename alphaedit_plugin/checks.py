@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts, replacements
-from alphaedit_plugin.errors import ModelError, RequestError
+from alphaedit_plugin.errors import ModelError, RequestError, counted, quoted
 from alphaedit_plugin.methods.base import missing_moment
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.prompts import locate
 from alphaedit_plugin.recipe import Recipe, stages
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
@@ -54,6 +55,28 @@ def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> Non
             f"edit from {request.subject!r} to the answer: edit earlier layers, or set "
             "model.fact_token=last"
         )
+
+
+def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> str | None:
+    """Say of which subjects the tokenizer merges the fact token with the text beside them.
+
+    They are edited there, as the published code does; ``None`` where there is none.
+    """
+    found = [
+        (request, sentence.beside)
+        for request in requests
+        if (
+            sentence := locate(view.tokenizer, request.prompt, request.subject, recipe.fact_token)
+        ).beside
+    ]
+    if not found:
+        return None
+    request, beside = found[0]
+    return (
+        f"{counted(len(found), 'subject')} of {len(requests)}, such as {quoted(request.subject)} "
+        f"in {quoted(request.filled)}, share their last token with the text beside them "
+        f"({quoted(beside)}): they are edited at that token"
+    )
 
 
 def check_conflicts(session: EditSession, recipe: Recipe, requests: Sequence[Request]) -> list[str]:

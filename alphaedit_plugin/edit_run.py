@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from alphaedit_plugin.boundary import continuations
 from alphaedit_plugin.checks import check_requests
 from alphaedit_plugin.config import DataConfig, EditorConfig, Host
 from alphaedit_plugin.conflicts import standing
@@ -26,7 +27,6 @@ from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.progress import progress
 from alphaedit_plugin.projector.leakage import rounding_note
-from alphaedit_plugin.prompts import target_ids
 from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.scoring import continue_greedily
@@ -179,7 +179,8 @@ def take(view: EditableModel, requests: Sequence[Request]) -> Snapshot:
 def _answer_length(view: EditableModel, request: Request) -> int:
     """Tokens of the longer of the new and the old answer."""
     answers = [request.target_new, *([request.ground_truth] if request.ground_truth else [])]
-    return max(len(target_ids(view.tokenizer, request.filled, answer)) for answer in answers)
+    pairs = [(request.filled, answer) for answer in answers]
+    return max(len(ids) for _, ids in continuations(view.tokenizer, pairs, view.separator))
 
 
 def request_table(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from alphaedit_plugin import engine
-from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests
+from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests, shared_tokens
 from alphaedit_plugin.config import EditorConfig, load_config, options
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.conflicts import contradicted
@@ -120,7 +120,8 @@ class NullSpaceEditor:
         if journal is not None:
             config.journal = str(journal)
         if pair:
-            return cls.from_config(config, EditableModel.wrap(*pair, config.model.layout.given))
+            given = config.model.layout.given, config.model.separator
+            return cls.from_config(config, EditableModel.wrap(*pair, *given))
         if not known:  # which needs no quoting here, whatever is in it
             config.model.path = name
         return cls.from_config(config)
@@ -224,6 +225,9 @@ class NullSpaceEditor:
         check_requests(self.view, self.recipe, requests)
         check_conflicts(self.session, self.recipe, requests)
         check_quality(self.view, requests)
+        shared = shared_tokens(self.view, self.recipe, requests)
+        if shared:
+            logger.warning("%s", shared)
 
     def _edit_batches(
         self,

@@ -14,12 +14,12 @@ from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.models import EditableModel, full_precision
-from alphaedit_plugin.prompts import Sentence, locate
+from alphaedit_plugin.prompts import Sentence
 from alphaedit_plugin.reach import value_residual
 from alphaedit_plugin.recipe import Recipe, Stage, stages
-from alphaedit_plugin.request import SLOT, Request, among
+from alphaedit_plugin.request import Request, among
 from alphaedit_plugin.session import EditSession, Entry
-from alphaedit_plugin.targets import OnFailure, TargetError
+from alphaedit_plugin.targets import OnFailure, TargetError, target_sentences
 
 logger = logging.getLogger(__name__)
 
@@ -175,14 +175,10 @@ def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
 def _sentences(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> list[Sentence]:
     """Every request behind every context template, the contexts of a request side by side."""
     return [
-        locate(
-            view.tokenizer,
-            context.replace(SLOT, request.prompt),
-            request.subject,
-            recipe.fact_token,
-        )
+        sentence
         for request in requests
-        for context in recipe.contexts.flat
+        for sentence, target in target_sentences(view, request, recipe.contexts, recipe.fact_token)
+        if target  # not the essence
     ]
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.artefact import checksum
+from alphaedit_plugin.boundary import tokenise
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.places import value_of
-from alphaedit_plugin.prompts import tokenise
 
 SAMPLED = 32  # entries per parameter
 ROUNDING = 2.0**-7  # relative; twice what rounding to bfloat16 can change on either side

@@ -76,7 +76,7 @@ def load_model(config: ModelConfig) -> EditableModel:
                 config.path.rstrip("/") or "/", dtype=dtype, **spread
             )
         placed = model if device is None else model.to(device)
-        view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given)
+        view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given, config.separator)
     view.check_layers(config.layers)
     return view
 

@@ -1,4 +1,4 @@
-"""From text to tokens: context templates, targets, and where the subject stands.
+"""Sentences and where their fact token is; context templates; batches.
 
 The fact token's position is taken from the tokenizer's character offsets, so that special tokens,
 merges and punctuation cannot shift it; a position that is not certain is an error, never a guess.
@@ -6,18 +6,18 @@ merges and punctuation cannot shift it; a position that is not certain is an err
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.boundary import encode, running_text, special_tokens, split, stem, tokenise
 from alphaedit_plugin.errors import RequestError, quoted
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.request import SLOT
+from alphaedit_plugin.request import SLOT, split_slot
 
 
 class FactToken(str, Enum):
@@ -36,10 +36,12 @@ class Sentence:
     Attributes:
         ids: token ids, without padding.
         position: index of the fact token in ``ids``.
+        beside: what the fact token holds besides the subject, where the tokenizer merges the two.
     """
 
     ids: tuple[int, ...]
     position: int
+    beside: str = ""
 
     def until_fact(self) -> Sentence:
         """The sentence up to its fact token, which by causality nothing behind can change."""
@@ -81,6 +83,12 @@ class ContextTemplates:
         """All templates; the first is the bare prompt's ``"{}"``."""
         return tuple(template for group in self.groups for template in group)
 
+    def around(self, tokenizer: Any, prompt: str) -> list[str]:
+        """``prompt`` behind each template; chat text, which begins with a special token, alone."""
+        if prompt.startswith(special_tokens(tokenizer)):
+            return [prompt] * len(self.flat)
+        return [template.replace(SLOT, prompt) for template in self.flat]
+
     @property
     def weights(self) -> Tensor:
         """``(len(flat),)`` float32: the share of each template in a key; they sum to 1."""
@@ -109,119 +117,86 @@ class ContextTemplates:
         return cls(((SLOT, *others),))
 
 
-def tokenise(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of ``text``, with the special tokens the tokenizer puts before it."""
-    return _without_end(tokenizer, list(tokenizer(text)["input_ids"]))
-
-
-def _without_end(tokenizer: Any, ids: list[int]) -> list[int]:
-    """``ids`` without an end-of-sequence token behind them: the answer is to follow there."""
-    return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-
-
-def continuations(
-    tokenizer: Any, pairs: Sequence[tuple[str, str]]
-) -> list[tuple[list[int], list[int]]]:
-    """Tokens of each prompt, and of the target as it follows that prompt, one space between.
-
-    Args:
-        tokenizer: called once, for all texts together.
-        pairs: (prompt, target).
-
-    Raises:
-        RequestError: a target has no token.
-    """
-    spaced = [
-        target if target[:1].isspace() or prompt[-1:].isspace() else " " + target
-        for prompt, target in pairs
-    ]
-    whole = [prompt + target for (prompt, _), target in zip(pairs, spaced, strict=True)]
-    texts = list(dict.fromkeys([*(prompt for prompt, _ in pairs), *whole]))
-    encoded = tokenizer(texts)["input_ids"] if texts else []
-    known = {
-        text: _without_end(tokenizer, list(ids)) for text, ids in zip(texts, encoded, strict=True)
-    }
-    found = []
-    for (prompt, asked), target, text in zip(pairs, spaced, whole, strict=True):
-        before, together = known[prompt], known[text]
-        ids = together[len(before) :]
-        if together[: len(before)] != before:
-            ids = list(tokenizer(target, add_special_tokens=False)["input_ids"])
-        if not ids:
-            raise RequestError(f"target {quoted(asked)} has no token in this tokenizer")
-        found.append((before, ids))
-    return found
-
-
-def target_ids(tokenizer: Any, prompt: str, target: str) -> list[int]:
-    """The tokens of one target; see `continuations`."""
-    return continuations(tokenizer, [(prompt, target)])[0][1]
-
-
 def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -> Sentence:
     """Tokenise ``template`` with ``subject`` in its slot and find the fact token.
 
+    A token that holds the subject's last character is its last token, also where it holds text
+    beside the subject (as in ROME's ``repr_tools``): see `Sentence.beside`.
+
     Args:
         tokenizer: fast or slow; padding side and BOS do not matter.
-        template: text with one ``{}``.
+        template: text with a slot; blanks after it are dropped.
         subject: goes into the slot.
         fact_token: which token to find. `SUBJECT_FIRST_AFTER_LAST` is the subject's last token
             where nothing follows the subject.
 
     Raises:
-        RequestError: a token holds both the subject's edge and its neighbour's text, or the
-            tokenizer lost the subject.
+        RequestError: the tokenizer lost the subject, or it is a slow one that merges the subject
+            with the text after it.
     """
-    prefix, _, suffix = template.partition(SLOT)
-    text = prefix + subject + suffix
+    prefix, suffix = split_slot(template)
+    text = stem(prefix + subject + suffix)
     if fact_token is FactToken.last:
         ids = tokenise(tokenizer, text)
         return Sentence(tuple(ids), len(ids) - 1)
     if getattr(tokenizer, "is_fast", False):
-        ids, first, last = _span_by_offsets(tokenizer, text, len(prefix), len(prefix + subject))
+        span = _span_by_offsets(tokenizer, text, len(prefix), len(prefix + subject))
     else:
-        ids, first, last = _span_by_prefix(tokenizer, text, prefix, subject)
+        span = _span_by_prefix(tokenizer, text, prefix, subject)
     if fact_token is FactToken.subject_first:
-        position = first
-    elif fact_token is FactToken.subject_last:
-        position = last
-    else:
-        position = min(last + 1, len(ids) - 1)
-    return Sentence(tuple(ids), position)
+        return Sentence(span.ids, span.first)
+    if fact_token is FactToken.subject_last:
+        return Sentence(span.ids, span.last, span.beside)
+    return Sentence(span.ids, min(span.last + 1, len(span.ids) - 1))
 
 
-def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> tuple[list[int], int, int]:
-    """Ids of ``text``, and the first and last token of its characters ``start:end``."""
-    encoded = tokenizer(text, return_offsets_mapping=True)
-    ids = _without_end(tokenizer, list(encoded["input_ids"]))
-    offsets = encoded["offset_mapping"][: len(ids)]
-    inside = [i for i, (a, b) in enumerate(offsets) if a < end and b > start and b > a]
+def complete(
+    view: EditableModel, template: str, subject: str, answer: str, fact_token: FactToken
+) -> tuple[Sentence, list[int]]:
+    """As `locate`, with all but the last token of an answer after the prompt.
+
+    Returns:
+        The sentence, and all tokens of the answer, in running text where the fact token stays what
+        it is without the answer.
+
+    Raises:
+        RequestError: see `locate`; or the answer has no token.
+    """
+    tokenizer = view.tokenizer
+    found = locate(tokenizer, template, subject, fact_token)
+    prompt = stem(subject.join(split_slot(template)))
+    whole = running_text(prompt, answer, view.separator, special_tokens(tokenizer))
+    before, labels = split(
+        tokenizer, list(found.ids), tokenise(tokenizer, whole), whole[len(prompt) :],
+        least=found.position + 1,
+    )  # fmt: skip
+    return replace(found, ids=(*before, *labels[:-1])), labels
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a subject is in the tokens of a text; see `Sentence.beside`."""
+
+    ids: tuple[int, ...]
+    first: int
+    last: int
+    beside: str = ""
+
+
+def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> _Span:
+    """The first and last token of the characters ``start:end``."""
+    (encoded,) = encode(tokenizer, [text], offsets=True)
+    inside = [i for i, (a, b) in enumerate(encoded.offsets) if a < end and b > start and b > a]
     if not inside:
         raise RequestError(
             f"the tokenizer dropped subject {quoted(text[start:end])} from {quoted(text)}"
         )
-    first, last = inside[0], inside[-1]
-    before = text[offsets[first][0] : start]
-    after = text[end : offsets[last][1]] + _lost_mark(text, end, offsets)
-    if before.strip() or after.strip():
-        raise RequestError(
-            f"the tokenizer merges subject {quoted(text[start:end])} with the text around it in "
-            f"{quoted(text)} (token {text[offsets[last][0] : offsets[last][1]]!r}): "
-            "put a space or other punctuation beside the subject"
-        )
-    return ids, first, last
+    first, last = encoded.offsets[inside[-1]]
+    beside = text[first:start] + text[end:last]
+    return _Span(tuple(encoded.ids), inside[0], inside[-1], beside.strip())
 
 
-def _lost_mark(text: str, index: int, offsets: Sequence[tuple[int, int]]) -> str:
-    """The combining mark at ``index`` if no token has it: a normalizer put it on what is before."""
-    mark = text[index : index + 1]
-    lost = bool(mark) and unicodedata.combining(mark) != 0
-    return mark if lost and not any(a <= index < b for a, b in offsets) else ""
-
-
-def _span_by_prefix(
-    tokenizer: Any, text: str, prefix: str, subject: str
-) -> tuple[list[int], int, int]:
+def _span_by_prefix(tokenizer: Any, text: str, prefix: str, subject: str) -> _Span:
     """As `_span_by_offsets`, for tokenizers that know no offsets: by tokenising beginnings."""
     ids = tokenise(tokenizer, text)
     through = tokenise(tokenizer, prefix + subject)
@@ -233,7 +208,7 @@ def _span_by_prefix(
     before = tokenise(tokenizer, prefix.rstrip())
     pairs = enumerate(zip(before, ids, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), len(before))
-    return ids, min(first, len(through) - 1), len(through) - 1
+    return _Span(tuple(ids), min(first, len(through) - 1), len(through) - 1)
 
 
 def collate(view: EditableModel, sentences: Sequence[Sentence]) -> Batch:

@@ -9,8 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 from alphaedit_plugin.errors import RequestError, quoted
+from alphaedit_plugin.spelling import occurrences
 
 SLOT = "{}"
+NAMED_SLOT = "{subject}"  # the slot of a prompt in which "{}" may be text
 HALF = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer can read
 
 Row = tuple[str, str, tuple[str, ...]]
@@ -100,7 +102,8 @@ class Request:
     """One edit: "*The mother tongue of {Danielle Darrieux} is* → English".
 
     Attributes:
-        prompt: template with exactly one ``{}`` where the subject stands.
+        prompt: template with exactly one ``{}`` where the subject stands; or with one
+            ``{subject}``, beside which every ``{}`` is text.
         subject: what the fact is about.
         target_new: the answer the model should give after the edit.
         ground_truth: the answer it should have given before, if known.
@@ -138,9 +141,12 @@ class Request:
     def __post_init__(self) -> None:
         for name in ("prompt", "subject", "target_new"):
             _check_text(name, getattr(self, name))
-        if self.prompt.count(SLOT) != 1:
-            slots = self.prompt.count(SLOT)
-            raise RequestError(f"prompt {quoted(self.prompt)} has {slots} slots '{{}}': leave one")
+        if self.prompt.count(NAMED_SLOT) != 1 and self.prompt.count(SLOT) != 1:
+            slots = self.prompt.count(NAMED_SLOT) or self.prompt.count(SLOT)
+            raise RequestError(
+                f"prompt {quoted(self.prompt)} has {slots} slots: leave one '{{}}', or write "
+                f"'{NAMED_SLOT}' in its place where '{{}}' belongs to the text"
+            )
         for name in ("ground_truth", "case_id", "relation"):
             if getattr(self, name) is not None:
                 _check_text(name, getattr(self, name))
@@ -155,27 +161,47 @@ class Request:
     @property
     def filled(self) -> str:
         """The prompt with the subject in its slot."""
-        return self.prompt.replace(SLOT, self.subject)
+        return self.subject.join(split_slot(self.prompt))
 
     @classmethod
-    def parse(cls, prompt: str, subject: str | None, target_new: str, **rest: Any) -> Request:
+    def parse(
+        cls,
+        prompt: str,
+        subject: str | None,
+        target_new: str,
+        *,
+        template: bool = False,
+        **rest: Any,
+    ) -> Request:
         """Put the slot where the subject stands, and check all parts.
 
         Args:
-            prompt: a template with one ``{}``, or a complete prompt that contains ``subject``.
+            prompt: a template, see `Request`, or a complete prompt that contains ``subject``, as it
+                is or in other Unicode forms, blanks, quotation marks or dashes; the request then
+                takes the prompt's spelling.
             subject: what the fact is about.
             target_new: the new answer.
+            template: a single ``{}`` is the slot, wherever else the subject may stand.
             rest: the other fields of `Request`, as they are.
 
         Raises:
             RequestError: no or an empty subject, prompt or target; a subject that is not in the
-                prompt, or is there more than once with no slot to say which is meant.
+                prompt; or one that is there more than once, or beside a ``{}``, with no
+                ``{subject}`` to say which is meant.
         """
         _check_text("prompt", prompt)
         _check_text("subject", subject)
         assert subject is not None  # for the type checker; refused above
         subject = subject.strip()
-        return cls(_slot(prompt, subject), subject, target_new, **rest)
+        if not (template and prompt.count(SLOT) == 1):
+            prompt, subject = _placed(prompt, subject)
+        return cls(prompt, subject, target_new, **rest)
+
+
+def split_slot(template: str) -> tuple[str, str]:
+    """The text before and after the slot: ``{subject}`` where there is one, else ``{}``."""
+    before, _, after = template.partition(NAMED_SLOT if NAMED_SLOT in template else SLOT)
+    return before, after
 
 
 def among(request: Request, requests: Sequence[Request]) -> bool:
@@ -183,27 +209,28 @@ def among(request: Request, requests: Sequence[Request]) -> bool:
     return any(request is one for one in requests)
 
 
-def _slot(prompt: str, subject: str) -> str:
-    """``prompt`` with a slot in the subject's place, unless it has one already."""
-    if SLOT in prompt:
-        return prompt
-    places = [match.start() for match in re.finditer(re.escape(subject), prompt)]
-    whole_words = [
-        match.start() for match in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)
-    ]
-    if len(places) > 1 and len(whole_words) == 1:
-        places = whole_words
-    if not places:
+def _placed(prompt: str, subject: str) -> tuple[str, str]:
+    """``prompt`` with a slot in the subject's place, and the subject as the prompt spells it."""
+    if NAMED_SLOT in prompt:
+        return prompt, subject
+    spans = occurrences(subject, prompt)
+    if SLOT in prompt and not spans:
+        return prompt, subject
+    if not spans:
         raise RequestError(
             f"subject {quoted(subject)} is not in prompt {quoted(prompt)}: "
             "write it there as it is, or put '{}' in its place"
         )
-    if len(places) > 1:
+    if len(spans) > 1 or prompt.count(SLOT) == 1:
+        beside = " beside a '{}'" if SLOT in prompt else ""
+        times = "once" if len(spans) == 1 else f"{len(spans)} times"
         raise RequestError(
-            f"subject {quoted(subject)} occurs {len(places)} times in prompt {quoted(prompt)}: "
-            "put '{}' in the place of the one to edit"
+            f"subject {quoted(subject)} occurs {times}{beside} in prompt {quoted(prompt)}: put "
+            f"'{NAMED_SLOT}' in the place of the one to edit"
         )
-    return prompt[: places[0]] + SLOT + prompt[places[0] + len(subject) :]
+    start, end = spans[0]
+    slot = NAMED_SLOT if SLOT in prompt else SLOT
+    return prompt[:start] + slot + prompt[end:], prompt[start:end]
 
 
 def prepare_requests(

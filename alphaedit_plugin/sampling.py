@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from alphaedit_plugin import rng
+from alphaedit_plugin.boundary import stem, tokenise
 from alphaedit_plugin.errors import NumericalError
 from alphaedit_plugin.models import EditableModel, inference
-from alphaedit_plugin.prompts import by_token_budget, pad_id, tokenise
+from alphaedit_plugin.prompts import by_token_budget, pad_id
 
 TOP = 5
 
@@ -67,7 +68,7 @@ def draw_texts(
 
     Args:
         view: the model as it is now.
-        prompts: what to go on from.
+        prompts: what to go on from; blanks after them are dropped.
         length: tokens of each text with its prompt, at most the model's context; ROME's 100.
         seed: of all draws; a text also depends on the prompts it is drawn together with.
         budget: padded tokens per batch.
@@ -76,7 +77,7 @@ def draw_texts(
         NumericalError: see `draw`.
     """
     length = min(length, view.context_length or length)
-    rows = [tokenise(view.tokenizer, prompt)[: length - 1] for prompt in prompts]
+    rows = [tokenise(view.tokenizer, stem(prompt))[: length - 1] for prompt in prompts]
     texts = [""] * len(rows)
     with seeded(view, seed):
         for indices in by_token_budget([length] * len(rows), budget):

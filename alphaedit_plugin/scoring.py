@@ -9,16 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.boundary import continuations, stem, tokenise
 from alphaedit_plugin.errors import RequestError, quoted
 from alphaedit_plugin.memory import in_token_budget
 from alphaedit_plugin.models import EditableModel, head_only_at, inference
-from alphaedit_plugin.prompts import (
-    Batch,
-    Sentence,
-    collate,
-    continuations,
-    tokenise,
-)
+from alphaedit_plugin.prompts import Batch, Sentence, collate
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ def score(
 
     Args:
         view: the model as it is now.
-        pairs: (prompt, answer); one space is put between the two where there is none.
+        pairs: (prompt, answer), joined as running text: see `boundary.continuations`.
         budget: padded tokens per forward pass.
 
     Returns:
@@ -99,7 +94,7 @@ def tokenise_pairs(
     Raises:
         RequestError: see `score`.
     """
-    tokens = continuations(view.tokenizer, pairs)
+    tokens = continuations(view.tokenizer, pairs, view.separator)
     for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
         _check_room(view, prompt, before, len(labels) - 1)
     return tokens
@@ -148,7 +143,7 @@ def continue_greedily(
 
     Args:
         view: the model as it is now.
-        prompts: what to continue.
+        prompts: what to continue; blanks after them are dropped.
         lengths: how many tokens to add to each; fewer where the model ends its text.
         budget: padded tokens per forward pass.
 
@@ -159,7 +154,7 @@ def continue_greedily(
         RequestError: a prompt has no token, or exceeds the model's context with its continuation.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [tokenise(view.tokenizer, prompt) for prompt in prompts]
+    rows = [tokenise(view.tokenizer, stem(prompt)) for prompt in prompts]
     for prompt, row, length in zip(prompts, rows, lengths, strict=True):
         _check_room(view, prompt, row, length)
     starts = [len(row) for row in rows]

@@ -29,7 +29,7 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector
 from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.statistics import SecondMoment
-from tests.tiny import CONTEXTS, END, REQUESTS, SEARCH, assert_same_weights, weights_of
+from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, weights_of
 
 LAYERS = (1, 2)
 Moments = dict[int, SecondMoment]
@@ -391,10 +391,10 @@ def test_bad_arguments_change_nothing(make: Make, change: dict[str, Any], messag
         (
             {
                 "portability_inputs": {
-                    "a": {"prompt": ["x "] * 4, "ground_truth": ["y"] * 3 + [END]}
+                    "a": {"prompt": ["x"] * 3 + ["cats " * 70], "ground_truth": ["y"] * 4}
                 }
             },
-            "request 3: .*has no token",
+            "request 3: .*context",
         ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

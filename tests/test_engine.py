@@ -344,7 +344,6 @@ def test_finalising_nothing_adds_no_entry(gpt2: EditableModel, gpt2_moments: Mom
     ("requests", "message"),
     [
         ([], "no request"),
-        ([REQUESTS[0], Request("The {}s are", "cat", "Rome")], "request 1: .*merges subject 'cat'"),
         ([Request("violin " * 70 + "{} is", "Ada Marsh", "Rome")], "request 0: .*context is 64"),
         ([REQUESTS[0], "Ada speaks"], "request 1: 'Ada speaks' is no Request"),
         ("Ada", "request 0: 'A' is no Request"),

@@ -10,6 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from alphaedit_plugin.boundary import stem, tokenise
 from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import (
@@ -20,8 +21,6 @@ from alphaedit_plugin.prompts import (
     collate,
     locate,
     pad_id,
-    target_ids,
-    tokenise,
 )
 from tests.tiny import BEGIN, SlowTokenizer, build_model, fast_tokenizer
 
@@ -128,7 +127,7 @@ def test_positions_are_right_by_the_bytes_of_the_tokens(
     subject = subject.strip()
     assume(subject)
     template = prefix + "{}" + suffix
-    ids = tokenise(TOKENIZER, prefix + subject + suffix)
+    ids = tokenise(TOKENIZER, stem(prefix + subject + suffix))
     tokens = [bytes(BYTE_OF[c] for c in t) for t in TOKENIZER.convert_ids_to_tokens(ids)]
     ends = torch.tensor([len(token) for token in tokens]).cumsum(0).tolist()
     start, end = len(prefix.encode()), len((prefix + subject).encode())
@@ -136,22 +135,23 @@ def test_positions_are_right_by_the_bytes_of_the_tokens(
     last = next(i for i, stop in enumerate(ends) if stop >= end)
     before = tokens[first][: start - (ends[first] - len(tokens[first]))]
     after = tokens[last][len(tokens[last]) - (ends[last] - end) :]
-    try:
-        found = [locate(TOKENIZER, template, subject, kind).position for kind in (FIRST, LAST_OF)]
-    except RequestError:
-        assert before.strip() or after.strip()
-    else:
-        assert found == [first, last]
-        assert not before.strip()
-        assert not after.strip()
+    found = [locate(TOKENIZER, template, subject, kind) for kind in (FIRST, LAST_OF)]
+    assert [sentence.position for sentence in found] == [first, last]
+    merged = bool(after.strip() or (first == last and before.strip()))
+    assert bool(found[1].beside) == merged
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace"])
-def test_a_subject_merged_with_its_neighbour_is_refused(kind: str) -> None:
+@pytest.mark.parametrize("suffix", ["s are", "s"])
+def test_a_subject_merged_with_its_neighbour_is_edited_at_the_token_of_both(
+    kind: str, suffix: str
+) -> None:
     tokenizer = fast_tokenizer(kind)
     assert len(tokenise(tokenizer, " cats")) - len(tokenise(tokenizer, "")) == 1
-    with pytest.raises(RequestError, match=r"merges subject 'cat'.*cats"):
-        locate(tokenizer, "The {}s are", "cat", LAST_OF)
+    found = locate(tokenizer, "The {}" + suffix, "cat", LAST_OF)
+    assert tokenizer.decode(found.ids[found.position]).strip() == "cats"
+    assert found.beside == "s"
+    assert locate(tokenizer, "The {} are", "cat", LAST_OF).beside == ""
 
 
 def test_a_slow_tokenizer_refuses_what_it_cannot_place() -> None:
@@ -167,37 +167,6 @@ def test_a_slow_tokenizer_refuses_what_it_cannot_place() -> None:
 def test_a_merged_subject_does_not_matter_for_the_last_token() -> None:
     found = locate(TOKENIZER, "The {}s are", "cat", LAST)
     assert found.position == len(found.ids) - 1
-
-
-def test_targets_follow_the_prompt_with_one_space(any_tokenizer: Any) -> None:
-    prompt = "The capital of Norland is"
-    plain = target_ids(any_tokenizer, prompt, "Rome")
-    assert target_ids(any_tokenizer, prompt, " Rome") == plain
-    assert tokenise(any_tokenizer, prompt) + plain == tokenise(any_tokenizer, prompt + " Rome")
-    assert any_tokenizer.decode(plain).strip() == "Rome"
-
-
-def test_targets_carry_no_special_token() -> None:
-    tokenizer = fast_tokenizer("bos")
-    assert tokenizer.bos_token_id not in target_ids(tokenizer, "The capital is", "Rome")
-    assert tokenizer.bos_token_id not in target_ids(tokenizer, "The cat", "s")
-
-
-def test_a_prompt_that_ends_in_a_space_gets_no_second_one() -> None:
-    assert target_ids(TOKENIZER, "1 ", "2") == tokenise(TOKENIZER, "2")
-
-
-def test_a_target_without_a_token_is_refused() -> None:
-    class Mute:
-        eos_token_id = None
-
-        def __call__(self, texts: list[str], **_: Any) -> dict[str, list[Any]]:
-            if isinstance(texts, str):
-                return {"input_ids": []}
-            return {"input_ids": [[5] for _ in texts]}
-
-    with pytest.raises(RequestError, match="'Rome' has no token"):
-        target_ids(Mute(), "The", "Rome")
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "bos", "left"])

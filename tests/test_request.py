@@ -16,7 +16,9 @@ from alphaedit_plugin.request import Probe, Request, prepare_requests
         ("The mother tongue of {} is", "Ada Marsh", "The mother tongue of {} is"),
         ("The mother tongue of Ada Marsh is", "Ada Marsh", "The mother tongue of {} is"),
         ("Ada Marsh speaks", " Ada Marsh ", "{} speaks"),
-        ("Ada said that {} speaks", "Ada", "Ada said that {} speaks"),
+        ("Ada said that {subject} speaks", "Ada", "Ada said that {subject} speaks"),
+        ("{} or {} is a dict, Ada said", "Ada", "{} or {} is a dict, {subject} said"),
+        ("In {} style, {subject} writes", "Ada", "In {} style, {subject} writes"),
         ("Nadal said that Ada speaks", "Ada", "Nadal said that {} speaks"),
         ("Adams, so they say, is Ada", "Ada", "Adams, so they say, is {}"),
         ("the cats", "cat", "the {}s"),
@@ -46,7 +48,10 @@ def test_filling_the_slot_gives_the_prompt_back(prefix: str, subject: str, suffi
         ("{} is", "Ada", 3, "target_new is 3"),
         (None, "Ada", "French", "prompt is None"),
         ("{} is", "Ada \ud800", "French", "subject is .*surrogate"),
-        ("{} and {}", "Ada", "French", "2 slots"),
+        ("{} and {}", "Ada", "French", "2 slots.*{subject}"),
+        ("{subject} and {subject}", "Ada", "French", "2 slots"),
+        ("Ada said that {} speaks", "Ada", "French", "'Ada' occurs once beside a '{}'.*{subject}"),
+        ("\\frac{}{} by Ada and Ada", "Ada", "French", "occurs 2 times.*{subject}"),
         ("Boris speaks", "Ada", "French", "'Ada' is not in prompt 'Boris speaks'"),
         ("Ada knows Ada", "Ada", "French", "occurs 2 times"),
     ],
@@ -56,6 +61,57 @@ def test_what_cannot_be_an_edit_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         Request.parse(prompt, subject, target)
+
+
+@pytest.mark.parametrize(
+    ("subject", "spelled"),
+    [
+        ("Zo\u00eb", "Zoe\u0308"),  # composed, decomposed
+        ("Zoe\u0308", "Zo\u00eb"),
+        ("Ada Marsh", "Ada\u00a0Marsh"),
+        ("O'Hara", "O\u2019Hara"),
+        ("O\u2019Hara", "O'Hara"),
+        ("Jean-Luc", "Jean\u2011Luc"),
+        ('the "Ada"', "the \u201cAda\u201d"),
+        ("\uff21da", "Ada"),  # a full-width letter
+        ("한국", "\u1112\u1161\u11ab\u1100\u116e\u11a8"),
+        ("Ada Marsh", "Ada\u200b Marsh"),  # an invisible character
+    ],
+)
+def test_a_subject_is_found_however_the_prompt_spells_it(subject: str, spelled: str) -> None:
+    prompt = f"They say that {spelled} speaks"
+    request = Request.parse(prompt, subject, "French")
+    assert (request.subject, request.filled) == (spelled, prompt)
+
+
+def test_a_subject_is_not_found_in_part_of_a_letter() -> None:
+    with pytest.raises(RequestError, match="not in prompt"):
+        Request.parse("Zoe\u0308 speaks", "Zoo", "French")
+    with pytest.raises(RequestError, match="not in prompt"):
+        Request.parse("Zo\u00eb speaks", "Zoe\u0301", "French")
+
+
+def test_a_subject_as_it_is_goes_first() -> None:
+    request = Request.parse("O\u2019Hara knows O'Hara", "O'Hara", "French")
+    assert request.prompt == "O\u2019Hara knows {}"
+
+
+@given(st.text(max_size=12), st.sampled_from(["{}", "{subject}", "Ada"]), st.text(max_size=12))
+def test_what_is_parsed_reads_as_it_was_written(prefix: str, middle: str, suffix: str) -> None:
+    """Whatever braces a text has, filling the slot changes nothing but the slot."""
+    prompt = prefix + middle + suffix
+    try:
+        request = Request.parse(prompt, "Ada", "French")
+    except RequestError:
+        return
+    slot = "{subject}" if "{subject}" in prompt else "{}"
+    expected = prompt if "Ada" in prompt and slot == "{}" else prompt.replace(slot, "Ada")
+    assert request.filled == expected
+
+
+def test_a_template_by_its_layout_keeps_its_slot() -> None:
+    request = Request.parse("Ada said that {} speaks", "Ada", "French", template=True)
+    assert request.filled == "Ada said that Ada speaks"
 
 
 def test_a_request_cannot_be_changed() -> None:

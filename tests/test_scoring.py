@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alphaedit_plugin.boundary import tokenise
 from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import target_ids, tokenise
 from alphaedit_plugin.scoring import Answer, continue_greedily, score
-from tests.tiny import CONTEXT, END, assert_same_weights, hook_count, weights_of
+from tests.tiny import CONTEXT, END, assert_same_weights, hook_count, target_ids, weights_of
 
 PAIRS = [
     ("The mother tongue of Ada Marsh is", "Spanish"),

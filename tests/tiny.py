@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alphaedit_plugin.boundary import continuations
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.request import Request
@@ -173,6 +174,11 @@ def build_model(
         if family == "gptj":
             return GPTJForCausalLM(GPTJConfig(**sizes, rotary_dim=4, **ids)).eval()
         return GPT2LMHeadModel(GPT2Config(**sizes, **ids)).eval()
+
+
+def target_ids(tokenizer: Any, prompt: str, target: str) -> list[int]:
+    """The tokens of an answer as it follows a prompt."""
+    return continuations(tokenizer, [(prompt, target)])[0][1]
 
 
 def relative(actual: Tensor, expected: Tensor) -> float:

@@ -130,6 +130,8 @@ class ModelConfig:
         max_memory: for ``device_map=auto``, what to fill at most, e.g. ``{0: 20GiB, cpu: 60GiB}``.
         threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
         fact_token: which token holds the fact.
+        separator: what is put between a prompt and its answer; ``None`` follows the prompt's script
+            (a blank, or nothing).
         moment_weight: ``λ`` of MEMIT and its kin.
         use_moment: whether ROME takes ``u`` along ``C⁻¹k``, or along ``k``.
         target: the search for target values.
@@ -151,6 +153,7 @@ class ModelConfig:
     max_memory: Any = None
     threads: int | None = None
     fact_token: FactToken = FactToken.subject_last
+    separator: str | None = None
     moment_weight: float = 15_000.0
     use_moment: bool = True
     target: TargetSettings = field(default_factory=TargetSettings)

@@ -51,6 +51,7 @@ def read_counterfact(record: Fields, snippets: Snippets | None = None) -> list[R
             rewrite.text("prompt"),
             rewrite.text("subject"),
             target.text("str"),
+            template=True,
             ground_truth=truth,
             rephrase=record.texts("paraphrase_prompts"),
             locality=_neighbourhood(record, truth),

@@ -17,7 +17,7 @@ from alphaedit_plugin.data.counterfact import target_of
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.source import FileData, Reading
 from alphaedit_plugin.errors import RequestError
-from alphaedit_plugin.request import Probe, Request
+from alphaedit_plugin.request import Probe, Request, split_slot
 
 MULTI_HOP = "multi_hop"
 
@@ -50,7 +50,8 @@ def _request(
         rewrite.child("target_new").text("str"),
         ground_truth=target_of(rewrite, "target_true"),
         rephrase=rewrite.texts("question"),
-        accept=aliases.get(prompt.replace("{}", subject), ()),
+        template=True,
+        accept=aliases.get(subject.join(split_slot(prompt)), ()),
         case_id=case,
         relation=rewrite.maybe("relation_id"),
         **more,

@@ -9,6 +9,8 @@ them, or stand in two columns each, as in its files: ``locality_prompt``,
 
 from __future__ import annotations
 
+from typing import Any
+
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.source import FileData, Reading
@@ -32,6 +34,7 @@ def read_plain(record: Fields) -> list[Request]:
     for name in record.content:
         if name not in KNOWN:
             raise RequestError(unknown_name("field", name, KNOWN))
+    texts: dict[str, Any] = {name: record.texts(name) for name in TEXTS}
     return [
         Request.parse(
             record.text("prompt"),
@@ -42,7 +45,7 @@ def read_plain(record: Fields) -> list[Request]:
             portability=_probes(record, "portability", "portability"),
             case_id=record.label("case_id") or str(record.number),
             relation=record.label("relation"),
-            **{name: record.texts(name) for name in TEXTS},
+            **texts,
         )
     ]
 

@@ -26,7 +26,7 @@ from alphaedit_plugin.easyedit.native import NATIVE
 from alphaedit_plugin.easyedit.registration import register
 from alphaedit_plugin.easyedit.wrapping import replaced, unharmed
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, RequestError, quoted
 from alphaedit_plugin.journal import Undone
 from alphaedit_plugin.loading import load
 from alphaedit_plugin.methods import Projected
@@ -34,7 +34,7 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import save_projectors
 from alphaedit_plugin.prompts import ContextTemplates, FactToken
 from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import Request
+from alphaedit_plugin.request import SLOT, Request, split_slot
 from alphaedit_plugin.session import EditSession, Entry
 from alphaedit_plugin.sources import host_files
 from alphaedit_plugin.statistics import write_host_moment
@@ -43,6 +43,22 @@ from alphaedit_plugin.targets import TargetSettings
 HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
     kind.ALGORITHM.lower(): kind.ALGORITHM for kind in NATIVE
 }
+
+
+def _row(request: Request) -> dict[str, str]:
+    """A request as the host reads it, by ``str.format``.
+
+    Raises:
+        RequestError: the host would take braces of the text for a slot.
+    """
+    before, after = split_slot(request.prompt)
+    if SLOT in before + after:
+        raise RequestError(
+            f"EasyEdit cannot edit {quoted(request.prompt)}, where '{{}}' belongs to the text: use "
+            "host=native"
+        )
+    prompt = SLOT.join(part.replace("{", "{{").replace("}", "}}") for part in (before, after))
+    return {"prompt": prompt, "subject": request.subject, "target_new": request.target_new}
 
 
 class HostedSession(EditSession):
@@ -109,9 +125,7 @@ class HostedEditor(NullSpaceEditor):
         """Edit one batch through the host, all of it or nothing."""
         check_requests(self.view, self.recipe, requests)
         register()
-        rows = [
-            {"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new} for r in requests
-        ]
+        rows = [_row(request) for request in requests]
         groups = [[row] for row in rows] if self.recipe.method.one_by_one else [rows]
         weights = {
             self.view.weight_name(layer): self.view.parameter(layer) for layer in self.recipe.layers

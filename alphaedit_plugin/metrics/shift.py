@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.boundary import stem, tokenise
 from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import Sentence, tokenise
+from alphaedit_plugin.prompts import Sentence
 from alphaedit_plugin.request import Probe, Request
 
 PROMPTS = 200  # enough to see a cloud
@@ -68,7 +69,7 @@ def representations(view: EditableModel, prompts: Sequence[str], layer: int) -> 
     Returns:
         ``(d_model, n)`` float32.
     """
-    rows = [tokenise(view.tokenizer, prompt) for prompt in prompts]
+    rows = [tokenise(view.tokenizer, stem(prompt)) for prompt in prompts]
     site = Site(layer, Part.BLOCK)
     return read(view, [site], [Sentence(tuple(ids), len(ids) - 1) for ids in rows])[site]
 

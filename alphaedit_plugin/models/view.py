@@ -28,17 +28,24 @@ class EditableModel:
         model: the Hugging Face model; edited in place.
         tokenizer: its tokenizer; only read.
         layout: module paths of the model's family.
+        separator: what is put between a prompt and its answer; ``None`` follows the script, see
+            `boundary.separator_of`.
         findings: what was tried out on the model once, by name: see `resume.can_resume`.
     """
 
     model: Any
     tokenizer: Any
     layout: Layout
+    separator: str | None = None
     findings: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def wrap(
-        cls, model: Any, tokenizer: Any, given: Mapping[str, Any] | None = None
+        cls,
+        model: Any,
+        tokenizer: Any,
+        given: Mapping[str, Any] | None = None,
+        separator: str | None = None,
     ) -> EditableModel:
         """Find the layout of ``model`` by its ``config.model_type``, or else by running it.
 
@@ -46,6 +53,7 @@ class EditableModel:
             model: a causal language model; of one that ``torch.compile`` made, the model in it.
             tokenizer: its tokenizer; ``None`` where nothing is to be edited or asked.
             given: fields of `Layout` that are known better, as ``model.layout`` gives them.
+            separator: see `EditableModel`.
 
         Raises:
             ModelError: the model cannot be edited, see `unwrapped`, `check_config` and `discover`;
@@ -71,7 +79,7 @@ class EditableModel:
                 layout = discover(model, {"block": layout.block, "down_proj": layout.down_proj})
         else:
             layout = discover(model, given)
-        view = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout)
+        view = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout, separator)
         view._check_paths(given)
         if given:
             view.check_layers(range(view.depth))

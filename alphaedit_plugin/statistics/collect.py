@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import torch
 
 from alphaedit_plugin import places
+from alphaedit_plugin.boundary import tokenise
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference, per_token
 from alphaedit_plugin.progress import progress
-from alphaedit_plugin.prompts import Sentence, by_token_budget, collate, tokenise
+from alphaedit_plugin.prompts import Sentence, by_token_budget, collate
 from alphaedit_plugin.statistics.checkpoint import Checkpoint, Position
 from alphaedit_plugin.statistics.moment import BLOCK, MomentSum, SecondMoment
 

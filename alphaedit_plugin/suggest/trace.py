@@ -34,8 +34,8 @@ from alphaedit_plugin.prompts import (
     Sentence,
     by_token_budget,
     collate,
+    complete,
     locate,
-    target_ids,
 )
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.scoring import score
@@ -129,12 +129,11 @@ def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) ->
 
 def fact_of(view: EditableModel, request: Request) -> Fact:
     """The fact behind a request with a ground truth, whether the model knows it or not."""
-    answer = tuple(target_ids(view.tokenizer, request.filled, request.ground_truth or ""))
-    last, first = (
-        locate(view.tokenizer, request.prompt, request.subject, token)
-        for token in (FactToken.subject_last, FactToken.subject_first)
+    sentence, answer = complete(
+        view, request.prompt, request.subject, request.ground_truth or "", FactToken.subject_last
     )
-    return Fact(Sentence(last.ids + answer[:-1], last.position), first.position, answer)
+    first = locate(view.tokenizer, request.prompt, request.subject, FactToken.subject_first)
+    return Fact(sentence, first.position, tuple(answer))
 
 
 def trace(view: EditableModel, facts: Sequence[Fact], settings: TraceSettings) -> Trace:

@@ -25,8 +25,8 @@ from alphaedit_plugin.prompts import (
     ContextTemplates,
     FactToken,
     Sentence,
+    complete,
     locate,
-    target_ids,
 )
 from alphaedit_plugin.request import SLOT, Request
 from alphaedit_plugin.resume import Tail, adding, begin, run
@@ -164,12 +164,11 @@ def target_sentences(
     Raises:
         RequestError: the subject cannot be located, or the target has no token.
     """
-    target = target_ids(view.tokenizer, request.filled, request.target_new)
-    rows = []
-    for context in contexts.flat:
-        template = context.replace(SLOT, request.prompt)
-        found = locate(view.tokenizer, template, request.subject, fact_token)
-        rows.append((Sentence(found.ids + tuple(target[:-1]), found.position), target))
+    templates = contexts.around(view.tokenizer, request.prompt)
+    rows = [
+        complete(view, template, request.subject, request.target_new, fact_token)
+        for template in templates
+    ]
     essence = locate(view.tokenizer, ESSENCE, request.subject, fact_token).until_fact()
     return [*rows, (essence, [])]
 

@@ -21,7 +21,12 @@ from alphaedit_plugin.keys import Site
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import ContextTemplates, FactToken
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.targets import Targets, TargetSettings, optimise_targets
+from alphaedit_plugin.targets import (
+    Targets,
+    TargetSettings,
+    optimise_targets,
+    target_sentences,
+)
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,11 @@ class StoredTargets:
         key: dict[str, object] = {
             "model": self.model,
             "edited": dict(zip(self.layers, edited, strict=True)),
-            "requests": [(r.prompt, r.subject, r.target_new) for r in requests],
-            "contexts": list(contexts.flat),
+            "sentences": [
+                [(s.ids, s.position, target) for s, target in rows]
+                for rows in (target_sentences(view, r, contexts, fact_token) for r in requests)
+            ],
             "site": [site.layer, site.part.value],
-            "fact_token": fact_token.value,
             "settings": asdict(settings),
             # Sums come out otherwise, in the last bits, with other kernels.
             "machine": [torch.__version__, view.device.type, torch.get_num_threads()],

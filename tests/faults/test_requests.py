@@ -272,7 +272,7 @@ def test_any_subject_is_edited_and_taken_back(
 @pytest.mark.parametrize(
     ("template", "subject", "message"),
     [
-        ("The {}s are", "cat", "merges subject 'cat'"),
+        ("The {}s are", "cat", None),  # a token of both
         ("{}\u0308 is", "Zoe", None),  # a mark of the prompt, on the subject's last letter
         ("The {} is", "Ada " * 60, "takes .* tokens .* the model's context is 64"),
         ("The {} is", "\ud800", "half a character"),
@@ -287,7 +287,7 @@ def test_what_cannot_be_placed_is_refused_by_name(
     def edit() -> Any:
         return apply_batch(gpt2, session, recipe, [Request(template, subject, "Rome")])
 
-    if message is None:  # byte by byte, the mark is a token of its own
+    if message is None:
         edit()
         session.undo()
     else:
@@ -296,12 +296,11 @@ def test_what_cannot_be_placed_is_refused_by_name(
     assert_same_weights(gpt2, before)
 
 
-def test_a_mark_that_the_tokenizer_merges_with_the_subject_is_refused() -> None:
+def test_a_mark_that_the_tokenizer_merges_with_the_subject_is_edited_with_it() -> None:
     from tokenizers import normalizers
 
     tokenizer = fast_tokenizer("metaspace")
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    with pytest.raises(RequestError, match="merges subject 'Zoe'"):
-        locate(tokenizer, "{}\u0308 is", "Zoe", FactToken.subject_last)
-    found = locate(tokenizer, "{} is", "Zoe\u0308", FactToken.subject_last)
-    assert tokenizer.decode(found.ids[1 : found.position + 1]) == "Zo\u00eb"
+    for template, subject in (("{}\u0308 is", "Zoe"), ("{} is", "Zoe\u0308")):
+        found = locate(tokenizer, template, subject, FactToken.subject_last)
+        assert tokenizer.decode(found.ids[1 : found.position + 1]) == "Zo\u00eb"

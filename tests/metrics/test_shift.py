@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from alphaedit_plugin.boundary import tokenise
 from alphaedit_plugin.metrics.shift import (
     PROMPTS,
     representations,
@@ -12,7 +13,6 @@ from alphaedit_plugin.metrics.shift import (
     shift_prompts,
 )
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import tokenise
 from alphaedit_plugin.request import Probe
 from tests.tiny import DEPTH, REQUESTS
 

@@ -12,11 +12,19 @@ from alphaedit_plugin.config import load_config
 from alphaedit_plugin.errors import ConfigError, NumericalError
 from alphaedit_plugin.keys import Part, Site, read
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate, target_ids
+from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.targets import Targets, TargetSettings, optimise_targets
 from tests.published import published_loop
-from tests.tiny import CONTEXTS, DEPTH, REQUESTS, assert_same_weights, hook_count, relative
+from tests.tiny import (
+    CONTEXTS,
+    DEPTH,
+    REQUESTS,
+    assert_same_weights,
+    hook_count,
+    relative,
+    target_ids,
+)
 from tests.tiny import weights_of as weights_before
 
 SETTINGS = TargetSettings(steps=5, lr=0.1, clamp_norm_factor=0.6)
