@@ -16,6 +16,7 @@ from alphaedit_plugin.contexts import generate_contexts
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError, first_line
 from alphaedit_plugin.methods import BaseMethod, Projected
 from alphaedit_plugin.models import EditableModel, check_config
+from alphaedit_plugin.models.pretrained import pretrained
 from alphaedit_plugin.pocket import load_pocket
 from alphaedit_plugin.prompts import ContextTemplates
 from alphaedit_plugin.recipe import Recipe
@@ -104,15 +105,13 @@ def _load_pretrained(path: str, **settings: Any) -> tuple[Any, Any]:
     """A model and its tokenizer from a folder or the hub, both of them whole."""
     with _explained(f"cannot load model {path!r}"):
         # Gigabytes of what cannot be edited need not be read first.
-        check_config(AutoConfig.from_pretrained(path))
+        check_config(pretrained(AutoConfig, path))
     with _explained(f"cannot load the tokenizer of {path!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = pretrained(AutoTokenizer, path)
     if tokenizer.vocab_size == 0:
         raise ModelError(f"{path!r} holds no tokenizer: put tokenizer.json beside the model")
     with _explained(f"cannot load model {path!r}"):
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path, output_loading_info=True, **settings
-        )
+        model, report = pretrained(AutoModelForCausalLM, path, output_loading_info=True, **settings)
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(

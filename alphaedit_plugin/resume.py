@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,8 @@ from alphaedit_plugin.models import (
 from alphaedit_plugin.prompts import Batch, Sentence, collate
 
 logger = logging.getLogger(__name__)
+
+CACHES = ("cache", "past_key_values")  # what transformers calls it, and called it before 5.24
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Ta
         "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
         **_positions(view, batch, starts),
     }
-    past = found.past_key_values
+    past = getattr(found, _cache_name(view))
     below = _run_below(view, layer, inputs, past)
     return Tail(layer, torch.zeros_like(starts), inputs, past, below)
 
@@ -117,7 +119,7 @@ def run(view: EditableModel, tail: Tail) -> Any:
     output, which a hook may change.
     """
     with _skipping(view, tail):
-        return view.model(**tail.inputs, **_cache_arguments(tail.past))
+        return view.model(**tail.inputs, **_cache_arguments(view, tail.past))
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def _run_below(view: EditableModel, layer: int, inputs: dict[str, Tensor], past:
         return None
     last = view.block(layer - 1)
     with torch.no_grad(), hooked(lambda: last.register_forward_hook(stop)), suppress(StopForward):
-        view.model(**inputs, **_cache_arguments(past))
+        view.model(**inputs, **_cache_arguments(view, past))
     return outputs[0]
 
 
@@ -226,15 +228,25 @@ def _positions(
 
     Padding takes the position of a real token, as any other may be outside the model's range.
     """
-    if "position_ids" not in inspect.signature(view.model.forward).parameters:
+    if "position_ids" not in _accepted(view):
         return {}
     offsets = (batch.attention_mask.cumsum(1) - 1).clamp_min(0)
     return {"position_ids": offsets if starts is None else starts[:, None] + offsets}
 
 
-def _cache_arguments(past: Any) -> dict[str, Any]:
+def _accepted(view: EditableModel) -> Collection[str]:
+    """The arguments of the model's forward pass."""
+    return inspect.signature(view.model.forward).parameters.keys()
+
+
+def _cache_name(view: EditableModel) -> str:
+    """What the model's forward pass, and what it returns, call the cache."""
+    return next((name for name in CACHES if name in _accepted(view)), CACHES[-1])
+
+
+def _cache_arguments(view: EditableModel, past: Any) -> dict[str, Any]:
     """A forward pass appends to its cache: hand it a twin, so that ``past`` stays."""
-    return {"past_key_values": _twin(past), "use_cache": past is not None}
+    return {_cache_name(view): _twin(past), "use_cache": past is not None}
 
 
 def _twin(past: Any) -> Any:

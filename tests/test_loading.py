@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alphaedit_plugin import sources
+from alphaedit_plugin.cli import main
 from alphaedit_plugin.config import load_config
+from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.errors import ConfigError, ModelError, ProjectorError
 from alphaedit_plugin.loading import (
     load_contexts,
@@ -124,6 +127,66 @@ def test_missing_weights_are_never_made_up(
     save_file(kept, file, {"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks \d+ weights, .*\.1\..* random numbers"):
         load_model(config_of(saved).model)
+
+
+CODE = """
+from pathlib import Path
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer, PreTrainedTokenizerFast
+
+Path(__file__).with_name("RAN").touch()
+Path({marker!r}).touch()
+
+class Config(GPT2Config):
+    model_type = "theirs"
+
+class Model(GPT2LMHeadModel):
+    config_class = Config
+
+class Tokens(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("part", ["config", "tokenizer", "model"])
+def test_code_that_comes_with_a_checkpoint_is_never_run(
+    saved: Path,
+    gpt2: EditableModel,
+    gpt2_moments: dict[int, SecondMoment],
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Even where someone answers yes to what transformers asks."""
+    folder, marker = saved / "model", saved / "RAN"
+    projectors = {1: Projector.fit(gpt2_moments[1], Cut(CutRule.rank, 8))}
+    save_projectors(gpt2, projectors, saved / "p.safetensors")
+    corpus = f"corpus={saved}/text.txt"
+    (folder / "theirs.py").write_text(CODE.format(marker=str(marker)))
+    config = json.loads((folder / "config.json").read_text())
+    tokens = json.loads((folder / "tokenizer_config.json").read_text())
+    if part == "tokenizer":
+        tokens |= {"auto_map": {"AutoTokenizer": ["theirs.Tokens", None]}, "tokenizer_class": "X"}
+        (folder / "tokenizer.json").unlink()  # which Transformers reads without that code
+    elif part == "config":
+        both = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+        config |= {"model_type": "theirs", "auto_map": both}
+    else:  # known, but not as a causal LM
+        config |= {"model_type": "vit", "auto_map": {"AutoModelForCausalLM": "theirs.Model"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
+    with pytest.raises(ModelError, match="brings code of its own"):
+        NullSpaceEditor.from_pretrained(folder, overrides=["model.layers=[1]", corpus])
+    given = ["model=custom", f"model.path={folder}", "model.layers=[1]", corpus]
+    asked = ["request.prompt={} is", "request.subject=Ada", "request.target_new=a"]
+    for words in (
+        ["edit", *asked, *given],
+        ["fit", *given],
+        ["inspect", str(saved / "p.safetensors"), *given],
+    ):
+        assert main(words) != 0
+        assert "(model, tokenizer)" in capsys.readouterr().err
+    assert not marker.exists()
 
 
 def test_a_slash_behind_the_folder_does_not_hide_its_name(saved: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from alphaedit_plugin.keys import Part, Site
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import FactToken, Sentence
-from alphaedit_plugin.resume import begin, can_resume
+from alphaedit_plugin.resume import CACHES, begin, can_resume
 from alphaedit_plugin.targets import TargetSettings, optimise_targets
 from tests.architectures.zoo import build
 from tests.published import published_loop
@@ -31,7 +31,7 @@ def forget_positions(view: EditableModel) -> None:
     forward = type(view.model).forward
 
     def counts(input_ids: Any, position_ids: Any = None, **kwargs: Any) -> Any:
-        past = kwargs.get("past_key_values")
+        past = next((kwargs[name] for name in CACHES if name in kwargs), None)
         start = 0 if past is None else past.get_seq_length() + 3
         kwargs["position_ids"] = torch.arange(input_ids.shape[1])[None] + start
         return forward(view.model, input_ids, **kwargs)
@@ -42,7 +42,7 @@ def forget_positions(view: EditableModel) -> None:
 
 def refuse_a_cache(view: EditableModel) -> None:
     def refuse(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if kwargs.get("past_key_values") is not None:
+        if any(kwargs.get(name) is not None for name in CACHES):
             raise TypeError("no cache here")
 
     view.model.register_forward_pre_hook(refuse, with_kwargs=True)

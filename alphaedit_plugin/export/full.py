@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig
 
 from alphaedit_plugin.models import EditableModel, dtype_name
+from alphaedit_plugin.models.pretrained import pretrained
 from alphaedit_plugin.outputs import filled_folder
 
 
@@ -42,5 +43,5 @@ def dtype_note(view: EditableModel, path: str | None) -> str:
 
 def _dtype_of(path: str) -> Any:
     """The dtype that a checkpoint names, if it names one."""
-    config = AutoConfig.from_pretrained(path)
+    config = pretrained(AutoConfig, path)
     return config.dtype or config.get_text_config().dtype
