@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.errors import ModelError, first_line
 from alphaedit_plugin.models.families import Layout, several_experts
 from alphaedit_plugin.models.hooks import evaluation
 from alphaedit_plugin.models.probe import Probe, same
@@ -41,20 +41,20 @@ def discover(model: Any, given: Mapping[str, Any]) -> Layout:
             down-projection is not given, a warning says what was chosen.
 
     Raises:
-        ModelError: the model is no causal decoder of like blocks, has several down-projections in
-            a block, or has none that could be told; the message names the setting to give.
+        ModelError: the model cannot be run on token ids alone, is no causal decoder of like
+            blocks, has several down-projections in a block, or has none that could be told; the
+            message names the setting to give.
     """
-    with torch.inference_mode(False), torch.no_grad(), evaluation(model):
-        probe = Probe.of(model, given.get("block"))
-        down = given.get("down_proj") or f"{probe.block}.{_down_projection(probe)}"
-        inside = down.removeprefix(probe.block + ".")
-        found: dict[str, Any] = {
-            "block": probe.block,
-            "down_proj": down,
-            "final_norm": _final_norm(probe),
-            "adds_mlp": _adds(probe, inside),
-        }
-    layout = Layout(**(found | dict(given)))
+    try:
+        with torch.inference_mode(False), torch.no_grad(), evaluation(model):
+            layout = _find(model, given)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a model may raise that wants to be run in another way
+        raise ModelError(
+            f"{model.config.model_type!r} is no known model type, and running it on token ids "
+            f"alone fails ({type(error).__name__}: {first_line(error)}): it cannot be edited"
+        ) from error
     if "down_proj" not in given:
         logger.warning(
             "model type %r is not known; by running the model I chose %s: check it, and give "
@@ -63,6 +63,18 @@ def discover(model: Any, given: Mapping[str, Any]) -> Layout:
             " ".join(_setting(f.name, getattr(layout, f.name)) for f in fields(Layout)),
         )
     return layout
+
+
+def _find(model: Any, given: Mapping[str, Any]) -> Layout:
+    probe = Probe.of(model, given.get("block"))
+    down = given.get("down_proj") or f"{probe.block}.{_down_projection(probe)}"
+    found: dict[str, Any] = {
+        "block": probe.block,
+        "down_proj": down,
+        "final_norm": _final_norm(probe),
+        "adds_mlp": _adds(probe, down.removeprefix(probe.block + ".")),
+    }
+    return Layout(**(found | dict(given)))
 
 
 def _setting(name: str, value: str | bool | None) -> str:
@@ -83,7 +95,10 @@ def _down_projection(probe: Probe) -> str:
     mixers: list[str] = []
     for name in list(probe.watch(block, linear)):
         entered = probe.watch(block, linear, mixers)[name][0]
-        if not same(entered[0, 1], entered[1, 1]):
+        mixes = not same(entered[0, 1], entered[1, 1])
+        if mixes or same(
+            entered[2, 1], entered[3, 1]
+        ):  # recurrent blocks leave some with nothing where others are silent
             mixers.append(name)
     writers = [name for name in linear if name not in mixers and _writes(probe, linear, name)]
     everywhere = [
@@ -108,7 +123,7 @@ def _refuse_experts(probe: Probe, block: nn.Module, width: int) -> None:
         for module in block.modules()
         if not isinstance(module, nn.modules.conv._ConvNd)
         for name, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3 and width in parameter.shape[1:]
+        if parameter.ndim == 3 and min(parameter.shape) > 1 and width in parameter.shape[1:]
     ]
     lists = [
         name

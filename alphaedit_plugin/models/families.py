@@ -90,8 +90,14 @@ def check_config(config: Any) -> None:
     """Refuse what cannot be edited, from its configuration alone: no weight need be read.
 
     Raises:
-        ModelError: the weights are quantised, or the model is a mixture of experts.
+        ModelError: the weights are quantised, the model is an encoder and a decoder, or a mixture
+            of experts.
     """
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{config.model_type} is an encoder with a decoder, and only causal language models "
+            "(decoders alone) can be edited"
+        )
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
         get = quantised.get if isinstance(quantised, dict) else vars(quantised).get

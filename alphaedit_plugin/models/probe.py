@@ -79,18 +79,27 @@ class Probe:
 
         Returns:
             Input and output ``(4, 2, d)`` of those that ran, in the order in which they did.
+
+        Raises:
+            ModelError: the module that is watched as ``""``, a block, puts out anything else.
         """
         found: dict[str, tuple[Tensor, Tensor]] = {}
+        shape: list[int] | None = None
 
         def look(name: str, _: Any, args: Any, kwargs: Any, output: Any) -> Any:
+            nonlocal shape
             hidden = hidden_of(output)
+            if not isinstance(hidden, Tensor):
+                return output
+            shape = list(hidden.shape) if name == "" else shape
             if name in silent:
                 hidden = torch.zeros_like(hidden)
             if nudged is not None and name == nudged[0]:
                 hidden = hidden + nudged[1]
             entered = args[0] if args else next(iter(kwargs.values()))
             found.pop(name, None)  # one that runs again counts by its last turn
-            with suppress(RuntimeError):  # not one vector per token: of no interest
+            # Not one vector per token: of no interest.
+            with suppress(RuntimeError, AttributeError):
                 found[name] = (per_token(entered, self.ids), per_token(hidden, self.ids))
             return with_hidden(output, hidden)
 
@@ -103,6 +112,13 @@ class Probe:
         ]
         with hooked(*hooks, lambda: until.register_forward_hook(stop)), suppress(StopForward):
             self.model(input_ids=self.ids, use_cache=False)
+        if "" in seen and "" not in found:
+            what = "nothing" if shape is None else f"a tensor of shape {shape}"
+            raise ModelError(
+                f"a block of {self.model.config.model_type!r} puts out {what} for "
+                f"{list(self.ids.shape)} tokens, where an edit needs one vector per token: it "
+                "cannot be edited"
+            )
         return found
 
 

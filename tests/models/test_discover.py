@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from alphaedit_plugin.errors import ModelError
@@ -145,6 +147,59 @@ def test_experts_in_a_list(internlm2: Any) -> None:
 def test_an_encoder() -> None:
     with pytest.raises(ModelError, match="'bert' is no causal language model"):
         EditableModel.wrap(build("bert", 99, **SMALL), None)
+
+
+def _gemma3n() -> Any:
+    return transformers.Gemma3nForCausalLM(
+        transformers.Gemma3nTextConfig(
+            vocab_size=96, vocab_size_per_layer_input=96, hidden_size=32, intermediate_size=64,
+            hidden_size_per_layer_input=8, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8, laurel_rank=8, num_kv_shared_layers=0,
+            layer_types=["full_attention"] * 2, activation_sparsity_pattern=[0.0] * 2,
+        )
+    )  # fmt: skip
+
+
+def _t5() -> Any:
+    return transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+    )
+
+
+def _rwkv() -> Any:
+    config = transformers.RwkvConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, intermediate_size=64, context_length=64
+    )
+    return transformers.RwkvForCausalLM(config)
+
+
+def _wants_a_language() -> Any:
+    config = transformers.XmodConfig(
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, is_decoder=True, languages=["en_XX", "de_DE"],
+    )  # fmt: skip
+    return transformers.XmodForCausalLM(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            _gemma3n,
+            r"puts out a tensor of shape \[4, 4, 2, 32\] for \[4, 2\] tokens",
+        ),
+        (_t5, "t5 is an encoder with a decoder"),
+        (_rwkv, "no linear layer in the blocks of 'rwkv' could be told"),
+        (_wants_a_language, r"running it on token ids alone fails \(ValueError: .*language"),
+    ],
+    ids=["gemma3n", "t5", "rwkv", "xmod"],
+)
+def test_whatever_a_model_raises_one_sentence_says_what_is_so(
+    make: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        EditableModel.wrap(make().eval(), None)
+    assert "\n" not in str(caught.value)
 
 
 def test_blocks_without_an_mlp() -> None:
