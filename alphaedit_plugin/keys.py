@@ -126,7 +126,7 @@ class Reader:
                 [row for row in rows if row >= self._keepable],
             ):
                 lengths = [len(self._sentences[row].ids) for row in part]
-                in_token_budget(lengths, self._budget, partial(work, part))
+                in_token_budget(self._view, lengths, self._budget, partial(work, part))
         return {
             site: torch.stack([vectors[row] for row in rows], dim=1)
             for site, vectors in columns.items()

@@ -53,7 +53,7 @@ def value_residual(
 
     # The caller may have gradients off.
     with torch.inference_mode(False), torch.enable_grad(), inference(view):
-        in_token_budget([len(s.ids) for s in ended], budget, work)
+        in_token_budget(view, [len(s.ids) for s in ended], budget, work)
     return found
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alphaedit_plugin.boundary import continuations, stem, tokenise
 from alphaedit_plugin.errors import RequestError, quoted
-from alphaedit_plugin.memory import in_token_budget
+from alphaedit_plugin.memory import activation_bytes, in_token_budget
 from alphaedit_plugin.models import EditableModel, head_only_at, inference
 from alphaedit_plugin.prompts import Batch, Sentence, collate
 
@@ -82,7 +82,7 @@ def score(
         answers.update({n: found for (_, n, _), found in zip(questions, scored, strict=True)})
 
     with torch.no_grad(), inference(view):
-        in_token_budget([len(s.ids) for s in sentences], budget, work)
+        in_token_budget(view, [len(s.ids) for s in sentences], budget, work)
     return [answers[number] for number in range(len(pairs))]
 
 
@@ -131,8 +131,9 @@ def log_likelihoods(
             sums[number] += answer.log_prob
             counts[number] += len(answer.labels)
 
+    needed = activation_bytes(view, logits=1)
     with torch.no_grad(), inference(view):
-        in_token_budget([len(ids) for _, ids in windows], budget, work)
+        in_token_budget(view, [len(ids) for _, ids in windows], budget, work, needed)
     return list(zip(sums, counts, strict=True))
 
 
@@ -170,7 +171,7 @@ def continue_greedily(
                 rows[index].append(token)
 
     with torch.no_grad(), inference(view):
-        in_token_budget(sizes, budget, work)
+        in_token_budget(view, sizes, budget, work)
     return [_decode(view.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alphaedit_plugin.keys import Part, Site, read
-from alphaedit_plugin.memory import in_token_budget
+from alphaedit_plugin.memory import activation_bytes, in_token_budget
 from alphaedit_plugin.models import (
     EditableModel,
     head_only_at,
@@ -29,7 +29,7 @@ from alphaedit_plugin.prompts import (
     locate,
 )
 from alphaedit_plugin.request import SLOT, Request
-from alphaedit_plugin.resume import Tail, adding, begin, run
+from alphaedit_plugin.resume import Tail, adding, begin, can_resume, run
 from alphaedit_plugin.targets.settings import TargetError, TargetSettings
 
 FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
@@ -134,13 +134,27 @@ def optimise_targets(
 
     # The caller may have gradients off.
     with torch.inference_mode(False), torch.enable_grad(), inference(view):
-        in_token_budget(sizes, settings.budget, work)
+        needed = _token_bytes(view, rows, site)
+        in_token_budget(view, sizes, settings.budget, work, needed, "target search")
     values, losses, probabilities = zip(*(columns[i] for i in range(len(requests))), strict=True)
     found = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
     lost = (~torch.isfinite(found.loss)).nonzero().flatten().tolist()
     if lost:
         raise _failure([requests[i] for i in lost], found.loss[lost[0]].item())
     return found
+
+
+def _token_bytes(
+    view: EditableModel, rows: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
+) -> float:
+    """What a padded token of these sentences takes, with what a gradient has to pass."""
+    flat = [row for sentences in rows for row in sentences]
+    length = max(len(s.ids) for s, _ in flat)
+    # Those before the fact token run once, without gradients.
+    tail = max(len(s.ids) - s.position for s, _ in flat) if can_resume(view) else length
+    scored = sum(max(len(target), 1) for _, target in flat) / len(flat) / length
+    blocks = activation_bytes(view, view.depth - site.layer, length)
+    return blocks * tail / length + activation_bytes(view, 0, logits=scored)
 
 
 def _failure(failed: Sequence[Request], loss: float) -> TargetError:
