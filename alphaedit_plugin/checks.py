@@ -58,9 +58,9 @@ def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> Non
 
 
 def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> str | None:
-    """Say of which subjects the tokenizer merges the fact token with the text beside them.
+    """Say which subjects share their fact token with the text beside them; ``None`` for none.
 
-    They are edited there, as the published code does; ``None`` where there is none.
+    They are edited there, as the published code does.
     """
     found = [
         (request, sentence.beside)
@@ -73,9 +73,9 @@ def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Reques
         return None
     request, beside = found[0]
     return (
-        f"{counted(len(found), 'subject')} of {len(requests)}, such as {quoted(request.subject)} "
-        f"in {quoted(request.filled)}, share their last token with the text beside them "
-        f"({quoted(beside)}): they are edited at that token"
+        f"edited at a token that the subject shares with the text beside it: "
+        f"{len(found)} of {counted(len(requests), 'request')}, such as {quoted(request.subject)} "
+        f"with {quoted(beside)} in {quoted(request.filled)}"
     )
 
 
