@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from alphaedit_plugin.conflicts import Question, answer, questions
 from alphaedit_plugin.data.base import Dropped, EditData, Place
 from alphaedit_plugin.data.notes import summarise
-from alphaedit_plugin.errors import ConfigError, RequestError
+from alphaedit_plugin.errors import ConfigError, RequestError, counted
 from alphaedit_plugin.request import Probe, Request
 
 if TYPE_CHECKING:
@@ -182,10 +182,11 @@ def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped])
 
 def _warn(where: str, dropped: Sequence[Dropped], trimmed: Sequence[Dropped]) -> None:
     if dropped:
-        logger.warning("%s: %d records dropped: %s", where, len(dropped), summarise(dropped))
+        records = counted(len(dropped), "record")
+        logger.warning("%s: %s dropped: %s", where, records, summarise(dropped))
     if trimmed:
-        records = len({one.record for one in trimmed})
-        logger.warning("%s: parts of %d records left away: %s", where, records, summarise(trimmed))
+        records = counted(len({one.record for one in trimmed}), "record")
+        logger.warning("%s: parts of %s left out: %s", where, records, summarise(trimmed))
 
 
 def _join(first: Mapping[str, Probe], second: Mapping[str, Probe]) -> Mapping[str, Probe]:
