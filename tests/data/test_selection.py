@@ -157,7 +157,7 @@ def test_nothing_that_is_left_contradicts_or_repeats_anything(
     try:
         data = select_fitting(data_of(cases), settings)
     except ConfigError:
-        assert offset
+        assert offset or all(conflicts(case) for case in cases)  # nothing is left
         return
     assert conflicts(data.requests) == {}
     for one, other in itertools.combinations(data.requests, 2):
