@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 
 from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts, replacements
 from alphaedit_plugin.errors import ModelError, RequestError, counted, quoted
@@ -11,8 +12,11 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.prompts import locate
 from alphaedit_plugin.recipe import Recipe, stages
 from alphaedit_plugin.request import Request
+from alphaedit_plugin.scoring import tokenise_pairs
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.targets import target_sentences
+
+logger = logging.getLogger(__name__)
 
 
 def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> None:
@@ -57,10 +61,47 @@ def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> Non
         )
 
 
-def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> str | None:
-    """Say of which subjects the tokenizer merges the fact token with the text beside them.
+def check_editable(view: EditableModel, recipes: Sequence[Recipe], request: Request) -> None:
+    """Refuse a request of a data set that a recipe cannot edit, or a metric cannot ask about.
 
-    They are edited there, as the published code does; ``None`` where there is none.
+    Raises:
+        RequestError: see `check_requests`, and `scoring.score` for what is asked.
+    """
+    for recipe in recipes:
+        _check_request(view, recipe, request)
+    tokenise_pairs(view, list(_scored(request)))
+
+
+def _scored(request: Request) -> Iterator[tuple[str, str]]:
+    """Every answer that a metric scores, after its prompt."""
+    answers = [request.target_new, request.ground_truth or request.target_new, *request.accept]
+    for prompt in (request.filled, *request.rephrase):
+        yield from ((prompt, answer) for answer in answers)
+    for probe in (*request.locality.values(), *request.portability.values()):
+        for prompt, answer, others in probe.rows:  # of a neighbour the new answer is asked, too
+            yield from ((prompt, one) for one in (answer, *others, request.target_new))
+
+
+def told_apart(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """One of each kind of recipe that `check_editable` can tell apart."""
+    kinds = {(r.contexts, r.fact_token, r.layers, r.method.one_by_one): r for r in recipes}
+    return list(kinds.values())
+
+
+def warn_of_shared_tokens(
+    view: EditableModel, recipes: Iterable[Recipe], requests: Sequence[Request]
+) -> None:
+    """Log what `shared_tokens` says, once for all recipes of one fact token."""
+    for recipe in {recipe.fact_token: recipe for recipe in recipes}.values():
+        shared = shared_tokens(view, recipe, requests)
+        if shared:
+            logger.warning("%s", shared)
+
+
+def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> str | None:
+    """Say which subjects share their fact token with the text beside them; ``None`` for none.
+
+    They are edited there, as the published code does.
     """
     found = [
         (request, sentence.beside)
@@ -73,9 +114,9 @@ def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Reques
         return None
     request, beside = found[0]
     return (
-        f"{counted(len(found), 'subject')} of {len(requests)}, such as {quoted(request.subject)} "
-        f"in {quoted(request.filled)}, share their last token with the text beside them "
-        f"({quoted(beside)}): they are edited at that token"
+        f"edited at a token that the subject shares with the text beside it: "
+        f"{len(found)} of {counted(len(requests), 'request')}, such as {quoted(request.subject)} "
+        f"with {quoted(beside)} in {quoted(request.filled)}"
     )
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-import unicodedata
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Protocol
 
 from alphaedit_plugin.errors import RequestError
-from alphaedit_plugin.request import Request
+from alphaedit_plugin.request import SLOT, Request, split_slot
+from alphaedit_plugin.spelling import folded
 
 logger = logging.getLogger(__name__)
+
+Question = tuple[str, str, str]
 
 
 class OnConflict(str, Enum):
@@ -45,19 +47,17 @@ class Asked(Protocol):
 def conflicts(requests: Sequence[Asked]) -> dict[int, int]:
     """Which requests a later one contradicts.
 
-    Two requests ask one question when they are about the same subject, and prompt or relation are
-    the same text, but for white space and Unicode's spelling of a character (one code point, or
-    several that combine).
+    Which requests ask the same: see `questions`.
 
     Returns:
         For each request that loses, its number and that of the last one with its question.
     """
-    asked = [_questions(request) for request in requests]
+    asked = [questions(request) for request in requests]
     last = {question: number for number, every in enumerate(asked) for question in every}
     lost = {}
     for number, request in enumerate(requests):
         winner = max(last[question] for question in asked[number])
-        if _plain(request.target_new) != _plain(requests[winner].target_new):
+        if answer(request) != answer(requests[winner]):
             lost[number] = winner
     return lost
 
@@ -79,14 +79,14 @@ def superseded(
         contradicts it among ``arriving``; negative where that is in a batch.
     """
     every = [request for batch in batches for request in batch]
-    asked = [(_questions(r), _plain(r.target_new)) for r in (*every, *arriving)]
-    last: dict[tuple[str, str, str], dict[str, int]] = {}  # by question, then by answer
-    for number, (questions, answer) in enumerate(asked, -len(every)):
-        for question in questions:
-            last.setdefault(question, {})[answer] = number
+    asked = [(questions(r), answer(r)) for r in (*every, *arriving)]
+    last: dict[Question, dict[str, int]] = {}  # by question, then by answer
+    for number, (own, wanted) in enumerate(asked, -len(every)):
+        for question in own:
+            last.setdefault(question, {})[wanted] = number
     winners = {}
-    for number, (questions, answer) in enumerate(asked[: len(every)], -len(every)):
-        others = (n for q in questions for given, n in last[q].items() if given != answer)
+    for number, (own, wanted) in enumerate(asked[: len(every)], -len(every)):
+        others = (n for q in own for given, n in last[q].items() if given != wanted)
         winner = max(others, default=number)
         if winner > number:
             winners[number] = winner
@@ -141,14 +141,23 @@ def _both(requests: Sequence[Request], loser: int, winner: int) -> str:
     )
 
 
-def _questions(request: Asked) -> set[tuple[str, str, str]]:
+def questions(request: Asked) -> set[Question]:
+    """What a request asks, as it is compared: two that share a question ask the same.
+
+    They do where the subject and the prompt, or the subject and the relation, are the same text,
+    but for blanks and spelling (see `spelling.folded`).
+    """
     subject = _plain(request.subject)
-    found = {("prompt", subject, _plain(request.prompt))}
+    found = {("prompt", subject, _plain(SLOT.join(split_slot(request.prompt))))}
     if request.relation is not None:
         found.add(("relation", subject, _plain(request.relation)))
     return found
 
 
+def answer(request: Asked) -> str:
+    """What a request wants to hear, as it is compared."""
+    return _plain(request.target_new)
+
+
 def _plain(text: str) -> str:
-    """``text`` with one spelling for every character, and single spaces."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(folded(text).split())

@@ -11,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from alphaedit_plugin.boundary import continuations
-from alphaedit_plugin.checks import check_requests
+from alphaedit_plugin.checks import check_requests, warn_of_shared_tokens
 from alphaedit_plugin.config import DataConfig, EditorConfig, Host
 from alphaedit_plugin.conflicts import standing
 from alphaedit_plugin.console import say
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.data import EditData, read_data, select_fitting
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.errors import ConfigError, counted
@@ -56,13 +56,18 @@ def run_edit(config: EditorConfig, console: Console) -> None:
         AlphaEditError: something named in ``config`` is missing or does not fit, or an edit
             failed; see `NullSpaceEditor`.
     """
-    requests = requests_of(config)
+    given = request_of(config)
+    data = read_data(config) if given is None else EditData((given,))
     folder = None if config.save is None else empty_folder("save", config.save)
     patch = None if config.patch is None else Path(config.patch).expanduser()
     if patch is not None:
         require_place(patch)
     editor = _editor(config)
+    if given is None:
+        data = select_fitting(data, config.data, editor.check_editable)
+    requests = data.requests
     check_requests(editor.view, editor.recipe, requests)
+    warn_of_shared_tokens(editor.view, [editor.recipe], requests)
     with editor.session.unedited():  # a journal's edits are in the model already
         before = take(editor.view, requests)
     failed = _edit(editor, _still_to_edit(editor.session, standing(requests), console))
@@ -143,11 +148,11 @@ def _editor(config: EditorConfig) -> NullSpaceEditor:
     return HostedEditor.from_config(config)
 
 
-def requests_of(config: EditorConfig) -> tuple[Request, ...]:
-    """The one request of ``config.request``, or those of ``config.data``.
+def request_of(config: EditorConfig) -> Request | None:
+    """The one request of ``config.request``; ``None`` where there is none, but ``config.data``.
 
     Raises:
-        ConfigError: the request is given in part, or the data hold none.
+        ConfigError: the request is given in part, or with data.
         RequestError: the request cannot be edited as given.
     """
     given = config.request
@@ -161,11 +166,8 @@ def requests_of(config: EditorConfig) -> tuple[Request, ...]:
     if given.prompt is not None and given.target_new is not None:
         if config.data != DataConfig():
             raise ConfigError("request.… and data… are both set: give one of them")
-        return (Request.parse(given.prompt, given.subject, given.target_new),)
-    requests = load_data(config).requests
-    if not requests:
-        raise ConfigError(f"data={config.data.name} holds no request")
-    return requests
+        return Request.parse(given.prompt, given.subject, given.target_new)
+    return None
 
 
 def take(view: EditableModel, requests: Sequence[Request]) -> Snapshot:

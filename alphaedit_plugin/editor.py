@@ -11,7 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from alphaedit_plugin import engine
-from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests, shared_tokens
+from alphaedit_plugin.checks import (
+    check_conflicts,
+    check_editable,
+    check_recipe,
+    check_requests,
+    warn_of_shared_tokens,
+)
 from alphaedit_plugin.config import EditorConfig, load_config, options
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.conflicts import contradicted
@@ -225,9 +231,7 @@ class NullSpaceEditor:
         check_requests(self.view, self.recipe, requests)
         check_conflicts(self.session, self.recipe, requests)
         check_quality(self.view, requests)
-        shared = shared_tokens(self.view, self.recipe, requests)
-        if shared:
-            logger.warning("%s", shared)
+        warn_of_shared_tokens(self.view, [self.recipe], requests)
 
     def _edit_batches(
         self,
@@ -286,6 +290,14 @@ class NullSpaceEditor:
         finally:
             if not keep:
                 self.session.undo(len(self.session.journal) - length)
+
+    def check_editable(self, request: Request) -> None:
+        """Refuse a request of a data set that cannot be edited or evaluated.
+
+        Raises:
+            RequestError: see `checks.check_editable`.
+        """
+        check_editable(self.view, [self.recipe], request)
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch and keep it, without evaluating anything."""

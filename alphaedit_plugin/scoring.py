@@ -157,7 +157,7 @@ def continue_greedily(
     """
     rows = [tokenise(view.tokenizer, stem(prompt)) for prompt in prompts]
     for prompt, row, length in zip(prompts, rows, lengths, strict=True):
-        _check_room(view, prompt, row, length)
+        _check_room(view, prompt, row, length - 1)  # the last token is not read
     starts = [len(row) for row in rows]
     sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
 

@@ -26,6 +26,8 @@ def folded(text: str) -> str:
     That is: Unicode forms, kinds of blanks, quotation marks and dashes, and invisible characters.
     """
     plain = unicodedata.normalize("NFKD", text).translate(ALIKE)
+    if plain.isascii():
+        return plain
     return "".join(c for c in plain if unicodedata.category(c) != "Cf")
 
 

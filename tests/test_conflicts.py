@@ -29,6 +29,8 @@ def ask(subject: str, target: str, prompt: str = ASK) -> Request:
         ask("Zoë", "Rome"),
         ask("Zoe\u0308", "Rome"),  # the same character in two code points
         ask("Zoë", "Rome", "The  capital of {}\tis "),
+        ask("Zoë\u200b", "Rome", "The capital of\u00a0{} is"),
+        ask("Zoë", "Rome", "The capital of {subject} is"),
     ],
 )
 def test_one_question_with_two_answers_is_a_conflict(again: Request) -> None:
@@ -52,6 +54,7 @@ def test_a_relation_is_asked_for_in_whatever_words() -> None:
         ask("zoë", "Rome"),
         ask("Zoë", "Rome", "The capital {} is"),
         ask("Zoë", " Paris"),
+        ask("Zoë", "Paris\u200b"),
     ],
 )
 def test_other_questions_and_the_same_answer_are_none(other: Request) -> None:

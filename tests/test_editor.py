@@ -124,6 +124,28 @@ def test_one_request_as_plain_text(make: Make) -> None:
     assert len(metrics[0]["post"]["rephrase_acc"]) == 1
 
 
+@pytest.mark.parametrize("blank", [" ", "\u00a0\t"])
+def test_blanks_after_a_text_change_no_edit_and_no_figure(make: Make, blank: str) -> None:
+    def asked(end: str) -> dict[str, Any]:
+        probe = {"near": {"prompt": ["Rome is in" + end] * 4, "ground_truth": ["Paris" + end] * 4}}
+        return {
+            "prompts": [prompt + end for prompt in ARGUMENTS["prompts"]],
+            "target_new": [answer + end for answer in ARGUMENTS["target_new"]],
+            "subject": ARGUMENTS["subject"],
+            "rephrase_prompts": ["Ada Marsh speaks" + end, None, None, None],
+            "locality_inputs": probe,
+            "portability_inputs": probe,
+        }
+
+    editor = make("memit+")
+    plain, _, _ = editor.edit(**asked(""), sequential_edit=True)
+    expected = weights_of(editor.view)
+    editor.session.reset()
+    metrics, _, _ = editor.edit(**asked(blank), sequential_edit=True)
+    assert_same_weights(editor.view, expected)
+    assert [one["post"] for one in metrics] == [one["post"] for one in plain]
+
+
 # ---------------------------------------------------------------------------------------------
 # What is kept, and what is put back
 

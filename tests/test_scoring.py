@@ -88,7 +88,8 @@ def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
     with pytest.raises(RequestError, match=f"the model's context is {CONTEXT}"):
         score(gpt2, [("The cats " * CONTEXT, "x")])
     with pytest.raises(RequestError, match="context"):
-        continue_greedily(gpt2, ["The"], [CONTEXT])
+        continue_greedily(gpt2, ["The"], [CONTEXT + 1])
+    assert continue_greedily(gpt2, ["The"], [CONTEXT])  # nobody reads the last token
 
 
 # ---------------------------------------------------------------------------------------------

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from alphaedit_plugin.cache import Cache
-from alphaedit_plugin.checks import check_requests
+from alphaedit_plugin.checks import check_editable, told_apart, warn_of_shared_tokens
 from alphaedit_plugin.compare.cells import Cell
 from alphaedit_plugin.compare.checkpoint import Checkpoint, identity
 from alphaedit_plugin.compare.jobs import Job, Shared, abilities_of
@@ -17,14 +17,14 @@ from alphaedit_plugin.compare.pool import threads_of
 from alphaedit_plugin.compare.record import Run, Setting
 from alphaedit_plugin.compare.running import evaluate_on, run_cell
 from alphaedit_plugin.config import EditorConfig
-from alphaedit_plugin.data import EditData, load_data
+from alphaedit_plugin.conflicts import OnConflict, refuse_conflicts
+from alphaedit_plugin.data import EditData, read_data, select_fitting
 from alphaedit_plugin.data.corpus import corpus_from
 from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.fingerprint import tokenizer_digest, weights_digest
 from alphaedit_plugin.loading import check_sources, cpu_threads, load_model
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.quality import check_quality
 from alphaedit_plugin.targets.stored import StoredTargets
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Study:
 
 
 def prepare(configs: Sequence[EditorConfig]) -> Study:
-    """Load what ``configs`` name, and refuse what cannot be edited or asked.
+    """Load what ``configs`` name; every cell edits the same requests, which all of them can edit.
 
     Args:
         configs: of the cells: of one model and one kind of data.
@@ -89,31 +89,35 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
         AlphaEditError: something is missing or does not fit; nothing has been edited then.
     """
     first = configs[0]
-    data, asked = read_data(first), abilities_of(first.compare)
+    data, asked = data_of(first), abilities_of(first.compare)
     asked.check()
     for config in configs:
         check_sources(config)
     shared = Shared(load_model(first.model))
-    data = replace(data, requests=data.requests[: first.compare.edits])
+    jobs = [_sharing(shared.job_of(config), shared.view) for config in configs]
+    recipes = told_apart(job.recipe for job in jobs)
+    most = min(first.compare.edits, first.data.limit or first.compare.edits)
+    data = select_fitting(
+        data, replace(first.data, limit=most), partial(check_editable, shared.view, recipes)
+    )
     if len(data.requests) < first.compare.edits:
         logger.warning("the data holds %d requests: editing all of them", len(data.requests))
-    jobs = [_sharing(shared.job_of(config), shared.view) for config in configs]
-    for job in jobs:
-        check_requests(shared.view, job.recipe, data.requests)
-    check_quality(shared.view, data.requests)
+    if first.on_conflict is OnConflict.refuse:
+        refuse_conflicts(data.requests)
+    warn_of_shared_tokens(shared.view, recipes, data.requests)
     before = evaluate_on(shared.view, data, data.requests, first.compare.metrics)
     able = asked.measure(shared.view) if asked.tasks else {}
     jobs = [replace(job, before=before, abilities=able) for job in jobs]
     return Study(shared.view, data, jobs, before)
 
 
-def read_data(config: EditorConfig) -> EditData:
-    """The configured data, with the held-out text of ``compare.text``, if that is given.
+def data_of(config: EditorConfig) -> EditData:
+    """All configured data, with the held-out text of ``compare.text``, if that is given.
 
     Raises:
-        ConfigError: see `load_data`; or perplexity is asked for without any text.
+        ConfigError: see `data.read_data`; or perplexity is asked for without any text.
     """
-    data = load_data(config)
+    data = read_data(config)
     if config.compare.text is not None:
         corpus = corpus_from(Path(config.compare.text).expanduser())
         texts = tuple(text for text in corpus.texts() if isinstance(text, str))

@@ -22,7 +22,7 @@ from rich.console import Console
 from alphaedit_plugin.compare.grid import refuse_useless
 from alphaedit_plugin.compare.jobs import abilities_of
 from alphaedit_plugin.compare.report import report_folder, write_metrics
-from alphaedit_plugin.compare.study import prepare, read_data, run_alone
+from alphaedit_plugin.compare.study import data_of, prepare, run_alone
 from alphaedit_plugin.config import EditorConfig, load_config, register_configs
 from alphaedit_plugin.config.explain import explain
 from alphaedit_plugin.config.overrides import key_of
@@ -103,7 +103,7 @@ class Rehearsal:
         abilities_of(config.compare).check()
         source = repr((config.data, config.model.path, config.seed))
         if source not in self._sources:
-            read_data(config)
+            data_of(config)
             self._sources.add(source)
         self.folders.append(folder)
 

@@ -54,8 +54,8 @@ class DataConfig:
         target: which answer of a zsRE record is edited in; zsRE needs a choice.
         references: CounterFact's reference texts (``attribute_snippets.json``), for consistency.
         shuffle_seed: shuffles the records; ``None`` leaves them as they are.
-        unique: drop records that ask again what an earlier one asks: of the same subject, the
-            same relation or prompt.
+        unique: drop records that ask again what an earlier one asks: see `conflicts.questions`.
+        strict: refuse a record that cannot be read, edited or asked, rather than drop it.
         offset: skip so many usable records.
         limit: at most this many requests; ``None`` for all.
     """
@@ -66,6 +66,7 @@ class DataConfig:
     references: str | None = None
     shuffle_seed: int | None = None
     unique: bool = True
+    strict: bool = False
     offset: int = 0
     limit: int | None = None
 

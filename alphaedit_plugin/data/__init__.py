@@ -12,49 +12,39 @@ registers its own in the same way, or any function from a configuration to `Edit
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD, Dropped, EditData, Place
 from alphaedit_plugin.data.fields import Fields
-from alphaedit_plugin.data.notes import summarise
-from alphaedit_plugin.data.selection import select
+from alphaedit_plugin.data.selection import select_fitting
 from alphaedit_plugin.data.source import FileData, Reading
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig
 
-logger = logging.getLogger(__name__)
-
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
 
-def load_data(config: EditorConfig) -> EditData:
-    """The requests and retained facts that ``config.data`` names and selects.
-
-    What is not used of a file is in the result, and logged as a warning, grouped by reason.
+def read_data(config: EditorConfig) -> EditData:
+    """All requests and retained facts that ``config.data`` names; see `select_fitting`.
 
     Raises:
-        ConfigError: unknown data, a setting that is missing or not read, a file that is missing
-            or of another kind, or an offset that skips all of it.
+        ConfigError: unknown data, a setting that is missing or not read, or a file that is missing
+            or of another kind.
     """
-    data = select(DATA.get(config.data.name)(config), config.data)
-    where = data.name or config.data.name
-    if data.dropped:
-        logger.warning(
-            "%s: %d records dropped: %s", where, len(data.dropped), summarise(data.dropped)
-        )
-    if data.trimmed:
-        logger.warning(
-            "%s: parts of %d records left away: %s",
-            where,
-            len({one.record for one in data.trimmed}),
-            summarise(data.trimmed),
-        )
-    return data
+    return DATA.get(config.data.name)(config)
+
+
+def load_data(config: EditorConfig) -> EditData:
+    """The requests and retained facts that ``config.data`` names and selects, for any model.
+
+    Raises:
+        AlphaEditError: see `read_data` and `select_fitting`.
+    """
+    return select_fitting(read_data(config), config.data)
 
 
 __all__ = [
@@ -67,4 +57,6 @@ __all__ = [
     "Place",
     "Reading",
     "load_data",
+    "read_data",
+    "select_fitting",
 ]

@@ -121,6 +121,11 @@ class HostedEditor(NullSpaceEditor):
 
         return cls(*load(config, check, view), config)
 
+    def check_editable(self, request: Request) -> None:
+        """As `NullSpaceEditor.check_editable`; nor may the host misread its braces."""
+        super().check_editable(request)
+        _row(request)
+
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch through the host, all of it or nothing."""
         check_requests(self.view, self.recipe, requests)

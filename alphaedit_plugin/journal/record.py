@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import torch
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn
 from torch import Tensor
 
 from alphaedit_plugin.artefact import Claim
@@ -97,10 +100,10 @@ def pack(entry: Entry, prefix: str = "", keys: bool = True) -> tuple[dict[str, A
         "version": entry.version,
         "method": dict(entry.method),
         "requests": [
-            {"id": own, "request": request_content(request)}
+            {"id": own, "request": converter().unstructure(request)}
             for own, request in zip(entry.ids, entry.requests, strict=True)
         ],
-        "failed": [request_content(request) for request in entry.failed],
+        "failed": converter().unstructure(list(entry.failed)),
         "writes": forms,
         "keys": list(kept),
         "before": dict(entry.before),
@@ -124,11 +127,9 @@ def unpack(content: Mapping[str, Any]) -> Record:
     if unknown:
         raise ValueError(f"it has a delta in the form {unknown[0]!r}: update alphaedit-plugin")
     entry = Entry(
-        requests=tuple(parse_request(reading.mapping(row["request"])) for row in rows),
+        requests=tuple(converter().structure(row["request"], Request) for row in rows),
         writes=(),
-        failed=tuple(
-            parse_request(reading.mapping(row)) for row in reading.sequence(content["failed"])
-        ),
+        failed=converter().structure(content["failed"], tuple[Request, ...]),
         name=reading.label(content["name"]),
         ids=tuple(reading.label(row["id"]) for row in rows),
         method=reading.mapping(content["method"]),
@@ -140,45 +141,44 @@ def unpack(content: Mapping[str, Any]) -> Record:
     return Record(entry, forms, tuple(reading.whole(n) for n in reading.sequence(content["keys"])))
 
 
-def request_content(request: Request) -> dict[str, Any]:
-    """A request as JSON, field by field."""
-    return {f.name: _plain(getattr(request, f.name)) for f in fields(Request)}
+@cache
+def converter() -> Converter:
+    """Between requests, with their probes, and JSON: every field of both, read as what it is.
 
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            name: {"prompts": list(probe.prompts), "answers": list(probe.answers)}
-            for name, probe in value.items()
-        }
-    return list(value) if isinstance(value, tuple) else value
-
-
-def parse_request(row: Mapping[str, Any]) -> Request:
-    """What `request_content` gave; a field that is not there has its default.
-
-    Raises:
-        ValueError: something is of another type, or there is a field that no request has.
-        RequestError: see `Request`.
+    A field that is not there has its default. Reading raises `ValueError` for a value of another
+    type, and for a field that is missing or not known; and see `Request` and `Probe`.
     """
-    known = {f.name: f for f in fields(Request)}
-    unknown = sorted(row.keys() - known.keys())
+    found = Converter(unstruct_collection_overrides={tuple: list})
+
+    def read_tuple(value: Any, kind: Any) -> tuple[Any, ...]:
+        return tuple(found.structure(item, get_args(kind)[0]) for item in reading.sequence(value))
+
+    def read_mapping(value: Any, kind: Any) -> dict[str, Any]:
+        _, inner = get_args(kind)
+        return {name: found.structure(item, inner) for name, item in reading.mapping(value).items()}
+
+    found.register_structure_hook(str, lambda value, _: reading.text(value))
+    found.register_structure_hook_func(_is(tuple), read_tuple)
+    found.register_structure_hook_func(_is(Mapping), read_mapping)
+    for kind in (Probe, Request):
+        read = make_dict_structure_fn(kind, found, _cattrs_detailed_validation=False)
+        found.register_structure_hook(kind, partial(_read_fields, read))
+    return found
+
+
+def _is(origin: Any) -> Callable[[Any], bool]:
+    return lambda kind: get_origin(kind) is origin
+
+
+def _read_fields(read: Callable[[Any, Any], Any], value: Any, kind: Any) -> Any:
+    row, name = reading.mapping(value), kind.__name__.lower()
+    unknown = sorted(row.keys() - {field.name for field in fields(kind)})
     if unknown:
-        raise ValueError(f"it has a request with {unknown[0][:40]!r}: update alphaedit-plugin")
-    return Request(**{name: _parsed(known[name], value) for name, value in row.items()})
-
-
-def _parsed(field: Field[Any], value: Any) -> Any:
-    if field.default == ():
-        return tuple(reading.text(text) for text in reading.sequence(value))
-    if field.default_factory is MISSING:
-        return None if value is None else reading.text(value)
-    return {
-        name: Probe(
-            tuple(reading.sequence(probe["prompts"])), tuple(reading.sequence(probe["answers"]))
-        )
-        for name, probe in reading.mapping(value).items()
-    }
+        raise ValueError(f"it has a {name} with {unknown[0][:40]!r}: update alphaedit-plugin")
+    try:
+        return read(row, kind)
+    except KeyError as error:
+        raise ValueError(f"it has a {name} without {error}") from None
 
 
 def _packed(delta: Delta) -> tuple[str, Tensors]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.metrics.base import (
     REQUESTS,
     Exam,
@@ -34,6 +35,16 @@ def rephrase_acc(exam: Exam) -> Readings:
     """The same behind its rephrasings."""
     asked = exam.ask([[(prompt, r.target_new) for prompt in r.rephrase] for r in exam.requests])
     return known(rephrase_acc=_over_requests(asked))
+
+
+@metric("neighbourhood_acc")
+def neighbourhood_acc(exam: Exam) -> Readings:
+    """The same of the true answers after neighbourhood prompts (zsRE's specificity in MEMIT).
+
+    Of `locality_acc` it differs in what is right: the data's answer, not the unedited model's.
+    """
+    groups = _by_probe(exam, lambda r: r.locality).get(NEIGHBOURHOOD, [])
+    return known(neighbourhood_acc=_over_requests(exam.ask(groups)))
 
 
 @metric("portability_acc")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from rich.console import Console
 
 from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.console import say
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.data import read_data, select_fitting
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.outputs import writable_folder, writing
 from alphaedit_plugin.sources import corpus_for, load_moments
@@ -30,6 +31,7 @@ from alphaedit_plugin.suggest.trace import (
     Fact,
     Trace,
     TraceSettings,
+    check_fact,
     fact_of,
     known_facts,
     trace,
@@ -49,10 +51,11 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
     """
     chosen = config.suggest
     folder = writable_folder("suggest.out", chosen.out)
-    requests = load_data(config).requests
+    data = read_data(config)
     corpus_for(config.model)  # refuses before a large model is loaded
     view = load_model(config.model)
-    facts = known_facts(view, requests, chosen.facts)
+    data = select_fitting(data, config.data, partial(check_fact, view))
+    facts = known_facts(view, data.requests, chosen.facts)
     settings = TraceSettings(chosen.samples, chosen.noise, config.seed)
     found = trace(view, facts, settings)
     if found.spoiled > (1 - FAINT) * found.clean:

@@ -38,7 +38,7 @@ from alphaedit_plugin.prompts import (
     locate,
 )
 from alphaedit_plugin.request import Request
-from alphaedit_plugin.scoring import score
+from alphaedit_plugin.scoring import score, tokenise_pairs
 
 Values = Mapping[Site, Tensor]
 
@@ -125,6 +125,17 @@ def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) ->
             "those with a ground truth): give data=… with facts that it knows"
         )
     return [fact_of(view, request) for request in known[:limit]]
+
+
+def check_fact(view: EditableModel, request: Request) -> None:
+    """Refuse a request whose fact cannot be asked or placed.
+
+    Raises:
+        RequestError: see `prompts.locate` and `scoring.score`.
+    """
+    if request.ground_truth is not None:
+        tokenise_pairs(view, [(request.filled, request.ground_truth)])
+        fact_of(view, request)
 
 
 def fact_of(view: EditableModel, request: Request) -> Fact:

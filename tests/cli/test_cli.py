@@ -19,6 +19,7 @@ from alphaedit_plugin.cli import main
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES
 from alphaedit_plugin.commands.base import ANY_LAYER
 from alphaedit_plugin.config import Host, load_config
+from alphaedit_plugin.data import load_data
 from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.loading import load_model, load_moments
 from alphaedit_plugin.models import EditableModel
@@ -277,7 +278,7 @@ def test_config_keeps_long_lines_and_markup(capsys: Capture) -> None:
 
 
 def asked(base: str = "memit", *more: str) -> list[str]:
-    requests = edit_run.requests_of(load_config(["data.limit=1"]))
+    requests = load_data(load_config(["data.limit=1"])).requests
     (request,) = requests
     return [
         "edit",
@@ -293,7 +294,7 @@ def asked(base: str = "memit", *more: str) -> list[str]:
 @pytest.mark.parametrize("null_space", ["true", "false"])
 @pytest.mark.parametrize("base", options("base"))
 def test_edit_one_request(capsys: Capture, base: str, null_space: str, projectors: str) -> None:
-    (request,) = edit_run.requests_of(load_config(["data.limit=1"]))
+    (request,) = load_data(load_config(["data.limit=1"])).requests
     assert main(asked(base, f"null_space={null_space}", projectors)) == 0
     out = capsys.readouterr().out
     assert request.filled in out
@@ -307,7 +308,7 @@ def test_edit_save_and_reload(capsys: Capture, tmp_path: Path) -> None:
     argv = ["edit", "data.limit=4", "batch_size=2", *QUICK, f"save={folder}"]
     assert main(argv) == 0
     assert f"saved to {folder}" in capsys.readouterr().out
-    requests = edit_run.requests_of(load_config(["data.limit=4"]))
+    requests = load_data(load_config(["data.limit=4"])).requests
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     view = EditableModel.wrap(model.eval(), tokenizer)
@@ -364,7 +365,7 @@ def test_half_precision_says_what_its_rounding_is(capsys: Capture, projectors: s
 def test_edit_of_many_shows_ten(capsys: Capture) -> None:
     assert main(["edit", "data.limit=12", "null_space=false", "batch_size=6", *QUICK]) == 0
     out = capsys.readouterr().out
-    requests = edit_run.requests_of(load_config(["data.limit=12"]))
+    requests = load_data(load_config(["data.limit=12"])).requests
     assert [request.filled in out for request in requests] == [True] * 10 + [False] * 2
     assert "… and 2 more" in out
     assert "after 12 edits: rewrite " in out
@@ -373,7 +374,7 @@ def test_edit_of_many_shows_ten(capsys: Capture) -> None:
 
 
 def test_edit_from_easyedits_file(capsys: Capture, tmp_path: Path, projectors: str) -> None:
-    (request,) = edit_run.requests_of(load_config(["data.limit=1"]))
+    (request,) = load_data(load_config(["data.limit=1"])).requests
     record = {
         "prompt": request.filled,
         "subject": request.subject,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from alphaedit_plugin.conflicts import conflicts, questions
 from alphaedit_plugin.data import NEIGHBOURHOOD
 from alphaedit_plugin.data.zsre import Target
 from tests.data.files import DATA_DIR, load
@@ -45,3 +46,21 @@ def test_zsre(target: Target) -> None:
         assert request.filled == record["src"]
         wanted = record["alt"] if target is Target.alt else record["answers"][0]
         assert request.target_new == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("easyedit", "counterfact-edit-2k.json"),
+        ("easyedit", "counterfact-paraphrased-2k.json"),
+        ("easyedit", "wikibigedit-1k.json"),
+        ("zsre", "zsre-2k.json"),
+        ("knowedit", "knowedit-wiki-counterfact-500.json"),
+        ("mquake", "mquake-hard-250.json"),
+    ],
+)
+def test_what_is_asked_once_contradicts_nothing(name: str, file: str) -> None:
+    data = load(name, sample(file), target=Target.answers if name == "zsre" else None)
+    assert conflicts(data.requests) == {}
+    asked = [question for request in data.requests for question in questions(request)]
+    assert len(set(asked)) == len(asked)

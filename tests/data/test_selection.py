@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from alphaedit_plugin.data import EditData
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.request import Probe
+from alphaedit_plugin.config import DataConfig
+from alphaedit_plugin.conflicts import conflicts, questions
+from alphaedit_plugin.data import EditData, Place, select_fitting
+from alphaedit_plugin.errors import ConfigError, RequestError
+from alphaedit_plugin.request import Probe, Request
 from tests.data.files import load, write
 
 
@@ -80,7 +86,7 @@ def test_what_was_asked_before_is_dropped_and_said(
 
 
 def test_the_relation_says_what_is_asked_where_it_is_known(tmp_path: Path) -> None:
-    """The same relation in other words is the same; the same words are, without a relation."""
+    """The same relation in other words is the same, and so are the same words."""
     first = record("Ada", relation="tongue")
     same = record("Ada", prompt="{}'s tongue is", relation="tongue")
     other = record("Ada", prompt="{} lives in", relation="home")
@@ -109,3 +115,117 @@ def test_what_follows_from_a_repeated_edit_is_asked_all_the_same(tmp_path: Path)
     assert subjects(data) == ["Ada", "Boris"]
     assert [one.record for one in data.trimmed] == [2]
     assert data.requests[0].portability == {"hop": Probe(("one", "two", "three"), ("x",) * 3)}
+
+
+# ---------------------------------------------------------------------------------------------
+# What asks the same is what the engine says does
+
+# Few of each, so that much is asked again; some are one text in several spellings.
+SUBJECTS = st.sampled_from(("Zoë", "Zoe\u0308", "Zoe", "Ada Marsh", "Ada\u00a0Marsh"))
+PROMPTS = st.sampled_from(
+    ("{} speaks", "{}  speaks", "{subject} speaks", "{}'s tongue", "{}’s tongue")
+)
+ANSWERS = st.sampled_from(("French", " French", "French\u200b", "Greek"))
+RELATIONS = st.sampled_from((None, "P1", "P2"))
+HOPS = st.sampled_from(({}, {"hop": Probe(("So?",), ("so",))}))
+ASKED = st.builds(
+    Request, PROMPTS, SUBJECTS, ANSWERS, relation=RELATIONS, portability=HOPS
+)  # fmt: skip
+CASES = st.lists(st.lists(ASKED, min_size=1, max_size=3), min_size=1, max_size=8)
+
+
+def data_of(cases: Sequence[Sequence[Request]]) -> EditData:
+    placed = [(one, Place(number, None)) for number, case in enumerate(cases) for one in case]
+    return EditData(tuple(one for one, _ in placed), places=tuple(place for _, place in placed))
+
+
+def refuse_greek(request: Request) -> None:
+    if request.target_new == "Greek":
+        raise RequestError("no Greek")
+
+
+@given(CASES, st.none() | st.integers(0, 9), st.integers(0, 2))
+@example([[Request("{} speaks", "A", "x", relation="P1")],
+          [Request("{} speaks", "A", "y", relation="P2")]], None, 0)  # fmt: skip
+@example([[Request("{} speaks", "A", "x", relation="P1")], [Request("{} talks", "A", "x")],
+          [Request("{} talks", "A", "x", relation="P1"), Request("{} speaks", "B", "x")],
+          [Request("{} talks", "A", "y")]], None, 1)  # fmt: skip
+def test_nothing_that_is_left_contradicts_or_repeats_anything(
+    cases: list[list[Request]], shuffle_seed: int | None, offset: int
+) -> None:
+    settings = DataConfig(shuffle_seed=shuffle_seed, offset=offset)
+    try:
+        data = select_fitting(data_of(cases), settings)
+    except ConfigError:
+        assert offset or all(conflicts(case) for case in cases)  # nothing is left
+        return
+    assert conflicts(data.requests) == {}
+    for one, other in itertools.combinations(data.requests, 2):
+        assert not questions(one) & questions(other)
+
+
+@given(st.lists(ASKED, min_size=2, max_size=2))
+def test_what_the_engine_calls_a_contradiction_is_dropped(pair: list[Request]) -> None:
+    data = select_fitting(data_of([[one] for one in pair]), DataConfig())
+    contradicts = bool(conflicts(pair))
+    assert any("asks the same" in one.reason for one in data.dropped) is contradicts
+    assert len(data.requests) == (
+        1 if contradicts or questions(pair[0]) & questions(pair[1]) else 2
+    )
+
+
+@given(CASES, st.booleans(), st.integers(1, 4))
+def test_slices_of_what_fits_are_as_large_as_asked_and_do_not_overlap(
+    cases: list[list[Request]], unique: bool, size: int
+) -> None:
+    single = data_of([[replace(case[0], portability={})] for case in cases])
+    if all(request.target_new == "Greek" for request in single.requests):
+        with pytest.raises(ConfigError, match=r"holds no request that can be edited: .*no Greek"):
+            select_fitting(single, DataConfig(unique=unique), refuse_greek)
+        return
+    whole = select_fitting(single, DataConfig(unique=unique), refuse_greek)
+    assert not any(request.target_new == "Greek" for request in whole.requests)
+    for start in range(0, len(whole.requests), size):
+        settings = DataConfig(unique=unique, offset=start, limit=size)
+        part = select_fitting(single, settings, refuse_greek)
+        assert part.places == whole.places[start : start + size]
+
+
+# ---------------------------------------------------------------------------------------------
+# What does not fit
+
+
+def test_another_record_takes_the_place_of_one_that_does_not_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    asked: list[str] = []
+
+    def check(request: Request) -> None:
+        asked.append(request.subject)
+        refuse_greek(request)
+
+    people = [Request("{} speaks", f"P{i}", "Greek" if i % 2 else "x") for i in range(9)]
+    data = select_fitting(data_of([[one] for one in people]), DataConfig(limit=3), check)
+    assert subjects(data) == ["P0", "P2", "P4"]
+    assert asked == ["P0", "P1", "P2", "P3", "P4"]  # each once, and none that is not needed
+    assert caplog.messages == ["default: 2 records dropped: 2 × no Greek [record 1, record 3]"]
+
+
+def test_an_edit_that_does_not_fit_costs_its_record_and_no_other() -> None:
+    """The edit that two records share is made with the second one."""
+    shared, bad = Request("{} speaks", "A", "x"), Request("{} speaks", "B", "Greek")
+    hop = {"hop": Probe(("So?",), ("so",))}
+    cases = [[shared, bad], [Request("{} speaks", "C", "x"), replace(shared, portability=hop)]]
+    data = select_fitting(data_of(cases), DataConfig(), refuse_greek)
+    assert data.requests == tuple(cases[1])
+    assert [(one.record, one.reason) for one in data.dropped] == [(0, "no Greek")]
+
+
+def test_a_record_that_does_not_fit_can_be_refused(tmp_path: Path) -> None:
+    data = data_of([[Request("{} speaks", "A", "x")], [Request("{} speaks", "B", "Greek")]])
+    with pytest.raises(RequestError, match=r"default: record 1: no Greek; data\.strict=false"):
+        select_fitting(data, DataConfig(strict=True), refuse_greek)
+    assert subjects(select_fitting(data, DataConfig(strict=True, limit=1), refuse_greek)) == ["A"]
+    with pytest.raises(RequestError, match=r"edits\.json: record 1 \(line 3\): no 'prompt'"):
+        select(tmp_path, [PEOPLE[0], {"subject": "B", "target_new": "x"}], strict=True)
+    assert select(tmp_path, [PEOPLE[0], PEOPLE[0]], strict=True).dropped  # a repetition is none

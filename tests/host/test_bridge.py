@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,24 @@ def test_the_command_line_takes_either(
     assert "null space" in out
     assert ("LAYER 1" in err) == (chosen == "easyedit")
     assert "LAYER" not in out
+    assert (tmp_path / "edited" / "config.json").is_file()
+
+
+def test_a_record_that_the_host_would_misread_costs_itself(
+    tiny: TinyHostModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{key: r[key] for key in ("prompt", "subject", "target_new")} for r in tiny.requests]
+    braces = {"prompt": "In {} the {subject} is", "subject": "cat", "target_new": "dog"}
+    path = tmp_path / "edits.json"
+    path.write_text(json.dumps([rows[0], braces, *rows[1:3]]))
+    words = [
+        "edit", "host=easyedit", "base=memit", "model=custom", f"model.path={tiny.folder}",
+        "model.layers=[1,2,3]", f"model.moments.stats_dir={tiny.stats_dir}", "null_space=false",
+        "model.moment_weight=15", "model.target.steps=2", "batch_size=1", "data=plain",
+        f"data.path={path}", "data.limit=3", f"save={tmp_path / 'edited'}",
+    ]  # fmt: skip
+    assert main(words) == 0
+    assert "1 record dropped: 1 × EasyEdit cannot edit" in caplog.text
     assert (tmp_path / "edited" / "config.json").is_file()
 
 

@@ -20,7 +20,8 @@ from tests.tiny import REQUESTS, build_model
 LAYERS = [1, 3]
 RICH = Request(
     "The  mother\ttongue of {} is", "Zoë ✨ مريم", " 北京", "French", ("Whose?", "Who\nis it?"),
-    {"nearby": Probe(("Is it?", "Or not?"), ("yes", "no"))}, {"hop": Probe(("So?",), ("so",))},
+    {"nearby": Probe(("Is it?", "Or not?"), ("yes", "no"), (("Yes.", "ja"), ()))},
+    {"hop": Probe(("So?",), ("so",))},
     ("Français",), ("Zoë is",), ("Ada speaks",), ("French is a language.",), "17", "P103",
 )  # fmt: skip
 LEAST_SQUARES = {"name": "memit", "least_squares": True, "one_by_one": False, "null_space": False}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alphaedit_plugin.boundary import tokenise
 from alphaedit_plugin.metrics import Evaluation, evaluate
+from alphaedit_plugin.metrics.base import pairs_of
 from alphaedit_plugin.metrics.text import cosine, n_gram_entropy, tf_idf
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Probe, Request
@@ -112,6 +113,9 @@ def test_token_accuracies(plain: Plain, found: Evaluation) -> None:
         fmean(plain.share(p, r.target_new) for p in r.rephrase) for r in ASKED if r.rephrase
     ]
     assert found.summary["rephrase_acc"] == pytest.approx(fmean(rephrase))
+    near = [plain.share(*pair) for pair in pairs_of(ASKED[1].locality["neighbourhood"])]
+    assert found.summary["neighbourhood_acc"] == pytest.approx(fmean(near))
+    assert found.readings["neighbourhood_acc"].counts == (0, 1, 0, 0)
     for name, probe in ASKED[1].portability.items():
         pairs = zip(probe.prompts, probe.answers, strict=True)
         shares = fmean(plain.share(prompt, answer) for prompt, answer in pairs)

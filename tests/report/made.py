@@ -26,6 +26,8 @@ def evaluation(edits: int, chance: float, rng: random.Random, **more: float) -> 
         "efficacy.accuracy": Reading.mean("request", hits(edits)),
         "specificity.success": Reading.mean("request", near),
         "specificity.accuracy": Reading.mean("request", near),
+        "rewrite_acc": Reading.mean("request", hits(edits)),
+        "neighbourhood_acc": Reading.mean("request", near),
         "retention.seen": Reading.mean("retention.seen", hits(40)),
         "retention.unseen": Reading.mean("retention.unseen", hits(25)),
     }

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.report import run_report
-from alphaedit_plugin.report.paper import paper_rows
+from alphaedit_plugin.report.paper import COLUMNS, paper_rows, paper_table
 from alphaedit_plugin.report.pictures import survival_matrix
 from alphaedit_plugin.report.studies import studies_of
+from alphaedit_plugin.report.tables import NOTHING
 from tests.report.made import cell, run, seeds, write
 
 PICTURES = ("curves", "gains", "survival", "shift", "norms", "abilities")
@@ -114,10 +115,50 @@ def test_less_perplexity_is_better(folder: Path) -> None:
 def test_the_papers_rows_are_marked_as_its_own(folder: Path) -> None:
     made, published = (folder / "report.md").read_text().split("## tiny & co, counterfact")
     assert "†" not in made
-    assert "| LLaMA3 | AlphaEdit † | 98.90 | 94.22 | 67.88 | 622.49 | 32.40 |" in published
-    assert "Not ours: as published by Fang et al. 2025" in published
-    assert {row["model"] for row in paper_rows("zsre")} == {"LLaMA3", "GPT-J", "GPT2-XL"}
-    assert len(paper_rows("zsre")) == len(paper_rows("counterfact")) == 18
+    published = published.replace("\u00a0", " ")
+    assert (
+        "| LLaMA3 | AlphaEdit † | 98.90 ± 0.10 | 94.22 ± 0.19 | 67.88 ± 0.29 | 622.49 ± 0.16 | "
+        "32.40 ± 0.11 |"
+    ) in published
+    assert "† Not ours: as published by Fang et al. 2025" in published
+    for data in ("zsre", "counterfact"):
+        rows = paper_rows(data)
+        assert len({row["model"] for row in rows}) == 3
+        methods = {row["method"] for row in rows}
+        assert methods >= {"Pre-edited", "FT", "MEND", "InstructEdit", "AlphaEdit"}
+        assert len(rows) == 3 * len(methods) == 27
+        for row in rows:
+            for column in COLUMNS[data]:
+                assert 0 <= float(row[f"{column}_sd"]) < float(row[column]) + 1
+
+
+@pytest.mark.parametrize(
+    ("data", "columns"),
+    [
+        ("zsre, zsre_mend_eval.json", ("rewrite_acc", None, "neighbourhood_acc")),
+        ("counterfact", ("efficacy.success", None, "specificity.success", None, None)),
+    ],
+)
+def test_like_stands_beside_like(data: str, columns: tuple[str | None, ...]) -> None:
+    """In the paper's units; what was not measured has no figure."""
+    (study,) = studies_of(seeds(3, data))
+    table = paper_table(study)
+    assert table is not None
+    assert len(table.head) == 2 + len(columns)
+    rows = {row[1].text: row for row in table.rows if row[0].text == "tiny & co"}
+    assert list(rows) == ["unedited", *(entry.name for entry in study.entries)]
+    for entry in study.entries:
+        for field, column in zip(rows[entry.name][2:], columns, strict=True):
+            spread = entry.spread(column) if column else None
+            if spread is None or spread.deviation is None:
+                assert field.text == NOTHING
+            else:
+                wanted = f"{100 * spread.mean:.2f} ± {100 * spread.deviation:.2f}"
+                assert field.text.replace("\u00a0", " ") == wanted
+    theirs = [row for row in table.rows if row[1].text.endswith("†")]
+    assert len(theirs) == 27
+    assert len(theirs) + len(rows) == len(table.rows)
+    assert all(column in table.caption for column in columns if column)
 
 
 def test_survival_is_edits_by_time() -> None:
