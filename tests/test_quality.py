@@ -13,7 +13,6 @@ from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.quality import add_locality, check_quality, edit_quality, requested_rewrite
 from alphaedit_plugin.request import Probe, Request
 from alphaedit_plugin.scoring import score
-from tests.tiny import END
 
 FULL = Request.parse(
     "The mother tongue of {} is",
@@ -92,7 +91,6 @@ def test_requested_rewrite_is_the_hosts_request() -> None:
     [
         ({"rephrase": ("The cats " * 60,)}, "request 1: .*context is 64"),
         ({"locality": {"far": Probe(("A prompt",), ("violin " * 60,))}}, "request 1: .*context is"),
-        ({"portability": {"hop": Probe(("Fine ",), (END,))}}, "request 1: .*has no token"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(

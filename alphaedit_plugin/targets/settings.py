@@ -41,7 +41,7 @@ class TargetSettings:
         kl_factor: weight of the divergence on "{subject} is a".
         clamp_norm_factor: ``‖δ‖`` stays within this many ``‖z0‖``.
         stop_loss: a request is done when its loss is below this.
-        budget: padded tokens that are optimised together; bounds memory.
+        budget: padded tokens that are optimised together at most, see `memory.in_token_budget`.
         on_failure: when the search for one request fails, refuse the whole batch, or leave that
             request out, which then is said.
     """
