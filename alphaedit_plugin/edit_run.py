@@ -27,7 +27,7 @@ from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.progress import progress
 from alphaedit_plugin.projector.leakage import rounding_note
-from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality
+from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality, unlearnt
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.scoring import continue_greedily
 from alphaedit_plugin.session import EditSession
@@ -77,6 +77,8 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     _note(editor.session, requests, after.metrics)
     console.print(request_table(requests, before, after, console.width >= NARROW))
     console.print(summary(after.metrics), highlight=False)
+    for line in unlearnt_notes(editor.session, requests, after.metrics):
+        say(console, line)
     for request in failed:
         say(
             console,
@@ -218,6 +220,30 @@ def summary(metrics: Sequence[Metrics]) -> str:
         if means:
             parts.append(f"{name} {_mean(means):.1%}")
     return f"after {counted(len(metrics), 'edit')}: {', '.join(parts)}"
+
+
+def unlearnt_notes(
+    session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]
+) -> list[str]:
+    """Why answers are not given: for how many the search failed, for how many the write."""
+    searches = {
+        (own.prompt, own.subject, own.target_new): search
+        for entry in session.journal
+        for own, search in zip(entry.requests, entry.searches, strict=False)
+    }
+    asked = [(request.prompt, request.subject, request.target_new) for request in requests]
+    why = [unlearnt(searches.get(key), one) for key, one in zip(asked, metrics, strict=True)]
+    reasons = {
+        "search": "the target search found no value that gives it: raise model.target.steps or "
+        "model.target.lr, or edit earlier layers",
+        "write": "a value was found, but the closed form could not write it: lower "
+        "model.moment_weight (plain) or projector.l2 (null space), or edit more layers",
+    }
+    return [
+        f"{why.count(kind)} of {counted(len(why), 'answer')} not given, as {reason}"
+        for kind, reason in reasons.items()
+        if kind in why
+    ]
 
 
 def layer_table(editor: NullSpaceEditor) -> Table:

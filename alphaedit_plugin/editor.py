@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from alphaedit_plugin.quality import (
     check_quality,
     edit_quality,
     requested_rewrite,
+    unlearnt,
 )
 from alphaedit_plugin.recipe import Recipe
 from alphaedit_plugin.request import Request, among, prepare_requests
@@ -172,8 +174,10 @@ class NullSpaceEditor:
 
         Returns:
             Metrics per request with ``pre`` and ``post`` in the host's layout, and with
-            ``left_out`` where it was not edited (see `engine.apply_batch`); the model; and the
-            weights as they were before the last edit, by name.
+            ``left_out`` where it was not edited (see `engine.apply_batch`), with
+            ``target_search``, how far that came, and ``unlearnt`` where the answer is not given
+            (see `quality.unlearnt`); the model; and the weights as they were before the last edit,
+            by name.
 
         Raises:
             RequestError: a request that cannot be edited; no weight has changed then.
@@ -262,6 +266,7 @@ class NullSpaceEditor:
                         "post": post,
                         "time": seconds,
                         **_left_out(request, entry),
+                        **_search(request, entry, post),
                     }
                 )
                 if verbose:
@@ -324,6 +329,15 @@ def _left_out(request: Request, entry: Entry | None) -> Metrics:
         return {}
     failed = entry is not None and among(request, entry.failed)
     return {"left_out": "failed" if failed else "contradicted"}
+
+
+def _search(request: Request, entry: Entry | None, after: Metrics) -> Metrics:
+    """How far its target search came and, where its answer is not given, what is to blame."""
+    pairs = zip(entry.requests, entry.searches, strict=False) if entry is not None else ()
+    search = next((search for one, search in pairs if one is request), None)
+    why = unlearnt(search, after)
+    found = {} if search is None else {"target_search": asdict(search)}
+    return found if why is None else found | {"unlearnt": why}
 
 
 def _check_overrides(name: str, known: bool, overrides: Sequence[str]) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 from alphaedit_plugin.checks import check_conflicts, check_recipe, check_requests
 from alphaedit_plugin.conflicts import standing, superseded
 from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.errors import counted
+from alphaedit_plugin.journal import Search
 from alphaedit_plugin.keys import Part, Reader, Site, average, read
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.models import EditableModel, full_precision
@@ -74,10 +76,13 @@ def _write_batch(
     lost = superseded(session.batches, requests)
     with session.batch():
         done = stages(recipe, requests) if requests else []
-        keys = [_apply_stage(view, session, recipe, stage, lost) for stage in done]
+        found: dict[int, Search] = {}  # by the id of the request
+        keys = [_apply_stage(view, session, recipe, stage, lost, found) for stage in done]
         needed = recipe.method.needs_history and requests
         past = _past_keys(view, recipe, requests, keys) if needed else {}
-        return session.commit(requests, past, recipe.description(), failed)
+        searches = [found[id(request)] for request in requests]
+        _tell(requests, searches)
+        return session.commit(requests, past, recipe.description(), failed, searches)
 
 
 def _past_keys(
@@ -102,12 +107,19 @@ def _apply_stage(
     recipe: Recipe,
     stage: Stage,
     lost: Sequence[Collection[int]],
+    searches: dict[int, Search],
 ) -> dict[int, Tensor]:
-    """Write one stage; returns the averaged keys ``(d_in, n)`` per layer."""
+    """Write one stage, and note its ``searches``.
+
+    Returns:
+        The averaged keys ``(d_in, n)`` per layer.
+    """
     site = Site(stage.layers[-1], recipe.method.target)
     targets = recipe.search(
         view, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
     )
+    came = zip(targets.loss.tolist(), targets.probability.tolist(), strict=True)
+    searches.update(zip(map(id, stage.requests), (Search(*one) for one in came), strict=True))
     contexts = len(recipe.contexts.flat)  # of each request side by side, "{}" first
     sentences = _sentences(view, recipe, stage.requests)
     reader = Reader(view, sentences, recipe.targets.budget)
@@ -134,6 +146,25 @@ def _apply_stage(
         _warn_of_size(layer, delta.norm, Delta(problem.weight).norm)
         session.write(layer, delta)
     return keys
+
+
+def _tell(requests: Sequence[Request], searches: Sequence[Search]) -> None:
+    """How far the target searches of a batch came, and which of them are no use."""
+    for request, search in zip(requests, searches, strict=True):
+        logger.info(
+            "target search for %s → %s: loss %.3g, probability of the answer %.2g",
+            request.filled, request.target_new, search.loss, search.probability,
+        )  # fmt: skip
+    missed = [pair for pair in zip(searches, requests, strict=True) if pair[0].missed]
+    if missed:
+        search, request = min(missed, key=lambda pair: pair[0].probability)
+        logger.warning(
+            "the target search found no value that gives the answer for %d of %s, least of all for "
+            "%r → %r (probability %.2g): raise model.target.steps or model.target.lr, or edit "
+            "earlier layers",
+            len(missed), counted(len(requests), "request"), request.filled, request.target_new,
+            search.probability,
+        )  # fmt: skip
 
 
 def _warn_of_size(layer: int, delta: float, weight: float) -> None:

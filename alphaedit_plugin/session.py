@@ -26,6 +26,7 @@ from alphaedit_plugin.journal import (
     Header,
     Journal,
     Patch,
+    Search,
     Undone,
     Write,
     plan,
@@ -244,6 +245,7 @@ class EditSession:
         past_keys: Mapping[int, Tensor] | None = None,
         method: Mapping[str, Any] | None = None,
         failed: Sequence[Request] = (),
+        searches: Sequence[Search] = (),
     ) -> Entry:
         """End the open batch: what was written becomes one entry of the journal.
 
@@ -252,6 +254,7 @@ class EditSession:
             past_keys: per layer ``(d_in, n)``, the batch's keys after its write.
             method: what made it; JSON.
             failed: requests of the batch that could not be edited and were left out.
+            searches: how far each request's target search came.
 
         Raises:
             AlphaEditError: no batch is open.
@@ -261,7 +264,10 @@ class EditSession:
         if self._open is None:
             raise AlphaEditError("session.commit needs an open session.batch()")
         writes = tuple(self._open)
-        entry = Entry(tuple(requests), writes, past_keys or {}, tuple(failed), method=method or {})
+        entry = Entry(
+            tuple(requests), writes, past_keys or {}, tuple(failed), tuple(searches),
+            method=method or {},
+        )  # fmt: skip
         if self._disk is not None:
             entry = replace(entry, before=self._disk.after, after=self.checksums())
             self._disk.add(entry)

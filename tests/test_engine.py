@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from alphaedit_plugin.recipe import Recipe, stages
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.session import EditSession
 from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.targets import optimise_targets
+from alphaedit_plugin.targets import Targets, optimise_targets
 from tests.tiny import (
     CONTEXTS,
     DEPTH,
@@ -70,6 +71,36 @@ def test_memit_is_its_layers_written_one_after_another(
         delta = torch.linalg.solve(system, keys.double() @ residual.T).T
         twin.weight(layer).add_(delta.float())
         assert relative(view.weight(layer), twin.weight(layer)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["rome", "memit"])
+def test_how_far_the_searches_came_is_kept_shown_and_warned_of(
+    gpt2: EditableModel, gpt2_moments: Moments, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    method = {"rome": Rome(), "memit": Memit(20.0)}[name]
+    session, recipe = EditSession(gpt2, LAYERS), recipe_of(method, gpt2_moments)
+
+    def near(*args: Any) -> Targets:
+        found = optimise_targets(*args)
+        return replace(found, probability=torch.full_like(found.probability, 0.9))
+
+    with caplog.at_level(logging.INFO):
+        entry = apply_batch(gpt2, session, recipe, REQUESTS[:2])
+        assert "target search for The mother tongue of Ada Marsh is → Spanish: loss" in caplog.text
+        assert "found no value that gives the answer for 2 of 2 requests" in caplog.text
+        caplog.clear()
+        entry_near = apply_batch(gpt2, session, replace(recipe, search=near), REQUESTS[2:])
+    assert "found no value" not in caplog.text
+    assert all(0 < search.probability < 0.1 and search.missed for search in entry.searches)
+    assert all(search.probability == pytest.approx(0.9) for search in entry_near.searches)
+    assert not any(search.missed for search in entry_near.searches)
+    if name == "memit":
+        session.reset()
+        site = Site(LAYERS[-1], Part.BLOCK)
+        expected = optimise_targets(
+            gpt2, REQUESTS[:2], CONTEXTS, site, FactToken.subject_last, SEARCH
+        )
+        assert [s.loss for s in entry.searches] == pytest.approx(expected.loss.tolist())
 
 
 def test_alphaedit_is_the_published_form_over_several_batches(

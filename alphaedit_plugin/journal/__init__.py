@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alphaedit_plugin.journal.entry import Entry, Write
+from alphaedit_plugin.journal.entry import Entry, Search, Write
 from alphaedit_plugin.journal.folder import Journal, read_header
 from alphaedit_plugin.journal.header import Header, checksums
 from alphaedit_plugin.journal.patch import Patch, bytes_of, read_patch, save_patch
@@ -13,6 +13,7 @@ __all__ = [
     "Header",
     "Journal",
     "Patch",
+    "Search",
     "Undone",
     "Write",
     "bytes_of",

@@ -14,6 +14,8 @@ from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.version import VERSION
 
+LIKELIEST = 0.5  # of this probability on, a token is the likeliest, whatever the others have
+
 
 @dataclass(frozen=True)
 class Write:
@@ -29,6 +31,25 @@ class Write:
 
 
 @dataclass(frozen=True)
+class Search:
+    """How far the search for a request's target value came.
+
+    Attributes:
+        loss: what it minimises, at the value.
+        probability: of the new answer with the value in place: the geometric mean over its tokens
+            and all contexts.
+    """
+
+    loss: float
+    probability: float
+
+    @property
+    def missed(self) -> bool:
+        """Whether even the value itself does not make the model give the answer."""
+        return self.probability < LIKELIEST
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of the journal: a batch of requests, or the end of a run.
 
@@ -37,6 +58,7 @@ class Entry:
         writes: what was added, in order.
         past_keys: per layer ``(d_in, n)``, the batch's keys after its write; may be empty.
         failed: requests of the batch that could not be edited and were left out.
+        searches: how far each request's target search came; empty where that is not known.
         name: by which it is taken back; unique.
         ids: of the edits, one per request; unique.
         method: what made it, see `Recipe.description`; JSON.
@@ -50,6 +72,7 @@ class Entry:
     writes: tuple[Write, ...]
     past_keys: Mapping[int, Tensor] = field(default_factory=dict)
     failed: tuple[Request, ...] = ()
+    searches: tuple[Search, ...] = ()
     name: str = field(default_factory=lambda: new_name("b"))
     ids: tuple[str, ...] = ()
     method: Mapping[str, Any] = field(default_factory=dict)
@@ -98,6 +121,7 @@ class Entry:
             self,
             requests=tuple(self.requests[place] for place in kept),
             ids=tuple(self.ids[place] for place in kept),
+            searches=tuple(self.searches[place] for place in kept if self.searches),
             writes=self._writes_of(kept),
             past_keys={layer: keys[:, kept] for layer, keys in self.past_keys.items()},
         )

@@ -16,7 +16,7 @@ from torch import Tensor
 from alphaedit_plugin.artefact import Claim
 from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.journal import reading
-from alphaedit_plugin.journal.entry import Entry, Write
+from alphaedit_plugin.journal.entry import Entry, Search, Write
 from alphaedit_plugin.journal.header import Place
 from alphaedit_plugin.request import Probe, Request
 
@@ -103,6 +103,7 @@ def pack(entry: Entry, prefix: str = "", keys: bool = True) -> tuple[dict[str, A
             {"id": own, "request": converter().unstructure(request)}
             for own, request in zip(entry.ids, entry.requests, strict=True)
         ],
+        "searches": [[one.loss, one.probability] for one in entry.searches],
         "failed": converter().unstructure(list(entry.failed)),
         "writes": forms,
         "keys": list(kept),
@@ -123,6 +124,9 @@ def unpack(content: Mapping[str, Any]) -> Record:
     rows = [reading.mapping(row) for row in reading.sequence(content["requests"])]
     writes = [reading.mapping(write) for write in reading.sequence(content["writes"])]
     forms = tuple((reading.whole(w["layer"]), reading.label(w["form"])) for w in writes)
+    searches = [reading.sequence(row) for row in reading.sequence(content.get("searches", []))]
+    if len(searches) not in (0, len(rows)):
+        raise ValueError(f"it has {len(searches)} searches for {len(rows)} requests")
     unknown = [form for _, form in forms if form not in (FACTORED, DENSE, SPARSE)]
     if unknown:
         raise ValueError(f"it has a delta in the form {unknown[0]!r}: update alphaedit-plugin")
@@ -130,6 +134,7 @@ def unpack(content: Mapping[str, Any]) -> Record:
         requests=tuple(converter().structure(row["request"], Request) for row in rows),
         writes=(),
         failed=converter().structure(content["failed"], tuple[Request, ...]),
+        searches=tuple(Search(*map(reading.number, row)) for row in searches),
         name=reading.label(content["name"]),
         ids=tuple(reading.label(row["id"]) for row in rows),
         method=reading.mapping(content["method"]),

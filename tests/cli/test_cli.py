@@ -373,6 +373,19 @@ def test_edit_of_many_shows_ten(capsys: Capture) -> None:
     assert "locality " in out
 
 
+@pytest.mark.parametrize(
+    ("setting", "blamed"),
+    [
+        ("model.target.lr=1e-6", "the target search found no value"),
+        ("model.moment_weight=1e12", "a value was found, but the closed form could not write it"),
+    ],
+)
+def test_edit_says_where_an_answer_was_lost(capsys: Capture, setting: str, blamed: str) -> None:
+    words = ["edit", "data.limit=3", "null_space=false", *QUICK, "model.target.steps=20", setting]
+    assert main(words) == 0
+    assert f"3 of 3 answers not given, as {blamed}" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_edit_from_easyedits_file(capsys: Capture, tmp_path: Path, projectors: str) -> None:
     (request,) = load_data(load_config(["data.limit=1"])).requests
     record = {

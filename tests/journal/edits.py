@@ -12,6 +12,7 @@ from torch import Tensor
 
 from alphaedit_plugin.artefact import read_artefact, write_artefact
 from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.journal import Search
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.request import Probe, Request
 from alphaedit_plugin.session import EditSession
@@ -62,7 +63,9 @@ def edit(
             for layer in session.layers:
                 session.write(layer, FORMS[form](session.view, layer, seed + 100 * layer))
                 keys[layer] = factored(session.view, layer, seed).right.float()  # type: ignore[union-attr]
-            session.commit(requests or [RICH, REQUESTS[seed % 4]], keys, LEAST_SQUARES)
+            asked = requests or [RICH, REQUESTS[seed % 4]]
+            searches = [Search(0.1 * (n + seed), 1 / (n + 2)) for n in range(len(asked))]
+            session.commit(asked, keys, LEAST_SQUARES, searches=searches)
 
 
 def parts_of(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

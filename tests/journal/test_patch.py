@@ -213,7 +213,7 @@ HOSTILE_CONTENT: list[tuple[str, Any, str]] = [
     ("entries.0.requests.0.request.accept", [1], "expected a text"),
     ("entries.0.requests.0.request.prompt", REMOVE, "prompt"),
     ("entries.0.requests.0.request.wish", "x", "update alphaedit-plugin"),
-    ("entries.0.requests", [], "keys"),
+    ("entries.0.requests", [], "2 searches for 0"),
     ("entries.0.requests.0.id", "e1", "one name"),
     ("entries.0.name", "b" * 10**6, "short printable"),
     ("after", {"1": 5}, "expected a text"),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.errors import RequestError
 from alphaedit_plugin.journal import Journal
-from alphaedit_plugin.journal.record import converter
+from alphaedit_plugin.journal.record import converter, pack, unpack
 from alphaedit_plugin.request import Probe, Request
 from alphaedit_plugin.session import EditSession
 from tests.journal.edits import LAYERS, RICH, edit, fresh
@@ -116,6 +116,20 @@ def test_what_was_written_without_a_later_field_has_its_default(place: tuple[str
 def test_a_probe_with_a_field_of_a_later_version_is_refused() -> None:
     with pytest.raises(ValueError, match="it has a probe with 'wish': update alphaedit-plugin"):
         converter().structure(changed(("locality", "nearby", "wish"), "x"), Request)
+
+
+def test_how_far_searches_came_is_kept_and_may_be_missing(tmp_path: Path) -> None:
+    edit(session := EditSession(fresh(), LAYERS, tmp_path / "j"), 0, 1)
+    again = EditSession(fresh(), LAYERS, tmp_path / "j")
+    assert [entry.searches for entry in again.journal] == [e.searches for e in session.journal]
+    again.undo(session.ids[0])
+    assert again.journal[0].searches == session.journal[0].searches[1:]
+    content = json.loads(json.dumps(pack(session.journal[0])[0]))
+    for searches, message in (([[1.0, 0.5]], "1 searches for 2"), ([["a", 1]] * 2, "no number")):
+        with pytest.raises(ValueError, match=message):
+            unpack(content | {"searches": searches})
+    del content["searches"]
+    assert unpack(content).entry.searches == ()
 
 
 def test_a_session_that_goes_on_knows_what_it_holds(tmp_path: Path) -> None:
