@@ -175,10 +175,10 @@ def _models() -> list[Finding]:
 
 
 def _host() -> list[Finding]:
-    from alphaedit_plugin.easyedit.host import HostError
+    from alphaedit_plugin.easyedit.host import HostError, host_folder
     from alphaedit_plugin.easyedit.run import registered
 
-    folder = _host_folder()
+    folder = host_folder()
     place = "not found" if folder is None else _described(folder)
     try:
         with _quiet(), registered() as cover:
@@ -188,7 +188,7 @@ def _host() -> list[Finding]:
         problem, fix = _explained(error, folder)
         return [Finding("EasyEdit", place, Verdict.note, problem, fix)]
     return [
-        Finding("EasyEdit", place if folder else _described(_host_folder())),
+        Finding("EasyEdit", place if folder else _described(host_folder())),
         Finding("with null_space", flagged),
         Finding("without", f"{others} other methods, which refuse the flag"),
     ]
@@ -201,24 +201,10 @@ def _described(folder: Path | None) -> str:
     return f"{folder}, commit {commit[:10]}" if commit else str(folder)
 
 
-def _host_folder() -> Path | None:
-    """The folder that holds ``easyeditor``, by the same rules as `import_host`."""
-    from alphaedit_plugin.easyedit.host import HostError, find_clone
-
-    if "easyeditor" in sys.modules:
-        file = getattr(sys.modules["easyeditor"], "__file__", None)
-        return Path(file).parents[1] if file else None
-    spec = importlib.util.find_spec("easyeditor")
-    if spec is not None:
-        return Path(spec.origin).parents[1] if spec.origin else None
-    try:
-        return find_clone()
-    except HostError:  # `_host` tells it
-        return None
-
-
 def _explained(error: AlphaEditError, folder: Path | None) -> tuple[str, str]:
     """Problem and fix of a host that is missing, or that cannot be imported."""
+    from alphaedit_plugin.easyedit.host import unsuited
+
     cause = error.__cause__
     if cause is None:
         problem, _, fix = str(error).rpartition(": ")
@@ -227,10 +213,13 @@ def _explained(error: AlphaEditError, folder: Path | None) -> tuple[str, str]:
     if not isinstance(cause, ImportError):
         fix = "run python -c 'import easyeditor' in its folder; the plug-in needs no EasyEdit"
         return problem, fix
-    missing = _missing_of(folder / "requirements.txt") if folder else []
+    missing, other = _missing_of(folder), unsuited(cause, folder)
+    if other:
+        problem += f": {other[0]}"
     if missing:
         problem += f"; of its requirements.txt are missing: {', '.join(missing)}"
-    wanted = missing or [(cause.name or "").partition(".")[0] or "-r requirements.txt"]
+    wanted = [*([f"'{other[1]}'"] if other else []), *missing]
+    wanted = wanted or [(cause.name or "").partition(".")[0] or "-r requirements.txt"]
     return problem, f"pip install {' '.join(wanted)} {_same_torch()}"
 
 
@@ -244,13 +233,11 @@ def _same_torch() -> str:
     return f"torch=={version}{index}"
 
 
-def _missing_of(requirements: Path) -> list[str]:
-    """Names in a requirements file that are not installed, whatever version it asks for."""
-    try:
-        lines = requirements.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    names = [match[0] for line in lines if (match := re.match(r"[A-Za-z0-9][\w.-]*", line))]
+def _missing_of(folder: Path | None) -> list[str]:
+    """Names in the clone's requirements file that are not installed, in any version."""
+    from alphaedit_plugin.easyedit.host import requirements
+
+    names = [re.split(r"[^\w.-]", line)[0] for line in requirements(folder)]
     return [name for name in names if _version(name) is None]
 
 

@@ -8,8 +8,10 @@ host's star imports shadow attributes on the way.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -100,11 +102,57 @@ def find_clone() -> Path | None:
     return named
 
 
+def host_folder() -> Path | None:
+    """The folder that holds ``easyeditor``, by the same rules as `import_host`."""
+    if "easyeditor" in sys.modules:
+        file = getattr(sys.modules["easyeditor"], "__file__", None)
+        return Path(file).parents[1] if file else None
+    spec = importlib.util.find_spec("easyeditor")
+    if spec is not None:
+        return Path(spec.origin).parents[1] if spec.origin else None
+    try:
+        return find_clone()
+    except HostError:  # `import_host` says it
+        return None
+
+
+def unsuited(error: BaseException | None, clone: Path | None) -> tuple[str, str] | None:
+    """Whether the host cannot be imported as a package that is there is of another version.
+
+    Args:
+        error: what importing the host raised.
+        clone: of the host, whose ``requirements.txt`` says what it was written for.
+
+    Returns:
+        What is so, and the requirement; ``None`` where no package is to blame, or it is missing.
+    """
+    package = (getattr(error, "name", None) or "").partition(".")[0]
+    if not isinstance(error, ImportError) or not package:
+        return None
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    pins = {re.split(r"[^\w.-]", line)[0]: line for line in requirements(clone)}
+    wanted = pins.get(package, package)
+    return f"{package} {version} is here, and this EasyEdit was written for {wanted}", wanted
+
+
+def requirements(clone: Path | None) -> list[str]:
+    """The lines of the clone's ``requirements.txt`` that name a package; none without a file."""
+    try:
+        text = "" if clone is None else (clone / "requirements.txt").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    return [line.strip() for line in text.splitlines() if re.match(r"[A-Za-z0-9]", line)]
+
+
 def import_host() -> ModuleType:
     """Import ``easyeditor``: installed, on ``sys.path``, or the clone that `find_clone` finds.
 
     Raises:
-        HostError: it is nowhere, or lacks a package it imports; the message says what to do.
+        HostError: it is nowhere, lacks a package it imports, or was written for another version of
+            one; the message says what to do.
     """
     if "easyeditor" not in sys.modules and importlib.util.find_spec("easyeditor") is None:
         clone = find_clone()
@@ -117,9 +165,10 @@ def import_host() -> ModuleType:
     try:
         return importlib.import_module("easyeditor")
     except Exception as error:  # a torchvision that does not fit torch raises RuntimeError
+        other = unsuited(error, host_folder())
+        why = f"{error} ({other[0]})" if other else str(error)
         raise HostError(
-            f"EasyEdit is here but cannot be imported: {error}; alphaedit doctor says what to "
-            "install"
+            f"EasyEdit is here but cannot be imported: {why}; alphaedit doctor says what to install"
         ) from error
 
 

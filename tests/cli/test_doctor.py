@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from alphaedit_plugin import doctor
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.doctor import Verdict
-from alphaedit_plugin.easyedit import run
-from alphaedit_plugin.easyedit.host import HostError
+from alphaedit_plugin.easyedit import host, run
+from alphaedit_plugin.easyedit.host import HostError, import_host
 from alphaedit_plugin.version import VERSION
 
 Capture = pytest.CaptureFixture[str]
@@ -28,7 +30,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder_of_host() -> Callable[[], Path | None]:
-    return doctor._host_folder
+    return host.host_folder
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def no_host(folder_of_host: Callable[[], Path | None], monkeypatch: pytest.Monke
         raise HostError("EasyEdit is not here: git clone it")
 
     monkeypatch.setattr(run, "import_host", missing)
-    monkeypatch.setattr(doctor, "_host_folder", lambda: None)
+    monkeypatch.setattr(host, "host_folder", lambda: None)
 
 
 def versions_without(monkeypatch: pytest.MonkeyPatch, changed: dict[str, str | None]) -> None:
@@ -114,7 +116,7 @@ def test_a_broken_host_names_what_is_missing(
     """And the line that installs it leaves torch alone."""
     lines = "torch==2.9.1\n# a comment\n\nno_such-package==1\n"
     (tmp_path / "requirements.txt").write_text(lines)
-    monkeypatch.setattr(doctor, "_host_folder", lambda: tmp_path)
+    monkeypatch.setattr(host, "host_folder", lambda: tmp_path)
     versions_without(monkeypatch, {"torch": f"2.13.0{build}"})
 
     def fail() -> Any:
@@ -132,6 +134,31 @@ def test_a_broken_host_names_what_is_missing(
     assert found.fix == f"pip install no_such-package {torch}"
     (tmp_path / "requirements.txt").unlink()
     assert doctor._host()[0].fix == f"pip install no_such {torch}"
+
+
+def test_a_package_of_another_version_is_told_from_one_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As transformers 5.24, which no longer has what the host of July 2026 imports."""
+    clone = tmp_path / "clone"
+    (clone / "easyeditor").mkdir(parents=True)
+    (clone / "requirements.txt").write_text("torch==2.9.1\ntransformers==5.5.4\nno_such==1\n")
+    (clone / "easyeditor" / "__init__.py").write_text(
+        "from transformers.no_longer import mask_of\n"
+    )
+    monkeypatch.delitem(sys.modules, "easyeditor", raising=False)
+    monkeypatch.setenv("EASYEDIT_HOME", str(clone))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(host, "host_folder", lambda: clone)
+    monkeypatch.setattr(run, "import_host", import_host)
+    here = f"transformers {transformers.__version__} is here, and this EasyEdit was written for "
+    with pytest.raises(HostError, match=re.escape(here + "transformers==5.5.4")):
+        import_host()
+    versions_without(monkeypatch, {"torch": "2.13.0"})
+    (found,) = doctor._host()
+    assert "No module named 'transformers.no_longer'" in found.problem
+    assert here in found.problem
+    assert found.fix == "pip install 'transformers==5.5.4' no_such torch==2.13.0"
 
 
 def test_a_host_that_fails_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
