@@ -203,7 +203,7 @@ def _described(folder: Path | None) -> str:
 
 def _explained(error: AlphaEditError, folder: Path | None) -> tuple[str, str]:
     """Problem and fix of a host that is missing, or that cannot be imported."""
-    from alphaedit_plugin.easyedit.host import unsuited
+    from alphaedit_plugin.easyedit.host import package_of, unsuited
 
     cause = error.__cause__
     if cause is None:
@@ -213,9 +213,11 @@ def _explained(error: AlphaEditError, folder: Path | None) -> tuple[str, str]:
     if not isinstance(cause, ImportError):
         fix = "run python -c 'import easyeditor' in its folder; the plug-in needs no EasyEdit"
         return problem, fix
-    missing, other = _missing_of(folder), unsuited(cause, folder)
+    # Transformers is what both of us need: its version counts whatever fails first.
+    missing = _missing_of(folder)
+    other = unsuited(package_of(cause), folder) or unsuited("transformers", folder)
     if other:
-        problem += f": {other[0]}"
+        problem += f"; {other[0]}"
     if missing:
         problem += f"; of its requirements.txt are missing: {', '.join(missing)}"
     wanted = [*([f"'{other[1]}'"] if other else []), *missing]

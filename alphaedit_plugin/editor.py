@@ -245,6 +245,11 @@ class NullSpaceEditor:
         batch_size: int,
         before: Sequence[Metrics] | None = None,
     ) -> Triple:
+        if not sequential_edit:
+            logger.info(
+                "each edit is taken back once it is evaluated, as in EasyEdit: "
+                "sequential_edit=True keeps them"
+            )
         metrics: list[Metrics] = []
         weights: dict[str, Tensor] = {}
         # Edits that are not kept cannot contradict each other.

@@ -42,7 +42,8 @@ def _unusual(view: EditableModel) -> None:
     """A model in the middle of someone's training."""
     view.model.config.use_cache = False
     view.model.generation_config.use_cache = False
-    view.model.gradient_checkpointing_enable()
+    old = view.model.gradient_checkpointing_enable  # the name until transformers 6
+    getattr(view.model, "activation_checkpointing_enable", old)()
     view.model.enable_input_require_grads()
     view.model.train()
     view.block(0).eval()

@@ -20,6 +20,7 @@ from alphaedit_plugin.easyedit.host import (
     HostError,
     algorithms,
     import_host,
+    methods_of,
     refuse_offloaded,
 )
 from alphaedit_plugin.easyedit.native import NATIVE
@@ -96,7 +97,7 @@ class HostedEditor(NullSpaceEditor):
     """A `NullSpaceEditor` whose updates the host's functions compute and write."""
 
     def __init__(self, view: EditableModel, recipe: Recipe, config: EditorConfig) -> None:
-        import_host()
+        self._package = import_host().__name__
         super().__init__(view, recipe, config.batch_size)
         self.session = HostedSession(view, recipe.layers)
         self._scratch = Scratch()
@@ -137,11 +138,11 @@ class HostedEditor(NullSpaceEditor):
         }
         with (
             unharmed(weights),
-            _globals(self._name, self.recipe.contexts, self._scratch),
+            _globals(self._package, self.recipe.contexts, self._scratch),
             redirect_stdout(sys.stderr),  # the host prints each step; our report is the output
         ):
             for group in groups:
-                algorithms()[self._name](
+                algorithms(self._package)[self._name](
                     self.view.model, self.view.tokenizer, group, self._hparams,
                     copy=False, return_orig_weights=False, keep_original_weight=True,
                 )  # fmt: skip
@@ -160,12 +161,13 @@ def _host_name(config: EditorConfig) -> str:
     return HOST_NAMES[name]
 
 
-def _globals(name: str, contexts: ContextTemplates, scratch: Scratch) -> ExitStack:
+def _globals(package: str, contexts: ContextTemplates, scratch: Scratch) -> ExitStack:
     """Give the host our context templates, and caches that no other model shares."""
     stack = ExitStack()
-    rome = importlib.import_module("easyeditor.models.rome.rome_main")
-    inverse = importlib.import_module("easyeditor.models.rome.compute_u")
-    memit = importlib.import_module("easyeditor.models.memit.memit_main")
+    rome, inverse, memit = (
+        importlib.import_module(f"{package}.models.{name}")
+        for name in ("rome.rome_main", "rome.compute_u", "memit.memit_main")
+    )
     groups = [list(group) for group in contexts.groups]
     stack.enter_context(replaced(rome, {"CONTEXT_TEMPLATES_CACHE": list(contexts.flat)}))
     stack.enter_context(replaced(inverse, {"inv_mom2_cache": scratch.inverses}))
@@ -243,7 +245,8 @@ def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch:
         }
     register()
     kinds: dict[str, Any] = {kind.ALGORITHM: kind for kind in NATIVE}
-    kinds |= {m.name: m.hparams_class() for m in METHODS if m.name == name}
+    methods = methods_of(import_host().__name__)
+    kinds |= {method.name: method.hparams_class() for method in methods if method.name == name}
     return kinds[name](**settings)
 
 

@@ -14,17 +14,20 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from packaging.requirements import Requirement
 from torch import Tensor
 
 from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.places import META
 
 HOME = "EASYEDIT_HOME"
+HOST = "easyeditor"
+ALGORITHMS = ".util.alg_dict"  # of the package: the module that holds its methods
 
 
 class HostError(AlphaEditError):
@@ -42,6 +45,7 @@ class HostMethod:
         rank_one: it writes outer products of key and value directions, ``(d_in, d_out)``, where
             the others write ``(d_out, d_in)``; and its layers in ascending order.
         solves: AlphaEdit's closed form can replace its own least squares.
+        package: the copy of the host that it is of, see `copies`.
     """
 
     name: str
@@ -49,10 +53,11 @@ class HostMethod:
     hparams: str
     rank_one: bool = False
     solves: bool = False
+    package: str = HOST
 
     def load(self) -> ModuleType:
         """The host's module of this method."""
-        return importlib.import_module(f"easyeditor.models.{self.module}")
+        return importlib.import_module(f"{self.package}.models.{self.module}")
 
     def hparams_class(self) -> Any:
         """The host's hparams class of this method.
@@ -104,10 +109,11 @@ def find_clone() -> Path | None:
 
 def host_folder() -> Path | None:
     """The folder that holds ``easyeditor``, by the same rules as `import_host`."""
-    if "easyeditor" in sys.modules:
-        file = getattr(sys.modules["easyeditor"], "__file__", None)
+    known = [*copies(), *([HOST] if HOST in sys.modules else [])]
+    if known:
+        file = getattr(sys.modules[known[0]], "__file__", None)
         return Path(file).parents[1] if file else None
-    spec = importlib.util.find_spec("easyeditor")
+    spec = importlib.util.find_spec(HOST)
     if spec is not None:
         return Path(spec.origin).parents[1] if spec.origin else None
     try:
@@ -116,25 +122,30 @@ def host_folder() -> Path | None:
         return None
 
 
-def unsuited(error: BaseException | None, clone: Path | None) -> tuple[str, str] | None:
-    """Whether the host cannot be imported as a package that is there is of another version.
+def package_of(error: BaseException | None) -> str:
+    """The package that an `ImportError` is about; empty for other errors."""
+    name = error.name if isinstance(error, ImportError) else None
+    return (name or "").partition(".")[0]
+
+
+def unsuited(package: str, clone: Path | None) -> tuple[str, str] | None:
+    """Whether a package is there in another version than the host was written for.
 
     Args:
-        error: what importing the host raised.
+        package: its name.
         clone: of the host, whose ``requirements.txt`` says what it was written for.
 
     Returns:
-        What is so, and the requirement; ``None`` where no package is to blame, or it is missing.
+        What is so, and the requirement; ``None`` where it fits, is missing, or no version is named.
     """
-    package = (getattr(error, "name", None) or "").partition(".")[0]
-    if not isinstance(error, ImportError) or not package:
-        return None
+    lines = {re.split(r"[^\w.-]", line)[0]: line for line in requirements(clone)}
     try:
-        version = importlib.metadata.version(package)
+        version = importlib.metadata.version(package) if package in lines else None
     except importlib.metadata.PackageNotFoundError:
         return None
-    pins = {re.split(r"[^\w.-]", line)[0]: line for line in requirements(clone)}
-    wanted = pins.get(package, package)
+    if version is None or Requirement(lines[package]).specifier.contains(version):
+        return None
+    wanted = lines[package]
     return f"{package} {version} is here, and this EasyEdit was written for {wanted}", wanted
 
 
@@ -147,14 +158,35 @@ def requirements(clone: Path | None) -> list[str]:
     return [line.strip() for line in text.splitlines() if re.match(r"[A-Za-z0-9]", line)]
 
 
+def copies() -> list[str]:
+    """The names of all copies of the host that are imported.
+
+    Who puts the folder above the clone on the path has one named ``EasyEdit.easyeditor``, which
+    shares nothing with another.
+    """
+    return [
+        name for name in list(sys.modules) if is_host(name) and f"{name}{ALGORITHMS}" in sys.modules
+    ]
+
+
+def is_host(name: str) -> bool:
+    """Whether a module of this name may be the host's package."""
+    return name.rpartition(".")[2] == HOST
+
+
 def import_host() -> ModuleType:
-    """Import ``easyeditor``: installed, on ``sys.path``, or the clone that `find_clone` finds.
+    """The host's package, if it is not imported in any name.
+
+    That is: ``easyeditor``, installed, on ``sys.path``, or the clone that `find_clone` finds.
 
     Raises:
         HostError: it is nowhere, lacks a package it imports, or was written for another version of
             one; the message says what to do.
     """
-    if "easyeditor" not in sys.modules and importlib.util.find_spec("easyeditor") is None:
+    known = copies()
+    if known:
+        return sys.modules[known[0]]
+    if HOST not in sys.modules and importlib.util.find_spec(HOST) is None:
         clone = find_clone()
         if clone is None:
             raise HostError(
@@ -163,33 +195,38 @@ def import_host() -> ModuleType:
             )
         sys.path.insert(0, str(clone))
     try:
-        return importlib.import_module("easyeditor")
+        return importlib.import_module(HOST)
     except Exception as error:  # a torchvision that does not fit torch raises RuntimeError
-        other = unsuited(error, host_folder())
+        other = unsuited(package_of(error), host_folder())
         why = f"{error} ({other[0]})" if other else str(error)
         raise HostError(
             f"EasyEdit is here but cannot be imported: {why}; alphaedit doctor says what to install"
         ) from error
 
 
-def algorithms() -> dict[str, Callable[..., Any]]:
-    """The host's one dictionary of methods, shared by all its editors."""
-    return importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+def algorithms(package: str = HOST) -> dict[str, Callable[..., Any]]:
+    """A copy's one dictionary of methods, shared by all its editors."""
+    return importlib.import_module(package + ALGORITHMS).ALG_DICT
 
 
-def batch_editor() -> Any:
-    """The host's class that says which methods take batches."""
-    return importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
+def batch_editor(package: str = HOST) -> Any:
+    """A copy's class that says which methods take batches."""
+    return importlib.import_module(f"{package}.editors.batch_editor").BatchEditor
 
 
-def editor_class() -> Any:
-    """The host's editor of text models."""
-    return importlib.import_module("easyeditor.editors.editor").BaseEditor
+def editor_class(package: str = HOST) -> Any:
+    """A copy's editor of text models."""
+    return importlib.import_module(f"{package}.editors.editor").BaseEditor
 
 
-def hparams_classes() -> list[Any]:
-    """The hparams classes of all methods that the host has imported."""
-    found = [importlib.import_module("easyeditor.util.hparams").HyperParams]
+def methods_of(package: str = HOST) -> tuple[HostMethod, ...]:
+    """The methods of a copy that take the flag."""
+    return tuple(replace(method, package=package) for method in METHODS)
+
+
+def hparams_classes(package: str = HOST) -> list[Any]:
+    """The hparams classes of all methods that a copy has imported."""
+    found = [importlib.import_module(f"{package}.util.hparams").HyperParams]
     for kind in found:  # grows on the way
         found += [heir for heir in kind.__subclasses__() if heir not in found]
     return [kind for kind in found[1:] if "__init__" in vars(kind)]
@@ -217,7 +254,7 @@ def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> A
 
     The host finds what its user computed before in ``hparams.stats_dir``, or computes it.
     """
-    statistics = importlib.import_module("easyeditor.models.rome.layer_stats")
+    statistics = importlib.import_module(f"{import_host().__name__}.models.rome.layer_stats")
     found = statistics.layer_stats(
         model,
         tokenizer,

@@ -15,7 +15,7 @@ from yaml import YAMLError
 from alphaedit_plugin import engine
 from alphaedit_plugin.easyedit.flag import NullSpaceFlag
 from alphaedit_plugin.easyedit.history import KeyHistory, Marks, marks, same_marks
-from alphaedit_plugin.easyedit.host import HostMethod, second_moment_of
+from alphaedit_plugin.easyedit.host import import_host, methods_of, second_moment_of
 from alphaedit_plugin.easyedit.wrapping import unharmed
 from alphaedit_plugin.errors import ConfigError, unknown_name
 from alphaedit_plugin.methods import BaseMethod, Projected, Prune, Rect
@@ -277,8 +277,9 @@ def _moments(view: EditableModel, hparams: Any) -> dict[int, SecondMoment]:
 
 def _host_contexts(model: Any, tokenizer: Any) -> ContextTemplates:
     """The context templates that the host's MEMIT uses, sampled by it once a process."""
-    memit = HostMethod("MEMIT", "memit.memit_main", "MEMITHyperParams").load()
-    return ContextTemplates(tuple(tuple(g) for g in memit.get_context_templates(model, tokenizer)))
+    (memit,) = (m for m in methods_of(import_host().__name__) if m.name == "MEMIT")
+    found = memit.load().get_context_templates(model, tokenizer)
+    return ContextTemplates(tuple(tuple(group) for group in found))
 
 
 def _target_settings(hparams: NativeHyperParams) -> TargetSettings:

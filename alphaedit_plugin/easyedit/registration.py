@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from threading import RLock
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,9 +21,12 @@ from alphaedit_plugin.easyedit.host import (
     HostMethod,
     algorithms,
     batch_editor,
+    copies,
     editor_class,
     hparams_classes,
     import_host,
+    is_host,
+    methods_of,
 )
 from alphaedit_plugin.easyedit.native import NATIVE, apply_native
 from alphaedit_plugin.easyedit.projecting import ModelState, apply_with_flag
@@ -65,18 +72,26 @@ class Coverage:
 def register() -> Coverage:
     """Give the host's locate-then-edit methods the null-space flag; twice is harmless.
 
-    Editors that exist already stay as they are: the host looks its function up when an editor is
-    made.
+    Every copy of the host takes it, whatever its name and whenever it is imported. Editors that
+    exist already stay as they are: the host looks its function up when an editor is made.
 
     Raises:
         HostError: there is no host, or it cannot be imported.
     """
     import_host()
-    known, supported = algorithms(), {method.name: method for method in METHODS}
-    if _current() is None:
+    coverages = [_register(package) for package in copies()]
+    if not any(isinstance(finder, Newcomers) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Newcomers())
+    return coverages[0]
+
+
+def _register(package: str) -> Coverage:
+    known = algorithms(package)
+    supported = {method.name: method for method in methods_of(package)}
+    if _current(package) is None:
         # Looked up first: a host that lacks a part is refused before anything in it is changed.
-        kinds = [method.hparams_class() for method in METHODS]
-        batches, editor = batch_editor(), editor_class()
+        kinds = [method.hparams_class() for method in supported.values()]
+        batches, editor = batch_editor(package), editor_class(package)
         registration = Registration(dict(known))
         for name, apply in registration.algorithms.items():
             known[name] = (
@@ -86,7 +101,7 @@ def register() -> Coverage:
             )
         for kind in kinds:
             _admit_keys(registration, kind)
-        for kind in hparams_classes():
+        for kind in hparams_classes(package):
             if kind not in kinds:
                 _refuse_keys(registration, kind)
         _add_native(registration, known, batches)
@@ -102,22 +117,55 @@ def unregister() -> None:
         HostError: there is no host, or it cannot be imported.
     """
     import_host()
-    registration = _current()
+    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, Newcomers)]
+    for package in copies():
+        _unregister(package)
+
+
+def _unregister(package: str) -> None:
+    registration, known = _current(package), algorithms(package)
     if registration is None:
         return
-    known = algorithms()
     for kind in NATIVE:
         known.pop(kind.ALGORITHM, None)
     known.update(registration.algorithms)
-    batch_editor().is_batchable_method = registration.batchable
+    batch_editor(package).is_batchable_method = registration.batchable
     for hparams_class, constructor in registration.constructors.items():
         hparams_class.__init__ = constructor
 
 
-def _current() -> Registration | None:
-    return next(
-        (getattr(apply, MARK) for apply in algorithms().values() if hasattr(apply, MARK)), None
-    )
+def is_registered() -> bool:
+    """Whether a copy of the host has the flag."""
+    return any(_current(package) is not None for package in copies())
+
+
+def _current(package: str) -> Registration | None:
+    known = algorithms(package).values()
+    return next((getattr(apply, MARK) for apply in known if hasattr(apply, MARK)), None)
+
+
+class Newcomers(MetaPathFinder):
+    """Registers copies of the host that are imported after `register`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What the other finders find, and registered once it has run."""
+        if not is_host(name):
+            return None
+        others = (one for one in sys.meta_path if not isinstance(one, Newcomers))
+        found = (one.find_spec(name, path, target) for one in others if hasattr(one, "find_spec"))
+        spec = next((one for one in found if one is not None), None)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                if name in copies():
+                    _register(name)
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
 
 
 def _flagged(registration: Registration, method: HostMethod, apply: Apply) -> Apply:

@@ -20,15 +20,15 @@ from typing import Any, get_type_hints
 
 from alphaedit_plugin.easyedit.flag import KEYS, NullSpaceFlag
 from alphaedit_plugin.easyedit.host import (
-    METHODS,
-    algorithms,
     clone_around,
+    copies,
     find_clone,
     hparams_classes,
     import_host,
+    methods_of,
 )
 from alphaedit_plugin.easyedit.native import NATIVE
-from alphaedit_plugin.easyedit.registration import MARK, Coverage, register, unregister
+from alphaedit_plugin.easyedit.registration import Coverage, is_registered, register, unregister
 from alphaedit_plugin.errors import ConfigError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -158,11 +158,13 @@ def plugged_in(flags: Mapping[str, Any]) -> Iterator[list[str]]:
     """
     taken: list[str] = []
     with registered(), ExitStack() as stack:
-        able = [*(method.hparams_class() for method in METHODS), *NATIVE]
+        found = [(m.hparams_class() for m in methods_of(package)) for package in copies()]
+        able = [*(kind for kinds in found for kind in kinds), *NATIVE]
         for kind in able:
             stack.enter_context(_typed_first(kind, flags, taken))
         if flags.get("null_space"):  # the others refuse it, before a large model is loaded
-            for kind in set(hparams_classes()).difference(able):
+            every = {kind for package in copies() for kind in hparams_classes(package)}
+            for kind in every.difference(able):
                 stack.enter_context(_typed_first(kind, {"null_space": True}, []))
         yield taken
 
@@ -175,7 +177,7 @@ def registered() -> Iterator[Coverage]:
         HostError: there is no host, or it cannot be imported.
     """
     import_host()
-    before = any(hasattr(apply, MARK) for apply in algorithms().values())
+    before = is_registered()
     coverage = register()
     try:
         yield coverage

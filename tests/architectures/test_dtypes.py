@@ -206,6 +206,7 @@ def test_a_quantised_model_is_refused(gpt2: EditableModel, settings: Any, name: 
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
 def test_real_quantisers_are_refused(tokenizer: Any) -> None:
     """torch's own dynamic quantisation replaces the modules."""
     model = build("llama", len(tokenizer))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from alphaedit_plugin.easyedit.host import METHODS, HostMethod
+from alphaedit_plugin.easyedit.host import METHODS, HostMethod, copies
 from tests.tiny import REQUESTS, fast_tokenizer
 
 DOUBLE = Path(__file__).parent / "double"
@@ -36,7 +36,7 @@ KINDS = {"linear": 96, "conv1d": 96, "square-linear": WIDTH, "square-conv1d": WI
 def without_host() -> Iterator[None]:
     """No module of any ``easyeditor`` is loaded in the block, nor left behind by it."""
     kept = {name: sys.modules.pop(name) for name in loaded()}
-    path = list(sys.path)
+    path, finders = list(sys.path), list(sys.meta_path)
     importlib.invalidate_caches()
     try:
         yield
@@ -44,13 +44,13 @@ def without_host() -> Iterator[None]:
         for name in loaded():
             del sys.modules[name]
         sys.modules.update(kept)
-        sys.path[:] = path
+        sys.path[:], sys.meta_path[:] = path, finders
         importlib.invalidate_caches()
 
 
 def loaded() -> list[str]:
     """The host's modules, of whatever host."""
-    return [name for name in sys.modules if name.partition(".")[0] == "easyeditor"]
+    return [name for name in sys.modules if name.partition(".")[0] in ("easyeditor", "EasyEdit")]
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ class Host:
 
     def run(self, method: str, count: int | slice = 1, **more: Any) -> dict[str, Tensor]:
         """Apply ``method`` as the host's editor does; returns the copy of the weights."""
-        _, copies = algorithms()[method](
+        _, kept = algorithms()[method](
             self.model,
             self.tokenizer,
             requests(count),
@@ -130,7 +130,7 @@ class Host:
             return_orig_weights=True,
             keep_original_weight=False,
         )
-        return copies
+        return kept
 
     def weights(self) -> dict[str, Tensor]:
         return {name: p.detach().clone() for name, p in self.model.named_parameters()}
@@ -142,7 +142,7 @@ class Host:
 
     def used(self, name: str, dataset: str = "wikipedia") -> Tensor:
         """``U (d_in, r)``: the directions that the double's statistics say old keys use."""
-        statistics = importlib.import_module("easyeditor.models.rome.layer_stats")
+        statistics = importlib.import_module(f"{copies()[0]}.models.rome.layer_stats")
         module = name.removesuffix(".weight")
         found = statistics.layer_stats(
             self.model, self.tokenizer, module, "nowhere", dataset, ["mom2"]

@@ -20,7 +20,10 @@ from torch import Tensor
 
 import alphaedit_plugin
 from alphaedit_plugin.easyedit import HostError
+from alphaedit_plugin.easyedit.host import algorithms as algorithms_of
+from alphaedit_plugin.easyedit.host import copies, methods_of
 from alphaedit_plugin.easyedit.native import NATIVE
+from alphaedit_plugin.easyedit.registration import MARK
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, NumericalError, ProjectorError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
@@ -342,6 +345,43 @@ def test_batch_edit_goes_through_the_flag(
     metrics, _, _ = registered.BaseEditor(hparams).batch_edit(**asked(4), sequential_edit=True)
     assert len(metrics) == 4
     assert max(linear.leaks(before)) < 1e-5
+
+
+@pytest.mark.parametrize("order", ["before", "after", "alone"])
+def test_every_copy_of_the_host_takes_the_flag(
+    tiny_host: Callable[[str], Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """``EasyEdit.easyeditor``, where the folder above a clone is on the path, shares nothing.
+
+    It is imported before the registration or after it, beside ``easyeditor`` or alone.
+    """
+    (tmp_path / "EasyEdit").symlink_to(DOUBLE, target_is_directory=True)
+    monkeypatch.delenv("EASYEDIT_HOME", raising=False)
+    with without_host():
+        sys.path.insert(0, str(tmp_path))
+        if order != "alone":
+            sys.path.insert(0, str(DOUBLE))
+            importlib.import_module("easyeditor")
+        if order == "after":
+            alphaedit_plugin.register()
+        other = importlib.import_module("EasyEdit.easyeditor")
+        if order != "after":
+            alphaedit_plugin.register()
+        expected = [other.__name__] if order == "alone" else ["easyeditor", other.__name__]
+        assert sorted(copies()) == sorted(expected)
+        for package in expected:
+            (memit,) = (m for m in methods_of(package) if m.name == "MEMIT")
+            host = tiny_host("linear")
+            before, pair = host.weights(), (host.model, host.tokenizer)
+            hparams = memit.hparams_class()(**host.settings("MEMIT", model_name=pair, **FLAG))
+            assert type(hparams).__module__.startswith(f"{package}.models")
+            editor = importlib.import_module(package).BaseEditor(hparams)
+            editor.edit(**asked(1), sequential_edit=True)
+            assert max(host.leaks(before)) < 1e-5
+        alphaedit_plugin.unregister()
+        importlib.reload(other)  # nothing listens any longer
+        known = [apply for package in expected for apply in algorithms_of(package).values()]
+        assert not any(hasattr(apply, MARK) for apply in known)
 
 
 def test_editors_made_before_stay_plain(double: ModuleType, linear: Host) -> None:

@@ -183,7 +183,7 @@ def _stored_quantities() -> Iterator[Any]:
         yield pytest.param(ORACLE_DIR, "", 0, "", id="none", marks=skip)
 
 
-@pytest.mark.parametrize(("folder", "kind", "number", "name"), _stored_quantities())
+@pytest.mark.parametrize(("folder", "kind", "number", "name"), list(_stored_quantities()))
 def test_equals_the_host(folder: Path, kind: str, number: int, name: str) -> None:
     case = load_case(folder)
     actual = getattr(case, kind)[number]

@@ -5,8 +5,8 @@ request. What it keeps is the contract: who calls which module global, how often
 who writes, who restores, what is returned, and what goes wrong in the host too.
 """
 
-from easyeditor.editors.batch_editor import BatchEditor
-from easyeditor.editors.editor import BaseEditor
+from .editors.batch_editor import BatchEditor
+from .editors.editor import BaseEditor
 
 __all__ = ["BaseEditor", "BatchEditor"]
 

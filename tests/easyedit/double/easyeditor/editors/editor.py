@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from easyeditor.editors.batch_editor import BatchEditor
-from easyeditor.models.tools import put_back
-from easyeditor.util.alg_dict import ALG_DICT
+from ..editors.batch_editor import BatchEditor
+from ..models.tools import put_back
+from ..util.alg_dict import ALG_DICT
 
 
 class BaseEditor:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyeditor.models.memit.memit_main import compute_ks, compute_z, get_cov
-from easyeditor.models.tools import (
+from ...models.memit.memit_main import compute_ks, compute_z, get_cov
+from ...models.tools import (
     CONTEXTS,
     Deltas,
     least_squares,
@@ -16,7 +16,7 @@ from easyeditor.models.tools import (
     upd_matrix_match_shape,
     write,
 )
-from easyeditor.util.hparams import HyperParams
+from ...util.hparams import HyperParams
 
 __all__ = ["compute_ks", "get_cov", "upd_matrix_match_shape"]
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyeditor.models.rome.layer_stats import layer_stats
-from easyeditor.models.tools import (
+from ...models.rome.layer_stats import layer_stats
+from ...models.tools import (
     CONTEXTS,
     Deltas,
     keys_of,
@@ -18,7 +18,7 @@ from easyeditor.models.tools import (
     wish,
     write,
 )
-from easyeditor.util.hparams import HyperParams
+from ...util.hparams import HyperParams
 
 __all__ = ["upd_matrix_match_shape"]
 

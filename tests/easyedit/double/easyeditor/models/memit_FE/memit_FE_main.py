@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyeditor.models.memit.memit_main import compute_ks, get_cov
-from easyeditor.models.memit.memit_main import compute_z as compute_one_z
-from easyeditor.models.tools import (
+from ...models.memit.memit_main import compute_ks, get_cov
+from ...models.memit.memit_main import compute_z as compute_one_z
+from ...models.tools import (
     CONTEXTS,
     Deltas,
     least_squares,
@@ -17,7 +17,7 @@ from easyeditor.models.tools import (
     upd_matrix_match_shape,
     write,
 )
-from easyeditor.util.hparams import HyperParams
+from ...util.hparams import HyperParams
 
 __all__ = ["compute_ks", "get_cov", "upd_matrix_match_shape"]
 

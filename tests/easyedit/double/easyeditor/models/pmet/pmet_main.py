@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyeditor.models.memit.memit_main import get_cov
-from easyeditor.models.tools import (
+from ...models.memit.memit_main import get_cov
+from ...models.tools import (
     CONTEXTS,
     keys_of,
     put_back,
@@ -17,7 +17,7 @@ from easyeditor.models.tools import (
     wish,
     write,
 )
-from easyeditor.util.hparams import HyperParams
+from ...util.hparams import HyperParams
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from easyeditor.models.tools import keys_of, rank_one, upd_matrix_match_shape, wish, write
-from easyeditor.util.hparams import HyperParams
+from ...models.tools import keys_of, rank_one, upd_matrix_match_shape, wish, write
+from ...util.hparams import HyperParams
 
 __all__ = ["upd_matrix_match_shape"]
 
