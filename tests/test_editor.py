@@ -179,6 +179,22 @@ def test_sequential_edits_stay(make: Make, name: str) -> None:
     assert_same_weights(editor.view, before)
 
 
+@pytest.mark.parametrize("sequential", [False, True])
+def test_that_edits_are_taken_back_is_said_once(
+    make: Make, caplog: pytest.LogCaptureFixture, sequential: bool
+) -> None:
+    editor = make()
+    before = weights_of(editor.view)
+    for call in (editor.edit, editor.batch_edit):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            call(**ARGUMENTS, sequential_edit=sequential)
+        said = caplog.text.count("taken back once it is evaluated, as in EasyEdit: sequential_edit")
+        assert said == (0 if sequential else 1)
+        if not sequential:
+            assert_same_weights(editor.view, before)
+
+
 def test_weights_copy_restores_the_last_edit(make: Make) -> None:
     editor = make()
     editor.edit(*(ARGUMENTS[k][:1] for k in ("prompts", "target_new")),

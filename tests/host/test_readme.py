@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import alphaedit_plugin
+from tests.host.stubs import stubbed
 from tests.host.test_flag import asked, leaks, weights
 from tests.host.tiny_host import REPOSITORY, TinyHostModel, pin_contexts, skip_without_host
 
@@ -52,3 +55,27 @@ def test_its_table_lists_what_is_registered() -> None:
     rows = re.findall(r"^\| ([A-Z][^|]*?) \|", page(), re.MULTILINE)
     listed = {name for row in rows for name in row.split(", ")}
     assert listed == set(alphaedit_plugin.register().supported)
+
+
+def test_a_copy_from_the_folder_above_takes_the_flag(host: ModuleType, tmp_path: Path) -> None:
+    """``from EasyEdit.easyeditor import …`` is another copy of the host."""
+    clone = Path(str(host.__file__)).parents[1]
+    (tmp_path / "EasyEdit").symlink_to(clone, target_is_directory=True)
+    alphaedit_plugin.register()
+    sys.path.insert(0, str(tmp_path))
+    try:
+        with stubbed():
+            other = importlib.import_module("EasyEdit.easyeditor")
+        for package in (host, other):
+            settings = clone / "hparams" / "MEMIT" / "gpt2-xl.yaml"
+            hparams = package.MEMITHyperParams.from_hparams(str(settings))
+            kind = type(hparams)
+            assert kind.__module__.startswith(package.__name__ + ".")
+            assert kind(**(vars(hparams) | {"null_space": True})).null_space
+        alphaedit_plugin.unregister()
+        with pytest.raises(TypeError, match="null_space"):
+            other.MEMITHyperParams(**(vars(hparams) | {"null_space": True}))
+    finally:
+        sys.path.remove(str(tmp_path))
+        for name in [n for n in sys.modules if n.partition(".")[0] == "EasyEdit"]:
+            del sys.modules[name]
