@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # the script's own: Python shows it as it would without us
         if verbose:
             traceback.print_exception(error)
-        say(errors, f"alphaedit: error: {_unexpected(error)}")
+        say(errors, f"alphaedit: error: {_unexpected(error, words[:1])}")
         return FAILED
 
 
@@ -77,10 +77,10 @@ def _one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} … {line[-LONGEST // 3 :]}"
 
 
-def _unexpected(error: Exception) -> str:
-    """One line for an error that nobody raised on purpose."""
+def _unexpected(error: Exception, name: Sequence[str]) -> str:
+    """One line for an error that nobody raised on purpose, in the command of this name."""
     if is_out_of_memory(error):
-        return "out of memory: lower batch_size or model.target.budget, or set model.dtype=bfloat16"
+        return next(f"out of memory: {one.memory}" for one in COMMANDS if one.name in name)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {error.filename or 'what has to be written'}: make some"
     said = ": ".join(text for text in (type(error).__name__, first_line(error)) if text)

@@ -45,9 +45,7 @@ def in_token_budget(
         OutOfMemory: one item alone does not fit.
     """
     needed = activation_bytes(view) if token_bytes is None else token_bytes
-    room = activation_room(view)
-    budget = most if room is None else max(1, min(most, int(room / needed)))
-    waiting = by_token_budget(lengths, budget)
+    waiting = by_token_budget(lengths, fitting(view, most, needed))
     if name is not None and waiting:
         tokens = max(len(batch) * max(lengths[i] for i in batch) for batch in waiting)
         logger.info(
@@ -85,6 +83,19 @@ def _fits(work: Work, batch: list[int]) -> bool:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
+
+
+def fitting(view: EditableModel, most: int, token_bytes: float | None = None) -> int:
+    """How many padded tokens fit into `activation_room`, ``most`` at most.
+
+    Args:
+        view: the model that runs.
+        most: the bound.
+        token_bytes: what a padded token takes; by default what it takes without gradients.
+    """
+    room = activation_room(view)
+    needed = activation_bytes(view) if token_bytes is None else token_bytes
+    return most if room is None else max(1, min(most, int(room / needed)))
 
 
 def activation_bytes(

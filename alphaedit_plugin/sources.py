@@ -39,6 +39,7 @@ from alphaedit_plugin.statistics import (
     read_host_moment,
     write_host_moment,
 )
+from alphaedit_plugin.statistics.collect import WINDOW
 
 Key = dict[str, object]
 Load = Callable[[EditableModel, ModelConfig, Sequence[int]], dict[int, SecondMoment]]
@@ -273,6 +274,7 @@ def _keys(
             "tokenizer": tokenizer,
             "corpus": corpus.identity,
             "tokens": config.moments.tokens,
+            "window": WINDOW,
             **chosen,
         }
         for layer, weights in upstream_digests(view, layers).items()

@@ -29,6 +29,7 @@ class Command:
         examples: complete command lines.
         run: does it, given the words behind its name; returns the exit status, ``None`` for 0.
         usage: what those words look like; where it is not `OVERRIDES`, they are none of Hydra's.
+        memory: what to do where its memory does not suffice.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Command:
     examples: tuple[str, ...]
     run: Callable[[Sequence[str], Console], int | None]
     usage: str = OVERRIDES
+    memory: str = "set model.dtype=bfloat16, or use a device with more memory"
 
 
 def split_words(

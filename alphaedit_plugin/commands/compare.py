@@ -35,4 +35,5 @@ COMMAND = Command(
         "alphaedit compare -m experiment=pocket hydra/launcher=cores",
     ),
     _run,
+    memory="lower batch_size, model.target.budget or compare.jobs, or set model.dtype=bfloat16",
 )

@@ -32,4 +32,5 @@ COMMAND = Command(
         "save=edited/",
     ),
     _run,
+    memory="lower batch_size or model.target.budget, or set model.dtype=bfloat16",
 )

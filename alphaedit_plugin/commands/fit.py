@@ -31,4 +31,6 @@ COMMAND = Command(
         "alphaedit fit model=gpt2-xl corpus=texts.jsonl projector=auto",
     ),
     _run,
+    memory="set model.dtype=bfloat16, fit fewer model.layers at a time, or use a device with more "
+    "memory; what was read is kept, and the same command goes on from there",
 )

@@ -21,11 +21,12 @@ Sums = Mapping[int, tuple[MomentSum, ...]]  # per layer one, or two halves
 
 @dataclass(frozen=True)
 class Position:
-    """How much of a corpus was read: whole chunks, whole texts, tokens."""
+    """How much of a corpus was read: chunks, texts, tokens, and windows of the text after those."""
 
     chunks: int = 0
     texts: int = 0
     tokens: int = 0
+    windows: int = 0
 
 
 @dataclass

@@ -15,6 +15,7 @@ from alphaedit_plugin import places
 from alphaedit_plugin.boundary import tokenise
 from alphaedit_plugin.distributed import Group
 from alphaedit_plugin.errors import ConfigError, NumericalError
+from alphaedit_plugin.memory import fitting
 from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference, per_token
 from alphaedit_plugin.progress import progress
 from alphaedit_plugin.prompts import Sentence, by_token_budget, collate
@@ -24,7 +25,7 @@ from alphaedit_plugin.statistics.moment import BLOCK, MomentSum, SecondMoment
 Text = str | Sequence[int]
 Halves = Mapping[int, tuple[SecondMoment, SecondMoment]]
 
-LONGEST = 2048  # tokens of a text that are read where the model sets no limit
+WINDOW = 2048  # tokens that are read at once: more take memory, and change no key's statistics
 CHUNK = 2  # micro-batches whose sentences are sorted by length together
 
 
@@ -103,7 +104,7 @@ def collect_second_moments(
 
     Args:
         view: the model.
-        texts: strings, or sequences of token ids; texts longer than the model's context are cut.
+        texts: strings, or sequences of token ids; long ones are read in windows, see `WINDOW`.
         layers: whose keys to collect.
         tokens: exactly this many keys per layer, or all where there are fewer; ``None`` for all.
         budget: padded tokens per micro-batch.
@@ -173,7 +174,7 @@ class _Reader:
     Attributes:
         view: the model.
         tokens: at which to stop; ``None`` for never.
-        size: largest number of tokens in a chunk, unless one text alone has more.
+        size: largest number of tokens in a chunk, unless one window alone has more.
         position: where it is: behind the last chunk.
     """
 
@@ -184,40 +185,45 @@ class _Reader:
 
     def chunks(self, texts: Iterable[Text]) -> Iterator[tuple[int, list[tuple[int, Sentence]]]]:
         """Each chunk's number, and its sentences with the numbers of their texts."""
-        done, held = self.position.texts, 0
+        begin, held = self.position, 0
         chunk: list[tuple[int, Sentence]] = []
-        for text in islice(texts, done, None):
-            left = None if self.tokens is None else self.tokens - self.position.tokens - held
-            if left is not None and left <= 0:
-                break
-            ids = self._ids(done, text, left)
-            if chunk and held + len(ids) > self.size:
-                yield self._step(done, held), chunk
-                chunk, held = [], 0
-            if ids:
-                chunk.append((done, Sentence(ids, 0)))
-            done, held = done + 1, held + len(ids)
+        for number, text in enumerate(islice(texts, begin.texts, None), begin.texts):
+            windows = self._windows(number, text)
+            skipped = begin.windows if number == begin.texts else 0
+            for done, ids in enumerate(windows[skipped:], skipped):
+                left = None if self.tokens is None else self.tokens - self.position.tokens - held
+                if left is not None and left <= 0:
+                    break
+                cut = ids if left is None else ids[:left]
+                if chunk and held + len(cut) > self.size:
+                    yield self._step(number, done, held), chunk
+                    chunk, held = [], 0
+                chunk.append((number, Sentence(cut, 0)))
+                held += len(cut)
+            else:
+                continue
+            break
         if chunk:
-            yield self._step(done, held), chunk
+            yield self._step(number + 1, 0, held), chunk
 
-    def _step(self, texts: int, held: int) -> int:
+    def _step(self, texts: int, windows: int, held: int) -> int:
         """Go on behind a chunk of ``held`` tokens; its number."""
         number = self.position.chunks
-        self.position = Position(number + 1, texts, self.position.tokens + held)
+        self.position = Position(number + 1, texts, self.position.tokens + held, windows)
         return number
 
-    def _ids(self, number: int, text: Text, left: int | None) -> tuple[int, ...]:
-        limit = self.view.context_length or LONGEST
+    def _windows(self, number: int, text: Text) -> list[tuple[int, ...]]:
+        """A text in pieces that the model can read, and memory holds: every token is in one."""
         found = tokenise(self.view.tokenizer, text) if isinstance(text, str) else text
-        ids = tuple(found[: limit if left is None else min(limit, left)])
         known = self.view.model.get_input_embeddings().num_embeddings
-        for token in (min(ids, default=0), max(ids, default=0)):
+        for token in (min(found, default=0), max(found, default=0)):
             if not 0 <= token < known:
                 raise ConfigError(
                     f"text {number + 1} of the corpus holds token {token}, but this model's are "
                     f"0 to {known - 1}: use its own tokenizer"
                 )
-        return ids
+        size = min(self.view.context_length or WINDOW, WINDOW)
+        return [tuple(found[start : start + size]) for start in range(0, len(found), size)]
 
 
 def _add_chunk(
@@ -230,7 +236,7 @@ def _add_chunk(
     for half in range(halves):
         sentences = [sentence for number, sentence in chunk if number % halves == half]
         sums = {layer: parts[half] for layer, parts in found.sums.items()}
-        for indices in by_token_budget([len(s.ids) for s in sentences], budget):
+        for indices in by_token_budget([len(s.ids) for s in sentences], fitting(view, budget)):
             _add_keys(view, sums, [sentences[i] for i in indices])
         for layer, part in sums.items():
             if not part.is_finite:

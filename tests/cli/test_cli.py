@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin import cli, edit_run, loading
+from alphaedit_plugin import cli, edit_run, fit_run, loading
 from alphaedit_plugin.cli import main
 from alphaedit_plugin.commands import COMMANDS, OVERRIDES
 from alphaedit_plugin.commands.base import ANY_LAYER
@@ -210,6 +210,12 @@ def test_whatever_else_fails_takes_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("alphaedit: error: ")
     assert message in line
+    if "out of memory" in message:
+        monkeypatch.setattr(fit_run, "run_fit", fail)
+        assert main(["fit"]) == 2
+        said = capsys.readouterr().err
+        assert "fit fewer model.layers at a time" in said
+        assert "batch_size" not in said
     assert main(["edit", "-v"]) == 2
     told = capsys.readouterr().err
     assert "Traceback" in told

@@ -71,6 +71,33 @@ def test_it_may_be_stopped_again_and_again(gpt2: EditableModel, tmp_path: Path) 
     assert resumed[2].count == 1111
 
 
+@pytest.mark.parametrize("passes", [1, 9, 15])
+def test_a_run_that_is_stopped_within_a_long_text_goes_on_there(
+    gpt2: EditableModel, tmp_path: Path, passes: int
+) -> None:
+    ids = [token for row in rows_of(gpt2) for token in row]
+    texts = [ids[:7], ids[7:]]  # windows of the model's context, 64
+    whole = run(gpt2, texts, tmp_path / "whole")
+    left = passes
+
+    def stop(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stopped
+
+    hook = gpt2.block(0).register_forward_pre_hook(stop)
+    with pytest.raises(Stopped):
+        run(gpt2, texts, tmp_path / "stopped")
+    hook.remove()
+    seen = counted_forward(gpt2)
+    resumed = run(gpt2, texts, tmp_path / "stopped")
+    assert torch.equal(resumed[2].total, whole[2].total)
+    assert resumed[2].count == len(ids)
+    if passes > 8:
+        assert sum(seen) < len(ids) - 64
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])
 def test_a_damaged_checkpoint_is_not_used(gpt2: EditableModel, tmp_path: Path, damage: str) -> None:
     rows = rows_of(gpt2)

@@ -65,14 +65,29 @@ def test_layers_together_are_the_layers_alone(view: EditableModel) -> None:
         assert torch.equal(alone.total, together[layer].total)
 
 
-def test_texts_are_tokenised_and_cut_to_the_models_context(gpt2: EditableModel) -> None:
+@pytest.mark.parametrize("window", [CONTEXT, 10])
+def test_long_texts_are_read_in_windows(
+    gpt2: EditableModel, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """Of the model's context, or shorter ones: memory holds no whole book. No token is lost."""
+    monkeypatch.setattr("alphaedit_plugin.statistics.collect.WINDOW", window)
     long_text = " ".join(TEXTS * 3)
     ids = gpt2.tokenizer(long_text)["input_ids"]
-    assert len(ids) > CONTEXT
+    assert len(ids) > 2 * CONTEXT
+    pieces = [ids[start : start + window] for start in range(0, len(ids), window)]
     from_text = collect_second_moments(gpt2, [long_text], [1])[1]
-    from_ids = collect_second_moments(gpt2, [ids[:CONTEXT]], [1])[1]
-    assert from_text.count == CONTEXT
-    assert torch.equal(from_text.total, from_ids.total)
+    from_pieces = collect_second_moments(gpt2, pieces, [1])[1]
+    assert from_text.count == len(ids)
+    assert torch.equal(from_text.total, from_pieces.total)
+    widest = 0
+
+    def look(_: Any, args: Any) -> None:
+        nonlocal widest
+        widest = max(widest, args[0].shape[1])
+
+    gpt2.model.get_input_embeddings().register_forward_pre_hook(look)
+    cut = collect_second_moments(gpt2, [long_text], [1], tokens=window + 3)[1]
+    assert (cut.count, widest) == (window + 3, window)
 
 
 def test_it_stops_once_there_are_enough_tokens(gpt2: EditableModel) -> None:
