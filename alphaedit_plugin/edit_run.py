@@ -26,7 +26,7 @@ from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.progress import progress
-from alphaedit_plugin.projector.leakage import rounding_note
+from alphaedit_plugin.projector.leakage import origins, rounding_note
 from alphaedit_plugin.quality import Metrics, accuracies, add_locality, edit_quality, unlearnt
 from alphaedit_plugin.request import Request
 from alphaedit_plugin.scoring import continue_greedily
@@ -86,6 +86,8 @@ def run_edit(config: EditorConfig, console: Console) -> None:
             f"{request.target_new}",
         )
     console.print(layer_table(editor))
+    if isinstance(editor.recipe.method, Projected):
+        console.print(origins(editor.recipe.method.projectors), style="dim", highlight=False)
     note = _rounding(editor)
     if note is not None:
         console.print(note, style="dim", highlight=False)

@@ -22,6 +22,8 @@ from alphaedit_plugin.pocket import load_world
 from alphaedit_plugin.pocket.world import corpus_sentences
 from alphaedit_plugin.projector import Projector, load_projectors, read_projectors
 from alphaedit_plugin.projector.leakage import Leakage, leakage_on
+from alphaedit_plugin.projector.reference import SUFFIXES as REFERENCE
+from alphaedit_plugin.projector.reference import load_reference, read_reference
 from alphaedit_plugin.statistics import collect_second_moments
 
 
@@ -37,6 +39,9 @@ def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Con
     Raises:
         AlphaEditError: the file or something named in ``config`` is missing or does not fit.
     """
+    if path.suffix in REFERENCE:
+        _inspect_reference(path, config, with_model, console)
+        return
     file = read_projectors(path)
     say(console, f"{path}: for {file.model}, from {file.corpus or 'an unnamed corpus'}")
     say(console, f"fingerprint {file.fingerprint}, made by alphaedit-plugin {file.version}")
@@ -54,6 +59,25 @@ def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Con
     picture = path.with_suffix(".png")
     plot_spectra(file.projectors, picture)
     say(console, f"spectrum: {picture}")
+
+
+def _inspect_reference(
+    path: Path, config: EditorConfig, with_model: bool, console: Console
+) -> None:
+    """AlphaEdit's own format; which layers it is of, ``model.layers`` says."""
+    found = read_reference(path)
+    say(console, f"{path}: AlphaEdit's own format, which names neither model, layers nor corpus")
+    console.print(table_of(found))
+    for place, projector in found.items():
+        problem = projector.diagnosis()
+        if problem:
+            say(console, f"projector {place}: {problem}")
+    if with_model:
+        view = load_model(config.model)
+        projectors = load_reference(view, config.model.layers, path)
+        corpus = held_out(config)
+        console.print(leakage_table(measure(view, projectors, corpus, config.model.moments.tokens)))
+        say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
 
 
 def held_out(config: EditorConfig) -> Corpus:

@@ -26,6 +26,7 @@ from alphaedit_plugin.journal import (
 )
 from alphaedit_plugin.journal.verify import (
     ROUNDING,
+    SEEN,
     EditCheck,
     LayerCheck,
     check_edits,
@@ -36,8 +37,10 @@ from alphaedit_plugin.loading import DTYPES, load_model
 from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.outputs import empty_folder
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.projector.leakage import origins
 from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.sources import provide_projectors
+from alphaedit_plugin.sources import load_moments, provide_projectors
+from alphaedit_plugin.statistics import SecondMoment
 
 logger = logging.getLogger(__name__)
 
@@ -112,13 +115,16 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
     weights = {layer: view.weight(layer) for layer in patch.header.places}
     present = patch.header.dtype == _dtype(view) and checksums(weights) == dict(patch.after)
     projectors = _projectors(view, patch, config, present)
+    moments = _moments(view, patch, config, present)
     if present:
         say(console, "the model holds these edits already, bit for bit")
     else:
         say(console, _exactness(_apply(path, view, patch, config.force), patch))
-    edits, layers = check_edits(view, patch.entries), check_layers(patch, projectors)
+    edits, layers = check_edits(view, patch.entries), check_layers(patch, projectors, moments)
     console.print(edit_table(edits))
     console.print(layer_table(layers))
+    if projectors:
+        say(console, origins(projectors))
     for note in _notes(patch.entries, edits, layers):
         say(console, note)
     holds = all(check.holds for check in edits) and all(check.holds for check in layers)
@@ -152,13 +158,14 @@ def edit_table(edits: Sequence[EditCheck]) -> Table:
 def layer_table(layers: Sequence[LayerCheck]) -> Table:
     """Per layer the size of what was added, and what old keys see of it."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "‖Δ‖", "‖ΔU‖/‖Δ‖"):
+    for heading in ("layer", "‖Δ‖", "‖ΔU‖/‖Δ‖", "seen by text"):
         table.add_column(heading, justify="right")
     table.add_column("holds")
     for check in layers:
         unknown = "not measured" if check.promised else "plain"
         leakage = unknown if check.leakage is None else f"{check.leakage:.1e}"
-        row = (str(check.layer), f"{check.norm:.3g}", leakage)
+        seen = "–" if check.seen is None else f"{check.seen:.3f}"
+        row = (str(check.layer), f"{check.norm:.3g}", leakage, seen)
         table.add_row(*row, Text("–") if check.leakage is None else _mark(check.holds))
     return table
 
@@ -213,6 +220,17 @@ def _projectors(
     return provide_projectors(view, config, sorted(patch.header.places))
 
 
+def _moments(
+    view: EditableModel, patch: Patch, config: EditorConfig, present: bool
+) -> dict[int, SecondMoment]:
+    """Second moments of text where some is at hand: what the model's own keys see of the edits."""
+    moments = config.model.moments
+    at_hand = moments.corpus or moments.stats_dir or config.model.path is None
+    if present or not at_hand or not projected(patch.entries):
+        return {}
+    return load_moments(view, config.model, sorted(patch.header.places))
+
+
 def _notes(
     entries: Sequence[Entry], edits: Sequence[EditCheck], layers: Sequence[LayerCheck]
 ) -> list[str]:
@@ -234,6 +252,11 @@ def _notes(
         )
     if any(check.leakage is not None for check in layers):
         notes.append(f"‖ΔU‖/‖Δ‖ is to be at most {ROUNDING:g}, before rounding to the dtype")
+    if any(check.seen is not None for check in layers):
+        notes.append(
+            f"seen by text is to be at most {SEEN:g}: 1 is what the keys of text see of a delta of "
+            "random directions, as through a projector that is not this model's"
+        )
     return notes
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from alphaedit_plugin.artefact import is_file, read_artefact, require_writable, write_artefact
 from alphaedit_plugin.cache import Cache, hash_of
 from alphaedit_plugin.config import EditorConfig, ModelConfig, ProjectorConfig
 from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.distributed import Group
-from alphaedit_plugin.errors import ConfigError, ProjectorError
+from alphaedit_plugin.errors import ConfigError, ProjectorError, counted
 from alphaedit_plugin.fingerprint import tokenizer_digest, upstream_digests
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, check_size
 from alphaedit_plugin.pocket import load_world
 from alphaedit_plugin.pocket.world import corpus_sentences
 from alphaedit_plugin.projector import (
@@ -40,6 +44,8 @@ from alphaedit_plugin.statistics import (
     write_host_moment,
 )
 from alphaedit_plugin.statistics.collect import WINDOW
+
+logger = logging.getLogger(__name__)
 
 Key = dict[str, object]
 Load = Callable[[EditableModel, ModelConfig, Sequence[int]], dict[int, SecondMoment]]
@@ -74,7 +80,8 @@ def load_moments(
     """Second moments of the configured layers, read or collected.
 
     In EasyEdit's folder, ``moments.stats_dir``, what is there is used, and what is missing is
-    collected and written so that EasyEdit finds it, too. Everything collected is cached.
+    collected and written so that EasyEdit finds it, too: under the names of the data set and of the
+    number of samples that it is of, see `_kept_as`. Everything collected is cached.
 
     Args:
         view: the model.
@@ -84,23 +91,62 @@ def load_moments(
         group: the processes that collect together.
 
     Raises:
-        ConfigError: there is no source of them.
+        ConfigError: there is no source of them, or a file is for keys of another size.
     """
     wanted = list(config.layers if layers is None else layers)
     if config.moments.stats_dir is None:
         return _collected(view, config, wanted, watch, group or Group())
     files = host_files(view, config, Path(config.moments.stats_dir).expanduser(), wanted)
     missing = [layer for layer, path in files.items() if not is_file(path)]
-    found = {layer: read_host_moment(files[layer]) for layer in files if layer not in missing}
+    found = {}
+    for layer in (one for one in files if one not in missing):
+        found[layer] = read_host_moment(files[layer])
+        check_size(view, layer, len(found[layer].total), files[layer])
     if missing:
+        logger.warning(
+            "stats_dir has no second moment of %s: looked for %s; collecting on %s",
+            counted(len(missing), "layer"), files[missing[0]], corpus_for(config).name,
+        )  # fmt: skip
         for layer in missing:
             require_writable(files[layer])
         collected = _collected(view, config, missing, watch, group or Group())
-        for layer, moment in collected.items():
-            if (group or Group()).leads:
-                write_host_moment(moment, files[layer], config.moments.stats_samples)
+        if (group or Group()).leads:
+            _keep_for_host(view, config, collected)
         found |= collected
     return {layer: found[layer] for layer in wanted}
+
+
+def _keep_for_host(
+    view: EditableModel, config: ModelConfig, collected: Mapping[int, SecondMoment]
+) -> None:
+    """Write moments into EasyEdit's folder, under the names of what they really are."""
+    folder = Path(config.moments.stats_dir or "").expanduser()
+    for layer, moment in collected.items():
+        moments = replace(config.moments, **_kept_as(config, moment))
+        files = host_files(view, replace(config, moments=moments), folder, [layer])
+        write_host_moment(moment, files[layer], moments.stats_samples)
+        logger.info("kept for EasyEdit: %s", files[layer])
+
+
+def _kept_as(config: ModelConfig, moment: SecondMoment) -> dict[str, Any]:
+    """Data set and number of samples that a collected moment is of, in EasyEdit's file names.
+
+    Those of the settings where it is just that; of another corpus its name and a hash of it, and
+    the number of tokens.
+    """
+    moments, corpus = config.moments, corpus_for(config)
+    streamed = moments.corpus is None and config.path is not None and moments.hub is not None
+    if (
+        streamed
+        and str(moments.hub).rpartition("/")[2] == moments.stats_dataset
+        and (moments.texts, moments.tokens) == (moments.stats_samples, None)
+    ):
+        return {}
+    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(corpus.name).stem).strip("-")[:40]
+    return {
+        "stats_dataset": f"{name}-{hash_of({'corpus': corpus.identity})[:8]}",
+        "stats_samples": moment.count,
+    }
 
 
 def host_files(
@@ -140,12 +186,20 @@ def provide_projectors(
     wanted = list(config.model.layers if layers is None else layers)
     given, cut = config.projector.path, config.projector.cut
     if given is not None:
-        return _given_projectors(view, config.projector, wanted, Path(given).expanduser())
+        found = _given_projectors(view, config.projector, wanted, Path(given).expanduser())
+        warn_of_degenerate(found)
+        return _of(found, given)
     check_cut(view, cut, wanted)
-    cache = Cache.usable() if config.model.moments.cache else None
-    if cache is None or config.model.moments.stats_dir is not None:
-        return fit_projectors(load(view, config.model, wanted), cut)
-    return _cached_projectors(view, config.model, wanted, cut, cache, load)
+    cache, folder = (Cache.usable() if config.model.moments.cache else None), config.model.moments
+    if cache is None or folder.stats_dir is not None:
+        source = folder.stats_dir or corpus_for(config.model).name
+        return _of(fit_projectors(load(view, config.model, wanted), cut), source)
+    found = _cached_projectors(view, config.model, wanted, cut, cache, load)
+    return _of(found, corpus_for(config.model).name)
+
+
+def _of(projectors: Mapping[int, Projector], source: str) -> dict[int, Projector]:
+    return {layer: replace(one, source=source) for layer, one in projectors.items()}
 
 
 def _given_projectors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,17 @@ import torch
 from alphaedit_plugin import sources
 from alphaedit_plugin.artefact import checksum
 from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.data.corpus import corpus_from
 from alphaedit_plugin.errors import ConfigError, ProjectorError
 from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
 from alphaedit_plugin.sources import host_files, load_moments, provide_projectors
-from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
+from alphaedit_plugin.statistics import (
+    SecondMoment,
+    collect_second_moments,
+    read_host_moment,
+    write_host_moment,
+)
 from tests.saved import config_of
 from tests.tiny import TEXTS
 
@@ -109,16 +116,57 @@ def test_no_source_of_moments(saved: Path) -> None:
 # EasyEdit's folder
 
 
-def test_what_is_missing_is_made_for_the_host(saved: Path, collected: list[list[int]]) -> None:
+def test_what_is_missing_is_made_for_the_host_under_its_own_name(
+    saved: Path, collected: list[list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A text of one's own is never taken for Wikipedia, by us or by EasyEdit."""
     config = config_of(saved, f"model.moments.stats_dir={saved / 'stats'}")
     first = moments_of(config)
-    files = host_files(load_model(config.model), config.model, saved / "stats")
-    files[1].unlink()
+    sought = host_files(load_model(config.model), config.model, saved / "stats")
+    assert f"stats_dir has no second moment of 2 layers: looked for {sought[1]}" in caplog.text
+    assert "collecting on " in caplog.text
+    assert not any(path.exists() for path in sought.values())
     again = moments_of(config)
     assert collected == [[1, 2]]  # the second time from the cache
     for layer in (1, 2):
-        assert files[layer].is_file()
-        torch.testing.assert_close(again[layer].mean, first[layer].mean, rtol=1e-6, atol=1e-9)
+        (path,) = (saved / "stats").rglob(f"*.h.{layer}.*.npz")
+        count = first[layer].count
+        assert re.fullmatch(r"text-[0-9a-f]{8}_stats", path.parent.name)
+        assert path.name == f"transformer.h.{layer}.mlp.c_proj_float32_mom2_{count}.npz"
+        assert int(np.load(path)["sample_size"]) == count
+        assert torch.equal(again[layer].total, first[layer].total)
+        mean = read_host_moment(path).mean
+        torch.testing.assert_close(mean, first[layer].mean, rtol=1e-6, atol=1e-9)
+
+
+def test_what_really_is_of_the_named_samples_is_kept_under_their_name(
+    saved: Path, collected: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = corpus_from(saved / "text.txt")
+    monkeypatch.setattr(sources, "corpus_for", lambda config: texts)
+    settings = ["corpus=null", "hub=wikimedia/wikipedia", "texts=7", "tokens=null"]
+    for samples, kept in ((7, True), (8, False)):
+        folder = saved / f"stats{samples}"
+        config = config_of(
+            saved,
+            *(f"model.moments.{one}" for one in settings),
+            f"model.moments.stats_dir={folder}",
+            f"model.moments.stats_samples={samples}",
+        )
+        moments_of(config)
+        files = host_files(load_model(config.model), config.model, folder)
+        assert all(path.is_file() == kept for path in files.values())
+
+
+def test_a_second_moment_of_another_size_is_refused_with_both(saved: Path) -> None:
+    config = config_of(saved, f"model.moments.stats_dir={saved / 'stats'}")
+    view = load_model(config.model)
+    files = host_files(view, config.model, saved / "stats")
+    for path in files.values():
+        write_host_moment(SecondMoment(torch.eye(7).double(), 3), path, 100_000)
+    message = rf"{files[1].name} is for keys of 7 dimensions, but this model's .*\.1\..* has 128"
+    with pytest.raises(ConfigError, match=message):
+        load_moments(view, config.model)
 
 
 def test_a_host_folder_that_cannot_be_is_refused_first(

@@ -266,4 +266,12 @@ def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> A
         precision=hparams.mom2_dtype,
         hparams=hparams,
     )
-    return found.mom2.moment()
+    moment = found.mom2.moment()
+    size, weight = len(moment), model.get_submodule(module).weight
+    if size not in weight.shape:
+        raise HostError(
+            f"the second moment of {module} in {hparams.stats_dir} is for keys of {size} "
+            f"dimensions, but this model's weight is {list(weight.shape)}: it was made for another "
+            "model"
+        )
+    return moment

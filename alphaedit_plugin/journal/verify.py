@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from alphaedit_plugin.conflicts import superseded
 from alphaedit_plugin.journal.entry import Entry
 from alphaedit_plugin.journal.patch import Patch
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.projector.leakage import seen_on
 from alphaedit_plugin.quality import edit_quality
 from alphaedit_plugin.request import Request
+from alphaedit_plugin.statistics import SecondMoment
 
+SEEN = 0.5  # of `seen_on`: 1 is a delta that no projector touched, or a stranger's
 ROUNDING = 1e-5  # ‖ΔU‖/‖Δ‖ of float32 deltas; through another projector it is 0.01 and more
 
 
@@ -45,17 +49,20 @@ class LayerCheck:
         norm: ``‖Δ‖`` of all its deltas.
         promised: whether any of them was projected, so that old keys should see nothing of it.
         leakage: ``‖ΔU‖/‖Δ‖`` of those that were; ``None`` if none was, or it was not measured.
+        seen: what text sees of those that were, see `seen_on`; ``None`` likewise.
     """
 
     layer: int
     norm: float
     promised: bool
     leakage: float | None
+    seen: float | None = None
 
     @property
     def holds(self) -> bool:
         """Whether old keys see nothing of what promises that, as far as it was measured."""
-        return self.leakage is None or self.leakage <= ROUNDING
+        small = self.leakage is None or self.leakage <= ROUNDING
+        return small and (self.seen is None or self.seen <= SEEN)
 
 
 def projected(entries: Sequence[Entry]) -> list[Entry]:
@@ -83,18 +90,24 @@ def check_edits(view: EditableModel, entries: Sequence[Entry]) -> list[EditCheck
     ]
 
 
-def check_layers(patch: Patch, projectors: Mapping[int, Projector]) -> list[LayerCheck]:
+def check_layers(
+    patch: Patch,
+    projectors: Mapping[int, Projector],
+    moments: Mapping[int, SecondMoment] = MappingProxyType({}),
+) -> list[LayerCheck]:
     """Measure the invariant, layer by layer.
 
     Args:
         patch: whose deltas.
         projectors: those that they were made with, which layers without any deltas that were
             projected need not have; empty to measure nothing.
+        moments: of text, in the unedited model; empty to measure nothing on it.
     """
     checks = []
     for layer in sorted(patch.header.places):
         delta, safe = patch.delta(layer), patch.delta(layer, projected(patch.entries))
         promised = safe.norm > 0
         leakage = projectors[layer].leakage(safe) if promised and projectors else None
-        checks.append(LayerCheck(layer, delta.norm, promised, leakage))
+        seen = seen_on(safe, moments[layer]) if promised and layer in moments else None
+        checks.append(LayerCheck(layer, delta.norm, promised, leakage, seen))
     return checks

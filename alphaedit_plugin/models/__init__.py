@@ -18,7 +18,7 @@ from alphaedit_plugin.models.hooks import (
     per_token,
     with_hidden,
 )
-from alphaedit_plugin.models.view import EditableModel, dtype_name
+from alphaedit_plugin.models.view import EditableModel, check_size, dtype_name
 
 __all__ = [
     "LAYOUTS",
@@ -26,6 +26,7 @@ __all__ = [
     "Layout",
     "StopForward",
     "check_config",
+    "check_size",
     "dtype_name",
     "full_precision",
     "head_only_at",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin import places
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.errors import AlphaEditError, ConfigError, ModelError
 from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
 from alphaedit_plugin.models.wrapped import NoTokenizer, adapted, unwrapped
@@ -202,6 +202,33 @@ class EditableModel:
         if weight.dtype not in FLOATS or type(weight.detach()) not in PLAIN:
             kind = str(weight.dtype) if weight.dtype not in FLOATS else type(weight.data).__name__
             raise quantised_weights(f"{path} keeps its weight as {kind}")
+
+
+def check_size(
+    view: EditableModel,
+    layer: int,
+    found: int,
+    source: object,
+    kind: type[AlphaEditError] = ConfigError,
+) -> None:
+    """Refuse a file from outside that is for keys of another size.
+
+    Args:
+        view: the model.
+        layer: whose keys.
+        found: dimensions of the file's.
+        source: the file, for the message.
+        kind: what to raise.
+
+    Raises:
+        AlphaEditError: of that kind; it names the file, what it has, and what the model needs.
+    """
+    needed = view.key_size(layer)
+    if found != needed:
+        raise kind(
+            f"{source} is for keys of {found} dimensions, but this model's "
+            f"{view.layout.down_proj.format(layer)} has {needed}: it was made for another model"
+        )
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.projector.projector import Projector
 from alphaedit_plugin.statistics import SecondMoment
 
@@ -47,6 +48,34 @@ def leakage_on(projector: Projector, moment: SecondMoment, weight: Tensor) -> Le
         _share((w @ inside * w).sum(), (w @ mean * w).sum()),
         moment.count,
     )
+
+
+def seen_on(delta: Delta, moment: SecondMoment) -> float:
+    """How much of a delta a text sees, whatever projector it was made with.
+
+    ``√(d_in · tr(Δ C Δᵀ) / (‖Δ‖² tr C))``: the root mean square of ``‖Δ k‖ / (‖Δ‖ ‖k‖)`` over the
+    text's keys, in units of what it is for a delta of random directions; 0 for a zero delta.
+
+    Args:
+        delta: ``Δ (d_out, d_in)``.
+        moment: ``C`` of the text's keys, in the unedited model.
+    """
+    mean, norm = moment.mean, delta.norm
+    if norm == 0 or mean.trace() <= 0:
+        return 0.0
+    if delta.right is None:
+        rows, weights = delta.left.to(mean), None
+    else:
+        rows, weights = delta.right.T.to(mean), delta.left.to(mean)
+    gram = rows @ mean @ rows.T
+    energy = gram.trace() if weights is None else ((weights.T @ weights) * gram).sum()
+    return float((len(mean) * energy / mean.trace()).clamp_min(0).sqrt()) / norm
+
+
+def origins(projectors: Mapping[int, Projector]) -> str:
+    """Whose ``U`` the figures of these layers are measured with."""
+    found = dict.fromkeys(projector.origin for projector in projectors.values())
+    return "‖ΔU‖/‖Δ‖ is measured with the projector " + "; ".join(found)
 
 
 def rounding_note(shares: Sequence[tuple[float, float]], dtype: str) -> str | None:

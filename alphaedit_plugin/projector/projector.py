@@ -30,6 +30,7 @@ class Projector:
         cut: how ``U`` was chosen.
         spans_null: ``basis`` is the null space's own.
         tokens: keys that ``C`` was made from; 0 where that is not known.
+        source: the file it is of, or the text that it was fitted to, for people.
     """
 
     basis: Tensor
@@ -37,6 +38,7 @@ class Projector:
     cut: Cut
     spans_null: bool = False
     tokens: int = 0
+    source: str = ""
 
     @classmethod
     def fit(cls, moment: SecondMoment, cut: Cut) -> Projector:
@@ -108,6 +110,23 @@ class Projector:
             visible = self.seen(delta.right.double()) @ delta.left.double().T
         return visible.norm().item() / norm
 
+    @property
+    def origin(self) -> str:
+        """Whose ``U`` it is: figures measured with it say nothing of another's."""
+        fitted = f"fitted on {self.tokens} tokens" if self.tokens else "of unknown origin"
+        return ", ".join(part for part in (fitted, self.source) if part)
+
+    @property
+    def undersampled(self) -> str | None:
+        """What is wrong with its ``C``, where that has seen too few keys to know their span."""
+        if not 1 < self.tokens < self.d_in:  # EasyEdit's own files do not say
+            return None
+        return (
+            f"fitted on {self.tokens} tokens, of which {self.d_in} dimensions need far more: at "
+            f"least {self.d_in - self.tokens} of them count as unused only as no text was read; "
+            "give a longer corpus, or raise model.moments.tokens"
+        )
+
     def diagnosis(self) -> str | None:
         """What is wrong with the cut, with the numbers; ``None`` when it divides the space."""
         if self.null_dimension < 0.01 * self.d_in:
@@ -134,11 +153,11 @@ def fit_projectors(moments: Mapping[int, SecondMoment], cut: Cut) -> dict[int, P
 
 
 def warn_of_degenerate(projectors: Mapping[int, Projector]) -> None:
-    """Log what is wrong with the cut of each projector, if anything is."""
+    """Log what is wrong with the cut of each projector, or with what it was fitted to."""
     for layer, projector in projectors.items():
-        problem = projector.diagnosis()
-        if problem:
-            logger.warning("layer %d: %s", layer, problem)
+        for problem in (projector.diagnosis(), projector.undersampled):
+            if problem:
+                logger.warning("layer %d: %s", layer, problem)
 
 
 def orthonormal(columns: Tensor) -> Tensor:

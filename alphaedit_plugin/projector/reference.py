@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.errors import ProjectorError
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models import EditableModel, check_size
 from alphaedit_plugin.projector.cut import Cut
 from alphaedit_plugin.projector.projector import Projector, orthonormal
 
@@ -35,23 +35,46 @@ def load_reference(view: EditableModel, layers: Sequence[int], path: Path) -> di
         ProjectorError: the file is missing or of another kind, another shape, or holds matrices
             that are no projectors.
     """
-    stack = _read(path)
-    d_in = view.key_size(layers[0])
-    held = _describe(stack)
-    if held != str((len(layers), d_in, d_in)):
+    stack = read_stack(path)
+    if len(stack) != len(layers):
         raise ProjectorError(
-            f"{path} holds {held}, but layers {list(layers)} of this model need "
-            f"{(len(layers), d_in, d_in)}: name the layers it was made for, in their order"
+            f"{path} holds {len(stack)} projectors, but layers {list(layers)} are edited: name the "
+            "layers it was made for, in their order"
         )
+    for layer in layers:
+        check_size(view, layer, stack.shape[1], path, ProjectorError)
     return {layer: _from_dense(dense, path) for layer, dense in zip(layers, stack, strict=True)}
 
 
-def _read(path: Path) -> Any:
-    """What `torch.load` makes of it without running anything; mapped, as it may be gigabytes."""
+def read_reference(path: Path) -> dict[int, Projector]:
+    """The projectors of a file without a model, by their place in it."""
+    return {place: _from_dense(dense, path) for place, dense in enumerate(read_stack(path))}
+
+
+def read_stack(path: Path) -> Tensor:
+    """``(n, d_in, d_in)``, without running anything; mapped, as it may be gigabytes.
+
+    Raises:
+        ProjectorError: it is missing, or holds anything else.
+    """
+    stack = _load(path)
+    shape = stack.shape if isinstance(stack, Tensor) else ()
+    if len(shape) != 3 or shape[1] != shape[2] or _describe(stack) != str(tuple(shape)):
+        raise ProjectorError(
+            f"{path} holds {_describe(stack)}, where AlphaEdit's files hold one projector per "
+            "layer, (layers, d_in, d_in)"
+        )
+    return stack
+
+
+def _load(path: Path) -> Any:
     try:
         with path.open("rb") as stream:
             mapped = zipfile.is_zipfile(stream)  # what an old torch wrote cannot be mapped
-        return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
+            stream.seek(0)
+            page = stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
+        if not page:
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except FileNotFoundError:
         raise ProjectorError(f"no projector file at {path}") from None
     except (
@@ -60,6 +83,9 @@ def _read(path: Path) -> Any:
     ) as error:  # fmt: skip
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ProjectorError(f"{path} is no file of tensors: {first}") from None
+    raise ProjectorError(
+        f"{path} is a web page: the download failed, or wanted a login; get the file again"
+    )
 
 
 def _describe(stack: Any) -> str:
@@ -87,6 +113,8 @@ def _from_dense(dense: Tensor, path: Path) -> Projector:
         basis = orthonormal(p @ probes if spans_null else probes - p @ probes)
         made = Projector(basis, torch.empty(0), Cut(), spans_null)
         test = torch.randn(d_in, 8, dtype=torch.float64, generator=generator)
-        if (made.apply(test) - p @ test).norm() <= TOLERANCE * test.norm():
+        # What rounding a dense P costs, in half precision most of all.
+        tolerance = max(TOLERANCE, 2 * torch.finfo(dense.dtype).eps)
+        if (made.apply(test) - p @ test).norm() <= tolerance * test.norm():
             return made
     raise ProjectorError(f"{path} holds a matrix that is no orthogonal projector")

@@ -53,7 +53,7 @@ def test_from_edit_to_verify(capsys: Capture) -> None:
     assert main(["verify", "p.safetensors", *QUICK]) == 0
     out = said(capsys)
     assert "4 of 4 edits hold; all is well" in out
-    assert re.search(r"0\s+\S+\s+\d\.\de-\d\d\s+yes", out)
+    assert re.search(r"0\s+\S+\s+\d\.\de-\d\d\s+\S+\s+yes", out)
     assert (
         main(["verify", "p.safetensors", *QUICK, "projector=rank", "projector.cut.value=900"]) == 1
     )

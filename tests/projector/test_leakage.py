@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from alphaedit_plugin.delta import Delta
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.projector.leakage import leakage_on, rounding_note
+from alphaedit_plugin.projector import Cut, CutRule, Projector, fit_projectors
+from alphaedit_plugin.projector.leakage import leakage_on, origins, rounding_note, seen_on
 from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
 from tests.statistics.test_collect import keys_of
 from tests.tiny import random_sequences
@@ -59,3 +62,38 @@ def test_rounding_is_named_where_it_hides_what_the_projector_leaves(
 ) -> None:
     note = rounding_note(shares, dtype)
     assert note is None if said is None else said in str(note)
+
+
+def test_what_text_sees_does_not_depend_on_whose_projector_made_it() -> None:
+    """Through the model's own projector nearly nothing; through a stranger's what chance does."""
+    d_in, d_out, rank = 60, 8, 20
+    torch.manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(d_in, d_in, dtype=torch.float64)).Q
+    spectrum = torch.where(torch.arange(d_in) < rank, 1.0, 1e-6).double()
+    moment = SecondMoment((basis * spectrum) @ basis.T, 1)
+    raw = Delta(torch.randn(d_out, 3).double(), torch.randn(d_in, 3).double())
+    own = Projector.fit(moment, Cut(CutRule.rank, rank))
+    other = torch.linalg.qr(torch.randn(d_in, d_in, dtype=torch.float64)).Q[:, :rank]
+    strange = Projector(other.float(), torch.empty(0), Cut())
+    for projector, low, high in ((own, 0.0, 0.01), (strange, 0.5, 1.5)):
+        delta = projector.project(raw)
+        assert projector.leakage(delta) < 1e-6  # each by its own U
+        assert low < seen_on(delta, moment) < high
+        keys = (basis * spectrum.sqrt()) @ torch.randn(d_in, 200_000, dtype=torch.float64)
+        size = (delta.dense @ keys).square().sum() / keys.square().sum()
+        assert seen_on(delta, moment) == pytest.approx(
+            (d_in * size).sqrt().item() / delta.norm, rel=0.05
+        )
+        assert seen_on(Delta(delta.dense), moment) == pytest.approx(seen_on(delta, moment))
+    assert seen_on(Delta(torch.zeros(d_out, d_in)), moment) == 0
+
+
+def test_few_tokens_are_warned_of_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    keys = torch.randn(6, 40, dtype=torch.float64)
+    for count, warned in ((6, True), (40, False), (1, False)):
+        caplog.clear()
+        moment = SecondMoment(keys.T @ keys, count)
+        found = fit_projectors({3: moment}, Cut(CutRule.rank, 4))
+        assert ("layer 3: fitted on 6 tokens, of which 40 dimensions" in caplog.text) == warned
+        assert found[3].origin == f"fitted on {count} tokens"
+    assert "fitted on 6 tokens, t.txt" in origins({1: replace(found[3], tokens=6, source="t.txt")})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from alphaedit_plugin.cli import main
 from alphaedit_plugin.errors import ProjectorError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import load_reference
@@ -71,8 +72,8 @@ def test_nothing_in_it_is_executed(gpt2: EditableModel, tmp_path: Path, by_torch
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (torch.zeros(2, D_IN, D_IN), r"holds \(2, 128, 128\), but layers \[1\]"),
-        (torch.zeros(1, 3, 3), r"holds \(1, 3, 3\)"),
+        (torch.zeros(2, D_IN, D_IN), r"holds 2 projectors, but layers \[1\]"),
+        (torch.zeros(1, 3, 3), "p.pt is for keys of 3 dimensions, but this model's .* has 128"),
         (torch.zeros(D_IN, D_IN), r"holds \(128, 128\)"),
         ([torch.zeros(D_IN, D_IN)], "holds list"),
         ({"a": 1}, "holds dict"),
@@ -98,6 +99,40 @@ def test_a_truncated_file(gpt2: EditableModel, tmp_path: Path, keep: int) -> Non
     (tmp_path / "p.pt").write_bytes((tmp_path / "p.pt").read_bytes()[:keep])
     with pytest.raises(ProjectorError, match=r"p\.pt is no file of tensors"):
         load_reference(gpt2, [1], tmp_path / "p.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_to_its_rounding(
+    gpt2: EditableModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    torch.save(dense(5)[None].to(dtype), tmp_path / "p.pt")
+    found = load_reference(gpt2, [1], tmp_path / "p.pt")[1]
+    columns = torch.randn(D_IN, 4)
+    assert found.rank == 5
+    apart = (found.apply(columns) - dense(5) @ columns).norm() / columns.norm()
+    assert apart < 2 * torch.finfo(dtype).eps
+
+
+def test_a_web_page_under_its_name(gpt2: EditableModel, tmp_path: Path) -> None:
+    (tmp_path / "p.pt").write_text("\n<!DOCTYPE html><html><title>Sign in</title>")
+    with pytest.raises(ProjectorError, match=r"p\.pt is a web page: the download failed"):
+        load_reference(gpt2, [1], tmp_path / "p.pt")
+
+
+def test_it_can_be_looked_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "p.pt"
+    torch.save(torch.stack([dense(40), torch.zeros(D_IN, D_IN)]), path)
+    assert main(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "AlphaEdit's own format, which names neither model, layers nor corpus" in out
+    assert "88 (69%)" in out
+    assert "projector 1: " in out
+    assert "P is near 0 and edits will do nothing" in out
+    torch.save({"P": 1}, path)
+    assert main(["inspect", str(path)]) == 2
+    assert "p.pt holds dict, where AlphaEdit's files hold one projector per layer" in (
+        capsys.readouterr().err
+    )
 
 
 def test_no_file(gpt2: EditableModel, tmp_path: Path) -> None:
