@@ -134,6 +134,11 @@ def _unregister(package: str) -> None:
         hparams_class.__init__ = constructor
 
 
+def newcomers() -> Newcomers:
+    """What listens for copies that are imported later, after `register`."""
+    return next(finder for finder in sys.meta_path if isinstance(finder, Newcomers))
+
+
 def is_registered() -> bool:
     """Whether a copy of the host has the flag."""
     return any(_current(package) is not None for package in copies())
@@ -144,8 +149,15 @@ def _current(package: str) -> Registration | None:
     return next((getattr(apply, MARK) for apply in known if hasattr(apply, MARK)), None)
 
 
+@dataclass(eq=False)
 class Newcomers(MetaPathFinder):
-    """Registers copies of the host that are imported after `register`."""
+    """Registers copies of the host that are imported after `register`.
+
+    Attributes:
+        listeners: told the name of each.
+    """
+
+    listeners: list[Callable[[str], None]] = field(default_factory=list)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -163,6 +175,8 @@ class Newcomers(MetaPathFinder):
                 run(module)
                 if name in copies():
                     _register(name)
+                    for listener in self.listeners:
+                        listener(name)
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec

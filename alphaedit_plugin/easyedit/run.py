@@ -28,7 +28,13 @@ from alphaedit_plugin.easyedit.host import (
     methods_of,
 )
 from alphaedit_plugin.easyedit.native import NATIVE
-from alphaedit_plugin.easyedit.registration import Coverage, is_registered, register, unregister
+from alphaedit_plugin.easyedit.registration import (
+    Coverage,
+    is_registered,
+    newcomers,
+    register,
+    unregister,
+)
 from alphaedit_plugin.errors import ConfigError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -158,14 +164,20 @@ def plugged_in(flags: Mapping[str, Any]) -> Iterator[list[str]]:
     """
     taken: list[str] = []
     with registered(), ExitStack() as stack:
-        found = [(m.hparams_class() for m in methods_of(package)) for package in copies()]
-        able = [*(kind for kinds in found for kind in kinds), *NATIVE]
-        for kind in able:
-            stack.enter_context(_typed_first(kind, flags, taken))
-        if flags.get("null_space"):  # the others refuse it, before a large model is loaded
-            every = {kind for package in copies() for kind in hparams_classes(package)}
-            for kind in every.difference(able):
-                stack.enter_context(_typed_first(kind, {"null_space": True}, []))
+
+        def flag(package: str) -> None:
+            able = [method.hparams_class() for method in methods_of(package)]
+            for kind in able:
+                stack.enter_context(_typed_first(kind, flags, taken))
+            if flags.get("null_space"):  # the others refuse it, before a large model is loaded
+                for kind in set(hparams_classes(package)).difference(able):
+                    stack.enter_context(_typed_first(kind, {"null_space": True}, []))
+
+        for native in NATIVE:
+            stack.enter_context(_typed_first(native, flags, taken))
+        for package in copies():
+            flag(package)
+        newcomers().listeners.append(flag)
         yield taken
 
 

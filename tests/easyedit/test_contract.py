@@ -24,6 +24,7 @@ from alphaedit_plugin.easyedit.host import algorithms as algorithms_of
 from alphaedit_plugin.easyedit.host import copies, methods_of
 from alphaedit_plugin.easyedit.native import NATIVE
 from alphaedit_plugin.easyedit.registration import MARK
+from alphaedit_plugin.easyedit.run import plugged_in
 from alphaedit_plugin.errors import AlphaEditError, ConfigError, NumericalError, ProjectorError
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
@@ -382,6 +383,21 @@ def test_every_copy_of_the_host_takes_the_flag(
         importlib.reload(other)  # nothing listens any longer
         known = [apply for package in expected for apply in algorithms_of(package).values()]
         assert not any(hasattr(apply, MARK) for apply in known)
+
+
+def test_a_copy_that_a_script_imports_takes_the_flags_of_the_command_line(
+    tiny_host: Callable[[str], Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "EasyEdit").symlink_to(DOUBLE, target_is_directory=True)
+    monkeypatch.delenv("EASYEDIT_HOME", raising=False)
+    with without_host():
+        sys.path[:0] = [str(tmp_path), str(DOUBLE)]
+        with plugged_in({"null_space": True}) as taken:
+            other = importlib.import_module("EasyEdit.easyeditor")
+            (memit,) = (m for m in methods_of(other.__name__) if m.name == "MEMIT")
+            assert memit.hparams_class()(**tiny_host("linear").settings("MEMIT")).null_space
+        assert taken == ["MEMITHyperParams"]
+        assert not hasattr(memit.hparams_class().__init__, "__wrapped__")
 
 
 def test_editors_made_before_stay_plain(double: ModuleType, linear: Host) -> None:
