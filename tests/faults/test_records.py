@@ -127,10 +127,10 @@ def test_every_cell_of_a_comparison_edits_the_same(
     prompts = [request.filled for request in study.data.requests]
     assert prompts == [row["prompt"] for row in (GOOD[1], MERGED, *GOOD[2:])]
     assert len(study.jobs) == 4
-    said = [m for m in caplog.messages if "dropped" in m or "share their last token" in m]
+    said = [m for m in caplog.messages if "dropped" in m or "at a token that" in m]
     assert len(said) == 2
     assert said[0].startswith("plain, edits.json: 2 records dropped: ")
-    assert said[1].startswith("1 subject of 4, such as 'cat' in 'The cats are'")
+    assert said[1].endswith("1 of 4 requests, such as 'cat' with 's' in 'The cats are'")
 
 
 def test_edit_says_once_which_subjects_are_merged_with_their_text(
@@ -138,8 +138,8 @@ def test_edit_says_once_which_subjects_are_merged_with_their_text(
 ) -> None:
     chosen = [*words(*GOOD, MERGED), "null_space=false", "batch_size=1"]
     assert main(["edit", *chosen]) == 0
-    (said,) = [message for message in caplog.messages if "share their last token" in message]
-    assert said.startswith("1 subject of 5")
+    (said,) = [message for message in caplog.messages if "at a token that" in message]
+    assert "1 of 5 requests" in said
 
 
 def test_suggest_goes_on_with_others(tmp_path: Path, capsys: Capture, caplog: Log) -> None:
