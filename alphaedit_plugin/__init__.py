@@ -9,19 +9,19 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alphaedit_plugin.errors import AlphaEditError
-from alphaedit_plugin.version import VERSION as __version__
+from alphaedit_plugin.common.errors import AlphaEditError
+from alphaedit_plugin.common.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig, load_config
+    from alphaedit_plugin.config.build import load_recipe
+    from alphaedit_plugin.data.request import Probe, Request
     from alphaedit_plugin.easyedit import register, unregister
+    from alphaedit_plugin.editing.session import EditSession
     from alphaedit_plugin.editor import NullSpaceEditor
-    from alphaedit_plugin.loading import load_recipe
     from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
     from alphaedit_plugin.models import EditableModel
-    from alphaedit_plugin.projector import Cut, CutRule, Projector
-    from alphaedit_plugin.request import Probe, Request
-    from alphaedit_plugin.session import EditSession
+    from alphaedit_plugin.nullspace import Cut, CutRule, Projector
 
 __all__ = [
     "METHODS",

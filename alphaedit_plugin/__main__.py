@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,23 +11,24 @@ from typing import Any
 
 from torch import Tensor
 
-from alphaedit_plugin import engine
-from alphaedit_plugin.checks import (
+from alphaedit_plugin.common.errors import ConfigError, require, unknown_name
+from alphaedit_plugin.common.progress import progress
+from alphaedit_plugin.config import EditorConfig, load_config, options
+from alphaedit_plugin.config.build import load
+from alphaedit_plugin.config.overrides import key_of
+from alphaedit_plugin.data.conflicts import contradicted
+from alphaedit_plugin.data.request import Request, among, prepare_requests
+from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.checks import (
     check_conflicts,
     check_editable,
     check_recipe,
     check_requests,
     warn_of_shared_tokens,
 )
-from alphaedit_plugin.config import EditorConfig, load_config, options
-from alphaedit_plugin.config.overrides import key_of
-from alphaedit_plugin.conflicts import contradicted
-from alphaedit_plugin.errors import ConfigError, require, unknown_name
-from alphaedit_plugin.journal import Journal
-from alphaedit_plugin.loading import load
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.progress import progress
-from alphaedit_plugin.quality import (
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession, Entry
+from alphaedit_plugin.metrics.per_edit import (
     Metrics,
     accuracies,
     add_locality,
@@ -36,9 +37,8 @@ from alphaedit_plugin.quality import (
     requested_rewrite,
     unlearnt,
 )
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import Request, among, prepare_requests
-from alphaedit_plugin.session import EditSession, Entry
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.patches import Journal
 
 logger = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from rich.table import Table
 from alphaedit_plugin import NullSpaceEditor
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import load_data
-from alphaedit_plugin.quality import accuracies, edit_quality
-from alphaedit_plugin.request import Request
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.metrics.per_edit import accuracies, edit_quality
 
 PEOPLE, BATCH = 40, 10
 JOB, CITY = "{} works as a", "{} lives in the city of"
@@ -58,7 +58,9 @@ def main() -> None:
     jobs, others, cities = people()
     both = [request for pair in zip(jobs, cities, strict=True) for request in pair]
     table = Table("MEMIT", "then", "first answers", "second answers", box=None, pad_edge=False)
-    held = patch("alphaedit_plugin.engine.superseded", lambda batches, _: [{} for _ in batches])
+    held = patch(
+        "alphaedit_plugin.editing.engine.superseded", lambda batches, _: [{} for _ in batches]
+    )
     for name, null_space, keys in (
         ("plain", False, nullcontext()),
         ("+ null space", True, nullcontext()),

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config
 
-from alphaedit_plugin import engine
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.session import EditSession
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.nullspace import Projector
 from benchmarks.measure import Peak, Seconds, Stopwatch, held_bytes, peak_memory
 from benchmarks.models import Shape, build
 from benchmarks.ours import Seen, observed

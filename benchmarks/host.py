@@ -12,10 +12,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.easyedit.bridge import host_settings
+from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.host import HostError, HostMethod, import_host
+from alphaedit_plugin.easyedit.host_editor import host_settings
 from alphaedit_plugin.models import EditableModel, inference
-from alphaedit_plugin.request import Request
 from benchmarks.measure import Stopwatch, peak_memory
 from benchmarks.plain import Outcome
 from benchmarks.runs import Row, put_back

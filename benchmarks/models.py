@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from alphaedit_plugin.data.pocket_world import load_pocket
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.pocket import load_pocket
 
 END, UNKNOWN = "<end>", "<unk>"
 SYLLABLES = tuple(a + b for a, b in product("bdfghjklmnprstvwz", "aeiou"))

@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from alphaedit_plugin import engine
-from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.targets import Targets
 from alphaedit_plugin.methods import LayerProblem
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.targets import Targets
 from benchmarks.measure import Stopwatch, peak_memory
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alphaedit_plugin.data.request import SLOT, Request
 from alphaedit_plugin.models import EditableModel, hidden_of, hooked, inference, with_hidden
-from alphaedit_plugin.request import SLOT, Request
 from benchmarks.measure import Stopwatch
 from benchmarks.published import alphaedit_solve, memit_solve, rome_solve
 from benchmarks.workload import Task

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from alphaedit_plugin.plotting import blank, colour, marker, save, tidy
+from alphaedit_plugin.common.plotting import blank, colour, marker, save, tidy
 from benchmarks.growth import Growth
 from benchmarks.measure import PHASES
 from benchmarks.report import MEGABYTE, NAMES, Results

@@ -27,15 +27,15 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alphaedit_plugin.models import EditableModel, dtype_name
-from alphaedit_plugin.projector import (
+from alphaedit_plugin.nullspace import (
     Cut,
     CutRule,
     Projector,
+    SecondMoment,
     decompose,
     load_projectors,
     save_projectors,
 )
-from alphaedit_plugin.statistics import SecondMoment
 
 PUBLISHED = 2e-2
 LLAMA_D_IN, LLAMA_LAYERS = 14336, 5  # Llama 3 8B, and the layers that AlphaEdit edits

@@ -13,7 +13,7 @@ import torch
 from rich import box
 from rich.table import Table
 
-from alphaedit_plugin.version import VERSION
+from alphaedit_plugin.common.version import VERSION
 from benchmarks.growth import Growth
 from benchmarks.runs import TOLERANCE, Check, Row
 

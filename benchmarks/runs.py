@@ -9,19 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alphaedit_plugin import engine
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.session import EditSession
 from benchmarks.measure import Seconds, Stopwatch, peak_memory
 from benchmarks.ours import Seen, observed
-from benchmarks.plain import (
-    Outcome,
-    PlainAlphaEdit,
-    PlainEditor,
-    PlainMemit,
-    PlainRome,
-)
+from benchmarks.plain import Outcome, PlainAlphaEdit, PlainEditor, PlainMemit, PlainRome
 from benchmarks.published import alphaedit_solve, memit_solve, rome_solve
 from benchmarks.workload import Task, Workload
 

@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from alphaedit_plugin.loading import DTYPES, cpu_threads
-from alphaedit_plugin.projector import Cut, Projector
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.config.build import DTYPES, cpu_threads
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.nullspace import Cut, Projector, SecondMoment
 from benchmarks.growth import grow, wide
 from benchmarks.host import run_host, why_not
 from benchmarks.measure import Seconds

@@ -6,14 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from alphaedit_plugin.data.request import SLOT, Request
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.prompts import ContextTemplates
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import SLOT, Request
-from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
-from alphaedit_plugin.targets import TargetSettings
+from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, collect_second_moments
 from benchmarks.models import Shape
 
 METHODS = ("rome", "memit", "alphaedit")

@@ -15,9 +15,8 @@ import torch
 from hypothesis import settings
 
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.resume import can_resume
-from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
+from alphaedit_plugin.models.prefix_cache import can_resume
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, collect_second_moments
 from tests.saved import save_model
 from tests.tiny import (
     DEPTH,

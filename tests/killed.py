@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 

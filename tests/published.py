@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphaedit_plugin.keys import Site
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import FactToken
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.targets import TargetSettings
+from alphaedit_plugin.models.activations import Site
+from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS
 
 

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from alphaedit_plugin.models import view
+from alphaedit_plugin.models import editable as view
 
 ELSEWHERE = torch.device("lazy", 0)  # a type that needs no driver, and that autograd lets pass
 

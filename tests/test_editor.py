@@ -13,22 +13,21 @@ import pytest
 import torch
 
 from alphaedit_plugin import editor as editor_module
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.errors import (
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import (
     AlphaEditError,
     ConfigError,
     ModelError,
     NumericalError,
     RequestError,
 )
+from alphaedit_plugin.config import load_config
+from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, weights_of
 
 LAYERS = (1, 2)

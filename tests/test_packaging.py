@@ -95,14 +95,14 @@ def test_wheel_stays_small(wheel: Path) -> None:
 
 def test_wheel_brings_the_command(unpacked: Path) -> None:
     (entry,) = unpacked.glob("*.dist-info/entry_points.txt")
-    assert "alphaedit = alphaedit_plugin.cli:main" in entry.read_text()
+    assert "alphaedit = alphaedit_plugin.cli.main:main" in entry.read_text()
 
 
 def test_configs_compose_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
     script = (
         "import alphaedit_plugin, alphaedit_plugin.conf\n"
         "from alphaedit_plugin.config import load_config\n"
-        "from alphaedit_plugin.groups import options\n"
+        "from alphaedit_plugin.config.groups import options\n"
         "print(alphaedit_plugin.__file__, alphaedit_plugin.conf.__file__, sep='\\n')\n"
         "for model in options('model'):\n"
         "    more = ['model.path=x', 'model.layers=[1]'] if model == 'custom' else []\n"
@@ -124,7 +124,7 @@ def test_command_works_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
 
 def test_pocket_model_loads_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
     script = (
-        "from alphaedit_plugin.pocket import ASSETS, load_pocket, load_world\n"
+        "from alphaedit_plugin.data.pocket_world import ASSETS, load_pocket, load_world\n"
         "print(ASSETS)\n"
         "model, tokenizer = load_pocket()\n"
         "print(model.config.model_type, len(load_world().facts))\n"

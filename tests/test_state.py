@@ -13,26 +13,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin import targets as targets_module
-from alphaedit_plugin.contexts import generate_contexts
+from alphaedit_plugin.common.errors import NumericalError
+from alphaedit_plugin.editing import targets as targets_module
+from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.errors import NumericalError
+from alphaedit_plugin.experiments import causal_tracing as trace
+from alphaedit_plugin.experiments.suggest import Fact, TraceSettings, fact_of
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
+from alphaedit_plugin.metrics.per_edit import edit_quality
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector, fit_projectors, spectrum
-from alphaedit_plugin.quality import edit_quality
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.scoring import continue_greedily, score
-from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
-from alphaedit_plugin.suggest import Fact, TraceSettings, fact_of, trace
-from tests.tiny import (
-    CONTEXTS,
-    REQUESTS,
-    SEARCH,
-    assert_same_weights,
-    random_sequences,
-    weights_of,
+from alphaedit_plugin.models.contexts import generate_contexts
+from alphaedit_plugin.models.scoring import continue_greedily, score
+from alphaedit_plugin.nullspace import (
+    Cut,
+    CutRule,
+    Projector,
+    SecondMoment,
+    collect_second_moments,
+    fit_projectors,
+    spectrum,
 )
+from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, random_sequences, weights_of
 
 LAYERS = (1, 2)
 Call = Callable[[NullSpaceEditor], Any]

@@ -28,11 +28,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alphaedit_plugin.boundary import continuations
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import ContextTemplates
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.targets import TargetSettings
+from alphaedit_plugin.models.boundary import continuations
+from alphaedit_plugin.models.tokens import ContextTemplates
 
 FAMILIES = ("gpt2", "gptj", "llama")
 DEPTH = 4

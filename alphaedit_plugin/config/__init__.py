@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from alphaedit_plugin.config.checks import build_method
 from alphaedit_plugin.config.compose import as_config, load_config, register_configs
+from alphaedit_plugin.config.groups import CONFIG_MODULE, options
 from alphaedit_plugin.config.model import (
     ContextsConfig,
     LayoutConfig,
@@ -11,7 +12,7 @@ from alphaedit_plugin.config.model import (
     MomentsConfig,
     Preset,
 )
-from alphaedit_plugin.config.nodes import (
+from alphaedit_plugin.config.schema import (
     CompareConfig,
     DataConfig,
     EditorConfig,
@@ -21,7 +22,6 @@ from alphaedit_plugin.config.nodes import (
     ProjectorConfig,
     RequestConfig,
 )
-from alphaedit_plugin.groups import CONFIG_MODULE, options
 
 __all__ = [
     "CONFIG_MODULE",

@@ -11,9 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from alphaedit_plugin.config.nodes import EditorConfig
+from alphaedit_plugin.common.errors import ConfigError, first_line, require, unknown_name
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data import DATA
-from alphaedit_plugin.errors import ConfigError, first_line, require, unknown_name
 from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
 from alphaedit_plugin.metrics import METRICS
 

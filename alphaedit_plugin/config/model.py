@@ -7,9 +7,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from alphaedit_plugin.projector import Cut
-from alphaedit_plugin.prompts import FactToken
-from alphaedit_plugin.targets import TargetSettings
+from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.models.tokens import FactToken
+from alphaedit_plugin.nullspace import Cut
 
 
 @dataclass

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.groups import groups, options
+from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.config.groups import groups, options
 from alphaedit_plugin.methods import METHODS
 
 

@@ -12,10 +12,9 @@ registers its own in the same way, or any function from a configuration to `Edit
 
 from __future__ import annotations
 
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
+from alphaedit_plugin.data import sets  # noqa: F401  (registers all of them)
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD, Dropped, EditData, Place
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.selection import select_fitting
@@ -23,9 +22,6 @@ from alphaedit_plugin.data.source import FileData, Reading
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig
-
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
 
 
 def read_data(config: EditorConfig) -> EditData:

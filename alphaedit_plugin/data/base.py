@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from alphaedit_plugin.registry import Registry
-from alphaedit_plugin.request import Probe, Request
+from alphaedit_plugin.common.registry import Registry
+from alphaedit_plugin.data.request import Probe, Request
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import EditorConfig

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from alphaedit_plugin.artefact import is_file
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.files import is_file
 
 Text = str | Sequence[int]
 SUFFIXES = (".txt", ".jsonl", ".npy")  # what is read of a folder

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from alphaedit_plugin.errors import RequestError, quoted
-from alphaedit_plugin.request import Probe, Row
+from alphaedit_plugin.common.errors import RequestError, quoted
+from alphaedit_plugin.data.request import Probe, Row
 
 SHOWN = 60  # characters of a value that is no text
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.data.base import Place
-from alphaedit_plugin.errors import ConfigError, first_line
 
 BLANK = re.compile(r"[\s]*")
 

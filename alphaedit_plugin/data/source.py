@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alphaedit_plugin.common.errors import ConfigError, RequestError
 from alphaedit_plugin.data.base import DATA, Dropped, EditData, Place
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.notes import summarise
 from alphaedit_plugin.data.records import Broken, read_records
-from alphaedit_plugin.errors import ConfigError, RequestError
-from alphaedit_plugin.request import Request
+from alphaedit_plugin.data.request import Request
 
 if TYPE_CHECKING:
     from alphaedit_plugin.config import DataConfig, EditorConfig

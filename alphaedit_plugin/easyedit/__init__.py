@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alphaedit_plugin.easyedit.host import HostError
-from alphaedit_plugin.easyedit.native import PRUNEHyperParams, RECTHyperParams
+from alphaedit_plugin.easyedit.prune_rect import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.easyedit.registration import Coverage, register, unregister
 
 __all__ = [

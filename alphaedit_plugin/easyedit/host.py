@@ -22,8 +22,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from torch import Tensor
 
-from alphaedit_plugin.errors import AlphaEditError
-from alphaedit_plugin.places import META
+from alphaedit_plugin.common.errors import AlphaEditError
+from alphaedit_plugin.models.offload import META
 
 HOME = "EASYEDIT_HOME"
 HOST = "easyeditor"

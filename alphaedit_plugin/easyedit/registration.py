@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from alphaedit_plugin.easyedit.flag import KEYS, NullSpaceFlag
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit.host import (
     METHODS,
     HostMethod,
@@ -28,10 +28,10 @@ from alphaedit_plugin.easyedit.host import (
     is_host,
     methods_of,
 )
-from alphaedit_plugin.easyedit.native import NATIVE, apply_native
-from alphaedit_plugin.easyedit.projecting import ModelState, apply_with_flag
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
+from alphaedit_plugin.easyedit.projection import ModelState, apply_with_flag
+from alphaedit_plugin.easyedit.prune_rect import NATIVE, apply_native
+from alphaedit_plugin.nullspace import Projector
 
 Apply = Callable[..., Any]
 MARK = "_alphaedit_registration"  # on the functions we put into the host: how to take them out

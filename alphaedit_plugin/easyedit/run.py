@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from alphaedit_plugin.easyedit.flag import KEYS, NullSpaceFlag
+from alphaedit_plugin.common.errors import ConfigError, unknown_name
 from alphaedit_plugin.easyedit.host import (
     clone_around,
     copies,
@@ -27,7 +27,8 @@ from alphaedit_plugin.easyedit.host import (
     import_host,
     methods_of,
 )
-from alphaedit_plugin.easyedit.native import NATIVE
+from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
+from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import (
     Coverage,
     is_registered,
@@ -35,7 +36,6 @@ from alphaedit_plugin.easyedit.registration import (
     register,
     unregister,
 )
-from alphaedit_plugin.errors import ConfigError, unknown_name
 
 log = logging.getLogger(__name__)
 

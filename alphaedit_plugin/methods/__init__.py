@@ -6,13 +6,13 @@ A new method is a subclass of `BaseMethod` in a file of its own, a line here (or
 
 from __future__ import annotations
 
+from alphaedit_plugin.common.registry import Registry
+from alphaedit_plugin.methods.alphaedit import Mode, Projected
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.methods.memit import Memit
-from alphaedit_plugin.methods.projected import Mode, Projected
 from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rect import Rect
 from alphaedit_plugin.methods.rome import Rome
-from alphaedit_plugin.registry import Registry
 
 METHODS: Registry[type[BaseMethod]] = Registry("base method")
 METHODS.register("rome", Rome)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import ConfigError, ModelError
-from alphaedit_plugin.history import PastKeys
-from alphaedit_plugin.keys import Part
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError, ModelError
+from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.models.activations import Part
+from alphaedit_plugin.nullspace import SecondMoment
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import require
-from alphaedit_plugin.history import PastKeys
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
-from alphaedit_plugin.solve import primal_delta
+from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.methods.solve import primal_delta
 
 
 @dataclass(frozen=True)

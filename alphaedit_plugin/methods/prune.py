@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import require
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import require
 from alphaedit_plugin.methods.memit import Memit
-from alphaedit_plugin.solve import Restraint, restrain
+from alphaedit_plugin.methods.solve import Restraint, restrain
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.errors import require
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import require
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.methods.memit import Memit
-from alphaedit_plugin.solve import keep_largest_change
+from alphaedit_plugin.methods.solve import keep_largest_change
 
 
 @dataclass(frozen=True)

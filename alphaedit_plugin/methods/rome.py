@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.keys import Part
+from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
-from alphaedit_plugin.solve import rome_delta
+from alphaedit_plugin.methods.solve import rome_delta
+from alphaedit_plugin.models.activations import Part
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What edits gained and what they broke. Each metric is one function, registered by name."""
 
-from alphaedit_plugin.metrics import aspects, retention, text, tokens
+from alphaedit_plugin.metrics import retention, text, tokens
+from alphaedit_plugin.metrics import success as aspects
 from alphaedit_plugin.metrics.base import (
     METRICS,
     Exam,

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from types import MappingProxyType
 
+from alphaedit_plugin.common.registry import Registry
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.registry import Registry
-from alphaedit_plugin.request import Probe, Request
-from alphaedit_plugin.sampling import draw_texts
-from alphaedit_plugin.scoring import Answer, score
+from alphaedit_plugin.models.generation import draw_texts
+from alphaedit_plugin.models.scoring import Answer, score
 
 Pair = tuple[str, str]
 REQUESTS = "request"  # the unit of what is counted per edit

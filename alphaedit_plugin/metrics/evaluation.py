@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from types import MappingProxyType
 
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.metrics.base import METRICS, Exam, Pair, Reading, Readings
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.request import Probe, Request
 
 ASPECTS = ("efficacy", "generalisation", "specificity")
 

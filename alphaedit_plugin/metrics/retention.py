@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp, inf
 
 from alphaedit_plugin.metrics.base import Exam, Reading, Readings, metric, pairs_of
-from alphaedit_plugin.scoring import log_likelihoods
+from alphaedit_plugin.models.scoring import log_likelihoods
 
 
 @metric("retention")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.boundary import stem, tokenise
 from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.keys import Part, Site, read
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import Sentence
-from alphaedit_plugin.request import Probe, Request
+from alphaedit_plugin.models.activations import Part, Site, read
+from alphaedit_plugin.models.boundary import stem, tokenise
+from alphaedit_plugin.models.tokens import Sentence
 
 PROMPTS = 200  # enough to see a cloud
 DIGITS = 4  # of a point's coordinates, after the point: it is for drawing

@@ -1,6 +1,6 @@
 """EasyEdit's token accuracies, averaged over requests as its ``summary_metrics`` does.
 
-One request's, in the host's own layout, are those of `alphaedit_plugin.quality`.
+One request's, in the host's own layout, are those of `alphaedit_plugin.metrics.per_edit`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from alphaedit_plugin.data.base import NEIGHBOURHOOD
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.metrics.base import (
     REQUESTS,
     Exam,
@@ -19,8 +20,7 @@ from alphaedit_plugin.metrics.base import (
     metric,
     pairs_of,
 )
-from alphaedit_plugin.request import Probe, Request
-from alphaedit_plugin.scoring import Answer, matching
+from alphaedit_plugin.models.scoring import Answer, matching
 
 
 @metric("rewrite_acc")

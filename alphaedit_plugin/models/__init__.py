@@ -7,6 +7,7 @@ path; of an unknown one by running it (`discover`). Weights are seen *oriented*,
 
 from __future__ import annotations
 
+from alphaedit_plugin.models.editable import EditableModel, check_size, dtype_name
 from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config
 from alphaedit_plugin.models.hooks import (
     StopForward,
@@ -18,7 +19,6 @@ from alphaedit_plugin.models.hooks import (
     per_token,
     with_hidden,
 )
-from alphaedit_plugin.models.view import EditableModel, check_size, dtype_name
 
 __all__ = [
     "LAYOUTS",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit_plugin.errors import ModelError, first_line
+from alphaedit_plugin.common.errors import ModelError, first_line
 from alphaedit_plugin.models.families import Layout, several_experts
 from alphaedit_plugin.models.hooks import evaluation
 from alphaedit_plugin.models.probe import Probe, same

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from alphaedit_plugin.errors import ModelError
-from alphaedit_plugin.registry import Registry
+from alphaedit_plugin.common.errors import ModelError
+from alphaedit_plugin.common.registry import Registry
 
 
 @dataclass(frozen=True)

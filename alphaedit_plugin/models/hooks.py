@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from alphaedit_plugin.places import settle
+from alphaedit_plugin.models.offload import settle
 
 if TYPE_CHECKING:
-    from alphaedit_plugin.models.view import EditableModel
+    from alphaedit_plugin.models.editable import EditableModel
 
 
 class StopForward(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.common.errors import ModelError
 
 
 def pretrained(kind: Any, path: str, **settings: Any) -> Any:

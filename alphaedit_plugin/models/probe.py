@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.models.hooks import StopForward, hidden_of, hooked, per_token, with_hidden
-from alphaedit_plugin.places import execution_device
+from alphaedit_plugin.models.offload import execution_device
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.common.errors import ModelError
 
 
 def unwrapped(model: Any) -> Any:

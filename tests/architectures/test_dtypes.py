@@ -14,18 +14,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alphaedit_plugin.engine import apply_batch, finalize
-from alphaedit_plugin.errors import ModelError, NumericalError
-from alphaedit_plugin.keys import Part, Site
+from alphaedit_plugin.common.errors import ModelError, NumericalError
+from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.prompts import FactToken
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.scoring import score
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import collect_second_moments
-from alphaedit_plugin.targets import TargetSettings, optimise_targets
+from alphaedit_plugin.models.activations import Part, Site
+from alphaedit_plugin.models.scoring import score
+from alphaedit_plugin.models.tokens import FactToken
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, collect_second_moments
 from tests.architectures.zoo import build
 from tests.tiny import CONTEXTS, REQUESTS, assert_same_weights, random_sequences, weights_of
 

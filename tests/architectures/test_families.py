@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from alphaedit_plugin.engine import apply_batch, finalize
-from alphaedit_plugin.keys import Part, Site
+from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import LAYOUTS, EditableModel
+from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.discover import discover
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.prompts import ContextTemplates, FactToken
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.resume import can_resume
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import collect_second_moments
-from alphaedit_plugin.targets import TargetSettings, optimise_targets
+from alphaedit_plugin.models.prefix_cache import can_resume
+from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, collect_second_moments
 from tests.architectures.zoo import SETTINGS, WHOLE
 from tests.published import published_loop
 from tests.tiny import (

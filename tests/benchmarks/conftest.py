@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alphaedit_plugin.projector import Projector
+from alphaedit_plugin.nullspace import Projector
 from benchmarks.models import SHAPES, build
 from benchmarks.workload import Words, Workload, build_tasks, collect, null_cut
 

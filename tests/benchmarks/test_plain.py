@@ -5,16 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alphaedit_plugin.request import Request
+from alphaedit_plugin.data.request import Request
 from benchmarks.published import null_projection
-from benchmarks.runs import (
-    apart,
-    check,
-    closed_forms,
-    dense_matrices,
-    run_ours,
-    run_plain,
-)
+from benchmarks.runs import apart, check, closed_forms, dense_matrices, run_ours, run_plain
 from benchmarks.workload import METHODS, Words, Workload
 from tests.tiny import assert_same_weights, weights_of
 

@@ -14,20 +14,21 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin import cli, edit_run, fit_run, loading
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.commands import COMMANDS, OVERRIDES
-from alphaedit_plugin.commands.base import ANY_LAYER
+from alphaedit_plugin.cli import COMMANDS, OVERRIDES, edit_run, fit_run
+from alphaedit_plugin.cli import main as cli
+from alphaedit_plugin.cli.base import ANY_LAYER
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config import Host, load_config
+from alphaedit_plugin.config import build as loading
+from alphaedit_plugin.config.build import load_model, load_moments
+from alphaedit_plugin.config.groups import groups, options
 from alphaedit_plugin.data import load_data
-from alphaedit_plugin.groups import groups, options
-from alphaedit_plugin.loading import load_model, load_moments
+from alphaedit_plugin.data.pocket_world import load_pocket
+from alphaedit_plugin.metrics.per_edit import edit_quality
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.pocket import load_pocket
-from alphaedit_plugin.projector import fit_projectors, save_projectors
-from alphaedit_plugin.quality import edit_quality
-from alphaedit_plugin.scoring import continue_greedily
-from alphaedit_plugin.version import VERSION
+from alphaedit_plugin.models.scoring import continue_greedily
+from alphaedit_plugin.nullspace import fit_projectors, save_projectors
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ["model.moments.tokens=3000"]  # a poor second moment, in no time
@@ -97,7 +98,7 @@ def test_examples_compose() -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from alphaedit_plugin.cli import main; main(['--help']); "
+        "import sys; from alphaedit_plugin.cli.main import main; main(['--help']); "
         "main(['edit', '-h']); main(['run', '-h']); main(['nonsense']); "
         "assert not {'torch', 'transformers', 'hydra', 'matplotlib'} & set(sys.modules)"
     )
@@ -178,7 +179,7 @@ def test_errors_are_one_line_on_stderr(capsys: Capture, argv: list[str], message
 def test_messages_of_several_lines_are_folded(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from alphaedit_plugin.errors import NumericalError
+    from alphaedit_plugin.common.errors import NumericalError
 
     def fail(*_: object) -> None:
         raise NumericalError("[bold]first\nsecond[/bold]")

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import transformers
 
-from alphaedit_plugin import doctor
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.doctor import Verdict
+from alphaedit_plugin.cli import diagnosis as doctor
+from alphaedit_plugin.cli.diagnosis import Verdict
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.easyedit import host, run
 from alphaedit_plugin.easyedit.host import HostError, import_host
-from alphaedit_plugin.version import VERSION
 
 Capture = pytest.CaptureFixture[str]
 

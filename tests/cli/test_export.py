@@ -9,12 +9,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.export_run import server_note
-from alphaedit_plugin.loading import load_model
+from alphaedit_plugin.cli.export_run import server_note
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.session import EditSession
-from tests.export.test_peft import edited, logits
+from tests.patches.test_adapter import edited, logits
 from tests.saved import config_of, overrides_of
 from tests.tiny import relative
 

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from alphaedit_plugin.artefact import read_artefact
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.loading import load_model
-from alphaedit_plugin.projector import load_projectors, read_projectors
-from alphaedit_plugin.statistics import collect_second_moments
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.files import read_artefact
+from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.nullspace import collect_second_moments, load_projectors, read_projectors
 from tests.data.test_corpus import fake_datasets
 from tests.saved import config_of, overrides_of
 from tests.tiny import TEXTS, relative

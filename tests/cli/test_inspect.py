@@ -7,14 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.inspect_run import measure, plot_spectra
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.version import VERSION
+from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.data.corpus import corpus_from
-from alphaedit_plugin.inspect_run import measure, plot_spectra
-from alphaedit_plugin.loading import load_model
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector, read_projectors, save_projectors
-from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.version import VERSION
+from alphaedit_plugin.nullspace import (
+    Cut,
+    CutRule,
+    Projector,
+    SecondMoment,
+    read_projectors,
+    save_projectors,
+)
 from tests.saved import config_of, overrides_of
 from tests.tiny import build_model
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from alphaedit_plugin import sources
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.config import load_config
+from alphaedit_plugin.config import statistics as sources
+from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.data import load_data
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.errors import AlphaEditError
-from alphaedit_plugin.journal import Journal, bytes_of
-from alphaedit_plugin.loading import load_model
-from alphaedit_plugin.session import EditSession
-from tests.journal.edits import forge, parts_of
+from alphaedit_plugin.patches import Journal, bytes_of
+from tests.patches.edits import forge, parts_of
 from tests.tiny import assert_same_weights, weights_of
 
 Capture = pytest.CaptureFixture[str]
@@ -136,7 +136,7 @@ def test_an_answer_that_was_replaced_is_asked_for_again(capsys: Capture) -> None
 def test_a_run_with_nothing_left_to_do_shows_no_bar(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alphaedit_plugin.progress.unwatched", lambda shown: False)
+    monkeypatch.setattr("alphaedit_plugin.common.progress.unwatched", lambda shown: False)
     assert main(EDIT) == 0
     assert "editing: " in said(capsys)
     assert main(EDIT) == 0
@@ -189,8 +189,8 @@ def test_a_file_of_another_kind_is_not_overwritten(
     assert main(edit) == main(fit) == 0
     assert main(edit) == main(fit) == 0  # one of the same kind is replaced
     Path("notes").write_text("mine")
-    monkeypatch.setattr("alphaedit_plugin.loading.load_model", loaded)
-    monkeypatch.setattr("alphaedit_plugin.fit_run.load_model", loaded)
+    monkeypatch.setattr("alphaedit_plugin.config.build.load_model", loaded)
+    monkeypatch.setattr("alphaedit_plugin.cli.fit_run.load_model", loaded)
     for taken in ("notes", "b" if command == "edit" else "a"):
         before = Path(taken).read_bytes()
         setting = "patch" if command == "edit" else "fit.out"

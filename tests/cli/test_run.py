@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit import run
-from alphaedit_plugin.easyedit.flag import KEYS, NullSpaceFlag
 from alphaedit_plugin.easyedit.host import HOME
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
 
 Capture = pytest.CaptureFixture[str]
 REPORT = """
@@ -176,7 +176,7 @@ def test_its_errors_are_its_own(tmp_path: Path, plugged: list[Any]) -> None:
 
 
 def test_our_errors_are_one_line(tmp_path: Path, capsys: Capture, plugged: list[Any]) -> None:
-    text = "from alphaedit_plugin.errors import ConfigError\nraise ConfigError('not\\nthis')"
+    text = "from alphaedit_plugin.common.errors import ConfigError\nraise ConfigError('not\\nthis')"
     assert main(["run", "--", script(tmp_path, text)]) == 2
     assert capsys.readouterr().err == "alphaedit: error: not this\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.editor import NullSpaceEditor

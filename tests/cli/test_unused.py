@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.commands import COMMANDS
-from alphaedit_plugin.commands.unused import READERS, USED_BY, unused
+from alphaedit_plugin.cli import COMMANDS
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.cli.unused import READERS, USED_BY, unused
 from alphaedit_plugin.config import EditorConfig, ProjectorConfig
 
 

@@ -12,6 +12,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config import (
     DataConfig,
     EditorConfig,
@@ -21,12 +22,11 @@ from alphaedit_plugin.config import (
     load_config,
     register_configs,
 )
+from alphaedit_plugin.config.groups import groups, options
 from alphaedit_plugin.data import DATA
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.groups import groups, options
 from alphaedit_plugin.methods import METHODS, Mode
-from alphaedit_plugin.projector import CutRule
-from alphaedit_plugin.prompts import FactToken
+from alphaedit_plugin.models.tokens import FactToken
+from alphaedit_plugin.nullspace import CutRule
 
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {"custom": ["model.path=somewhere", "model.layers=[1,2]"]}

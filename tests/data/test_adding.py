@@ -15,7 +15,7 @@ MODULE = '''
 
 from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.source import FileData, Reading
-from alphaedit_plugin.request import Request
+from alphaedit_plugin.data.request import Request
 
 
 def read(record):

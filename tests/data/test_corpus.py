@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.data.corpus import (
     corpus_from,
     corpus_of,
@@ -18,7 +19,6 @@ from alphaedit_plugin.data.corpus import (
     read_lines,
     stream_hub,
 )
-from alphaedit_plugin.errors import ConfigError
 
 
 def test_lines_of_text(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.data.records import Broken, read_records
-from alphaedit_plugin.errors import ConfigError
 from tests.data.files import write
 
 values = st.recursive(

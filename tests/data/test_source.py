@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config import DataConfig, EditorConfig, load_config
 from alphaedit_plugin.data import DATA, EditData, Fields, FileData, Reading, load_data
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.request import Request
-from tests.data import (
+from alphaedit_plugin.data.request import Request
+from tests.data.files import load, write
+from tests.data.sets import (
     test_counterfact,
     test_easyedit,
     test_knowedit,
@@ -21,7 +22,6 @@ from tests.data import (
     test_mquake,
     test_zsre,
 )
-from tests.data.files import load, write
 
 FILES = [name for name in DATA if isinstance(DATA.get(name), FileData)]
 TARGET = {"zsre": "alt", "leme": "alt"}

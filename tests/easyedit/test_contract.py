@@ -19,16 +19,20 @@ from accelerate import cpu_offload
 from torch import Tensor
 
 import alphaedit_plugin
+from alphaedit_plugin.common.errors import (
+    AlphaEditError,
+    ConfigError,
+    NumericalError,
+    ProjectorError,
+)
 from alphaedit_plugin.easyedit import HostError
 from alphaedit_plugin.easyedit.host import algorithms as algorithms_of
 from alphaedit_plugin.easyedit.host import copies, methods_of
-from alphaedit_plugin.easyedit.native import NATIVE
+from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import MARK
 from alphaedit_plugin.easyedit.run import plugged_in
-from alphaedit_plugin.errors import AlphaEditError, ConfigError, NumericalError, ProjectorError
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector, save_projectors
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, save_projectors
 from tests.easyedit.conftest import (
     DOUBLE,
     KINDS,

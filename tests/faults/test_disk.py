@@ -9,18 +9,19 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.compare.report import PAGE
-from alphaedit_plugin.errors import AlphaEditError
-from alphaedit_plugin.export import save_adapter, save_checkpoint
-from alphaedit_plugin.export_run import session_layers
+from alphaedit_plugin.cli.export_run import session_layers
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.errors import AlphaEditError
+from alphaedit_plugin.common.outputs import filled_folder
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.experiments.comparison_report import PAGE
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.outputs import filled_folder
-from alphaedit_plugin.session import EditSession
-from tests.export.test_peft import edited
+from alphaedit_plugin.patches.adapter import save_adapter
+from alphaedit_plugin.patches.full import save_checkpoint
+from tests.common.test_files import disk_of
 from tests.killed import killed_at
+from tests.patches.test_adapter import edited
 from tests.saved import overrides_of
-from tests.test_artefact import disk_of
 from tests.tiny import assert_same_weights, weights_of
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and kills as Linux does")

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from alphaedit_plugin.engine import apply_batch
-from alphaedit_plugin.errors import OutOfMemory
+from alphaedit_plugin.common.errors import OutOfMemory
+from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
+from alphaedit_plugin.metrics.per_edit import edit_quality
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.quality import edit_quality
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.scoring import continue_greedily
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.models.scoring import continue_greedily
+from alphaedit_plugin.nullspace import Projector, SecondMoment
 from tests.tiny import (
     CONTEXTS,
     REQUESTS,
@@ -115,7 +114,7 @@ REAL = """
 import logging, resource, sys
 import torch
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.scoring import score
+from alphaedit_plugin.models.scoring import score
 from tests.tiny import build_model, fast_tokenizer, REQUESTS
 
 torch.set_num_threads(1)

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from alphaedit_plugin.boundary import tokenise
-from alphaedit_plugin.checks import check_editable
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.compare.study import prepare
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import load_data
-from alphaedit_plugin.errors import RequestError
-from alphaedit_plugin.journal import Journal
+from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.editing.checks import check_editable
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.experiments.study import prepare
 from alphaedit_plugin.methods import Memit, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.prompts import ContextTemplates
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import Probe, Request
+from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.patches import Journal
 from tests.saved import overrides_of
 from tests.tiny import CONTEXT, CONTEXTS, REQUESTS, target_ids
 

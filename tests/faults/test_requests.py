@@ -12,20 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.conflicts import OnConflict
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.errors import NumericalError, RequestError
+from alphaedit_plugin.data.conflicts import OnConflict
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.target_settings import OnFailure
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.engine import apply_batch
-from alphaedit_plugin.errors import NumericalError, RequestError
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.prompts import FactToken, locate
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.targets import OnFailure
+from alphaedit_plugin.models.tokens import FactToken, locate
+from alphaedit_plugin.nullspace import Projector, SecondMoment
 from tests.saved import overrides_of
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, fast_tokenizer, weights_of
 
@@ -121,7 +120,7 @@ def test_metrics_say_which_was_left_out(
 
 def test_the_command_line_names_it(saved: Path, capsys: Capture) -> None:
     """An ordinary model whose row for one token is spoilt; nothing else reads it."""
-    from alphaedit_plugin.loading import load_model
+    from alphaedit_plugin.config.build import load_model
     from tests.saved import config_of
 
     view = load_model(config_of(saved).model)

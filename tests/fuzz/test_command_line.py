@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from alphaedit_plugin.cli import main
-from alphaedit_plugin.loading import load_model
+from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.session import EditSession
-from tests.export.test_peft import edited
 from tests.fuzz.strategies import any_text, documents, nearly_text, overrides
+from tests.patches.test_adapter import edited
 from tests.saved import config_of, overrides_of, save_model
 
 EXAMPLES = settings.default.max_examples

@@ -11,17 +11,16 @@ import torch
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from alphaedit_plugin.conflicts import OnConflict
+from alphaedit_plugin.common.errors import AlphaEditError
+from alphaedit_plugin.data.conflicts import OnConflict
+from alphaedit_plugin.data.request import prepare_requests
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.target_settings import OnFailure, TargetSettings
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.errors import AlphaEditError
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Projector
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import prepare_requests
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import SecondMoment
-from alphaedit_plugin.targets import OnFailure, TargetSettings
+from alphaedit_plugin.nullspace import Projector, SecondMoment
 from tests.fuzz.strategies import mostly, records, text, wrong
 from tests.tiny import CONTEXTS, assert_same_weights, hook_count, weights_of
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import alphaedit_plugin
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config import EditorConfig, load_config
-from alphaedit_plugin.easyedit.bridge import HostedEditor
+from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.statistics import host_files, load_moments
+from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.host import HostError, second_moment_of
+from alphaedit_plugin.easyedit.host_editor import HostedEditor
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.loading import load_model
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.sources import host_files, load_moments
 from tests.host.tiny_host import CONTEXTS, TinyHostModel, skip_without_host
 
 skip_without_host()

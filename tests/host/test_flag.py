@@ -10,20 +10,26 @@ import torch
 from torch import Tensor
 
 import alphaedit_plugin
-from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError, NumericalError
+from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit import host, registration
 from alphaedit_plugin.easyedit.host import METHODS
-from alphaedit_plugin.engine import apply_batch
-from alphaedit_plugin.errors import ConfigError, NumericalError
+from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.methods import Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.prompts import ContextTemplates
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import Request
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import HostMoments, SecondMoment, read_host_moment
-from alphaedit_plugin.targets import TargetSettings
+from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.nullspace import (
+    Cut,
+    CutRule,
+    HostMoments,
+    Projector,
+    SecondMoment,
+    read_host_moment,
+)
 from tests.host.tiny_host import (
     CONTEXTS,
     MODULES,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.metrics import evaluate
+from alphaedit_plugin.metrics.per_edit import requested_rewrite
 from alphaedit_plugin.metrics.text import n_gram_entropy
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.quality import requested_rewrite
-from alphaedit_plugin.request import Probe, Request
 from tests.host.tiny_host import TinyHostModel, skip_without_host
 
 skip_without_host()

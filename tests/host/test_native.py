@@ -11,10 +11,10 @@ import torch
 import yaml
 
 import alphaedit_plugin
-from alphaedit_plugin.delta import Delta
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.easyedit.host import batch_editor
-from alphaedit_plugin.errors import ConfigError
 from alphaedit_plugin.models import EditableModel
 from tests.host.test_flag import asked, projector_of, weights
 from tests.host.tiny_host import TinyHostModel, algorithms, pin_contexts, skip_without_host

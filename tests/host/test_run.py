@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import alphaedit_plugin
-from alphaedit_plugin.cli import main
+from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.easyedit import RECTHyperParams
 from alphaedit_plugin.easyedit import host as hosting
 from alphaedit_plugin.models import EditableModel

@@ -10,11 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.common.errors import ConfigError, ProjectorError
 from alphaedit_plugin.easyedit.host import hparams_classes
-from alphaedit_plugin.errors import ConfigError, ProjectorError
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector, fit_projectors, save_projectors
-from alphaedit_plugin.statistics import HostMoments, read_host_moment
+from alphaedit_plugin.nullspace import (
+    Cut,
+    CutRule,
+    HostMoments,
+    Projector,
+    fit_projectors,
+    read_host_moment,
+    save_projectors,
+)
 from tests.host.test_flag import NAMES, flag, projector_of, request_of, run, weights
 from tests.host.tiny_host import (
     SAMPLES,

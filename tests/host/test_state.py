@@ -16,8 +16,8 @@ from torch import Tensor
 import alphaedit_plugin
 from alphaedit_plugin.easyedit import RECTHyperParams
 from alphaedit_plugin.easyedit.host import second_moment_of
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.session import EditSession
 from tests.host.conftest import FRESH
 from tests.host.test_flag import NAMES, asked, flag, leaks, run, weights
 from tests.host.tiny_host import (

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.statistics import HostMoments, SecondMoment, collect_second_moments
+from alphaedit_plugin.nullspace import HostMoments, SecondMoment, collect_second_moments
 from tests.tiny import REQUESTS, build_model, fast_tokenizer, random_sequences
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from alphaedit_plugin.errors import NumericalError
-from alphaedit_plugin.history import PastKeys
+from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.methods import LayerProblem, Memit
-from alphaedit_plugin.methods.projected import null_space_delta
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.methods.alphaedit import null_space_delta
+from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
 from benchmarks.published import alphaedit_solve
-from tests.test_solve import System, published_null_space, systems
+from tests.methods.test_solve import System, published_null_space, systems
 from tests.tiny import relative
 
 

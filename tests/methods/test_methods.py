@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from alphaedit_plugin.delta import Delta
-from alphaedit_plugin.engine import apply_batch, finalize
-from alphaedit_plugin.errors import ConfigError
-from alphaedit_plugin.history import PastKeys
-from alphaedit_plugin.keys import Part
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.methods import (
     METHODS,
     BaseMethod,
@@ -26,11 +26,10 @@ from alphaedit_plugin.methods import (
     Rect,
     Rome,
 )
+from alphaedit_plugin.methods.least_squares import PastKeys
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import SecondMoment
+from alphaedit_plugin.models.activations import Part
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
 
 LAYERS = (1, 2)

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.boundary import tokenise
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.metrics import Evaluation, evaluate
 from alphaedit_plugin.metrics.base import pairs_of
 from alphaedit_plugin.metrics.text import cosine, n_gram_entropy, tf_idf
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.request import Probe, Request
+from alphaedit_plugin.models.boundary import tokenise
 from tests.tiny import CONTEXT, REQUESTS, target_ids
 
 PROBES = {

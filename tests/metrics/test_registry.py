@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config import load_config
-from alphaedit_plugin.errors import ConfigError
+from alphaedit_plugin.data.request import Probe
 from alphaedit_plugin.metrics import (
     METRICS,
     Evaluation,
@@ -20,7 +21,6 @@ from alphaedit_plugin.metrics import (
     metric,
 )
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.request import Probe
 from tests.tiny import REQUESTS
 
 

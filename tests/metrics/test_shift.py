@@ -5,15 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from alphaedit_plugin.boundary import tokenise
-from alphaedit_plugin.metrics.shift import (
-    PROMPTS,
-    representations,
-    shift_of,
-    shift_prompts,
-)
+from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.metrics.shift import PROMPTS, representations, shift_of, shift_prompts
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.request import Probe
+from alphaedit_plugin.models.boundary import tokenise
 from tests.tiny import DEPTH, REQUESTS
 
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import nn
 
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.models.discover import discover
 from tests.architectures.zoo import build

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from alphaedit_plugin.boundary import tokenise
-from alphaedit_plugin.errors import ModelError
+from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.boundary import tokenise
 from tests.tiny import build_model
 
 

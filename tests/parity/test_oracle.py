@@ -21,17 +21,17 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit_plugin.engine import apply_batch
-from alphaedit_plugin.keys import Part, Site, average, read
+from alphaedit_plugin.data.request import SLOT, Request
+from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.projector import Cut, CutRule, Projector
-from alphaedit_plugin.prompts import ContextTemplates, FactToken, locate
-from alphaedit_plugin.recipe import Recipe
-from alphaedit_plugin.request import SLOT, Request
-from alphaedit_plugin.session import EditSession
-from alphaedit_plugin.statistics import SecondMoment, collect_second_moments
-from alphaedit_plugin.targets import TargetSettings, optimise_targets
+from alphaedit_plugin.models.activations import Part, Site, average, read
+from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
+from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, collect_second_moments
 from tests.tiny import relative
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,0 +1,39 @@
+"""``alphaedit compare``: plain against projected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from alphaedit_plugin.cli.base import Command, hide_foreign_bars
+
+
+def _run(overrides: Sequence[str], console: Console) -> None:
+    hide_foreign_bars()
+    if {"-m", "--multirun"} & set(overrides):
+        from alphaedit_plugin.experiments.sweep import run_sweep
+
+        run_sweep(overrides, console)
+    else:
+        from alphaedit_plugin.experiments.comparison import run_comparison
+
+        run_comparison(overrides, console)
+
+
+COMMAND = Command(
+    "compare",
+    "run every base method plain and projected, and report the gain",
+    "Applies compare.edits sequential edits per cell and writes report.md, metrics.json "
+    "and a plot to compare.out. With -m, any settings are swept by Hydra, each cell into a folder "
+    "of its own, on as many machines as hydra/launcher=cores, slurm or ray_cluster has. The "
+    "same command goes on where it was killed.",
+    (
+        "alphaedit compare",
+        "alphaedit compare compare.bases=[memit,rect] compare.edits=100",
+        "alphaedit compare -m base=memit,rect null_space=false,true seed=0,1,2",
+        "alphaedit compare -m experiment=pocket hydra/launcher=cores",
+    ),
+    _run,
+    memory="lower batch_size, model.target.budget or compare.jobs, or set model.dtype=bfloat16",
+)

@@ -1,0 +1,300 @@
+"""What ``alphaedit edit`` does: edit, then show what the model answers before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError, counted
+from alphaedit_plugin.common.outputs import empty_folder
+from alphaedit_plugin.common.progress import progress
+from alphaedit_plugin.config import DataConfig, EditorConfig, Host
+from alphaedit_plugin.data import EditData, read_data, select_fitting
+from alphaedit_plugin.data.conflicts import standing
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.checks import check_requests, warn_of_shared_tokens
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editor import NullSpaceEditor
+from alphaedit_plugin.methods import Projected
+from alphaedit_plugin.metrics.per_edit import (
+    Metrics,
+    accuracies,
+    add_locality,
+    edit_quality,
+    unlearnt,
+)
+from alphaedit_plugin.models import EditableModel, dtype_name
+from alphaedit_plugin.models.boundary import continuations
+from alphaedit_plugin.models.scoring import continue_greedily
+from alphaedit_plugin.nullspace.leakage import origins, rounding_note
+from alphaedit_plugin.patches import bytes_of
+from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.patch import require_place
+
+SHOWN = 10  # rows of the table
+NARROW = 60  # columns of a terminal that has no room for numbers beside texts
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the model does with every request at one point of a run.
+
+    Attributes:
+        answers: its greedy answers to the prompts.
+        metrics: as `quality.edit_quality` gives them.
+    """
+
+    answers: list[str]
+    metrics: list[Metrics]
+
+
+def run_edit(config: EditorConfig, console: Console) -> None:
+    """Edit what ``config`` names, one batch after another, and report the final model.
+
+    Raises:
+        AlphaEditError: something named in ``config`` is missing or does not fit, or an edit
+            failed; see `NullSpaceEditor`.
+    """
+    given = request_of(config)
+    data = read_data(config) if given is None else EditData((given,))
+    folder = None if config.save is None else empty_folder("save", config.save)
+    patch = None if config.patch is None else Path(config.patch).expanduser()
+    if patch is not None:
+        require_place(patch)
+    editor = _editor(config)
+    if given is None:
+        data = select_fitting(data, config.data, editor.check_editable)
+    requests = data.requests
+    check_requests(editor.view, editor.recipe, requests)
+    warn_of_shared_tokens(editor.view, [editor.recipe], requests)
+    with editor.session.unedited():  # a journal's edits are in the model already
+        before = take(editor.view, requests)
+    failed = _edit(editor, _still_to_edit(editor.session, standing(requests), console))
+    after = take(editor.view, requests)
+    for old, new in zip(before.metrics, after.metrics, strict=True):
+        add_locality(old, new)
+    _note(editor.session, requests, after.metrics)
+    console.print(request_table(requests, before, after, console.width >= NARROW))
+    console.print(summary(after.metrics), highlight=False)
+    for line in unlearnt_notes(editor.session, requests, after.metrics):
+        say(console, line)
+    for request in failed:
+        say(
+            console,
+            f"not edited, as the search for its target failed: {request.filled} → "
+            f"{request.target_new}",
+        )
+    console.print(layer_table(editor))
+    if isinstance(editor.recipe.method, Projected):
+        console.print(origins(editor.recipe.method.projectors), style="dim", highlight=False)
+    note = _rounding(editor)
+    if note is not None:
+        console.print(note, style="dim", highlight=False)
+    if patch is not None:
+        editor.session.save(patch)
+        say(console, patch_size(editor.view, patch))
+    if folder is not None:
+        save_checkpoint(editor.view, folder)
+        say(console, f"saved to {folder}{dtype_note(editor.view, config.model.path)}")
+
+
+def patch_size(view: EditableModel, patch: Path) -> str:
+    """What a patch takes, beside what the whole model would."""
+    size, whole = patch.stat().st_size, bytes_of(view)
+    return f"{patch}: {size / 2**20:.2f} MiB, {size / whole:.2%} of a full checkpoint"
+
+
+def _still_to_edit(
+    session: EditSession, requests: Sequence[Request], console: Console
+) -> list[Request]:
+    """The requests that a journal does not hold yet, so that a killed run can be started again.
+
+    One that a later edit contradicted is not held: its answer is asked for again.
+    """
+    held = session.standing
+    left = [request for request in requests if request not in held]
+    if len(left) < len(requests):
+        say(console, f"in the journal already: {len(requests) - len(left)} of {len(requests)}")
+    return left
+
+
+def _edit(editor: NullSpaceEditor, requests: Sequence[Request]) -> list[Request]:
+    """Batch after batch, to the end of the run; the requests that failed and were left out."""
+    failed: list[Request] = []
+    if requests:
+        editor.session.resume()
+    starts = range(0, len(requests), editor.batch_size)
+    for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
+        failed += editor.apply(requests[start : start + editor.batch_size]).failed
+    if not editor.session.ended:
+        editor.finalize()
+    return failed
+
+
+def _note(session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]) -> None:
+    """Keep in the journal what this run measured."""
+    found = {}
+    for own, request in zip(session.ids, session.requests, strict=True):
+        if request in requests:
+            found[own] = accuracies(metrics[requests.index(request)])
+    session.note(found)
+
+
+def _editor(config: EditorConfig) -> NullSpaceEditor:
+    """An editor whose update functions are ours, or EasyEdit's."""
+    if config.host is Host.native:
+        return NullSpaceEditor.from_config(config)
+    if config.journal is not None or config.patch is not None:
+        raise ConfigError("host=easyedit keeps no journal and no patch: use host=native")
+    from alphaedit_plugin.easyedit.host_editor import HostedEditor  # needs the host
+
+    return HostedEditor.from_config(config)
+
+
+def request_of(config: EditorConfig) -> Request | None:
+    """The one request of ``config.request``; ``None`` where there is none, but ``config.data``.
+
+    Raises:
+        ConfigError: the request is given in part, or with data.
+        RequestError: the request cannot be edited as given.
+    """
+    given = config.request
+    parts = {"prompt": given.prompt, "subject": given.subject, "target_new": given.target_new}
+    missing = [name for name, text in parts.items() if text is None]
+    if missing and len(missing) < len(parts):
+        raise ConfigError(
+            f"request.{missing[0]} is not set: a request has request.prompt, request.subject "
+            "and request.target_new"
+        )
+    if given.prompt is not None and given.target_new is not None:
+        if config.data != DataConfig():
+            raise ConfigError("request.… and data… are both set: give one of them")
+        return Request.parse(given.prompt, given.subject, given.target_new)
+    return None
+
+
+def take(view: EditableModel, requests: Sequence[Request]) -> Snapshot:
+    """Ask the model as it is now."""
+    prompts = [request.filled for request in requests]
+    lengths = [_answer_length(view, request) for request in requests]
+    answers = continue_greedily(view, prompts, lengths)
+    return Snapshot(answers, edit_quality(view, requests))
+
+
+def _answer_length(view: EditableModel, request: Request) -> int:
+    """Tokens of the longer of the new and the old answer."""
+    answers = [request.target_new, *([request.ground_truth] if request.ground_truth else [])]
+    pairs = [(request.filled, answer) for answer in answers]
+    return max(len(ids) for _, ids in continuations(view.tokenizer, pairs, view.separator))
+
+
+def request_table(
+    requests: Sequence[Request], before: Snapshot, after: Snapshot, numbers: bool = True
+) -> Table:
+    """The first requests: what was answered and what is, against what was wanted, and how well."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("prompt", overflow="fold")
+    table.add_column("before → after", overflow="fold")
+    table.add_column("wanted", overflow="fold")
+    for name in ("rewrite", "rephrase", "locality") if numbers else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, request in enumerate(requests[:SHOWN]):
+        new, metrics = after.answers[index], after.metrics[index]
+        right = metrics["rewrite_acc"] == [1.0]
+        table.add_row(
+            Text(request.filled),
+            Text.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
+            Text(request.target_new.strip()),
+            *(_percent(values) for values in accuracies(metrics).values() if numbers),
+        )
+    if len(requests) > SHOWN:
+        table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")
+    return table
+
+
+def summary(metrics: Sequence[Metrics]) -> str:
+    """One line with the means over all requests that have the metric."""
+    found = [accuracies(one) for one in metrics]
+    parts = []
+    for name in ("rewrite", "rephrase", "locality"):
+        means = [_mean(one[name]) for one in found if one[name]]
+        if means:
+            parts.append(f"{name} {_mean(means):.1%}")
+    return f"after {counted(len(metrics), 'edit')}: {', '.join(parts)}"
+
+
+def unlearnt_notes(
+    session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]
+) -> list[str]:
+    """Why answers are not given: for how many the search failed, for how many the write."""
+    searches = {
+        (own.prompt, own.subject, own.target_new): search
+        for entry in session.journal
+        for own, search in zip(entry.requests, entry.searches, strict=False)
+    }
+    asked = [(request.prompt, request.subject, request.target_new) for request in requests]
+    why = [unlearnt(searches.get(key), one) for key, one in zip(asked, metrics, strict=True)]
+    reasons = {
+        "search": "the target search found no value that gives it: raise model.target.steps or "
+        "model.target.lr, or edit earlier layers",
+        "write": "a value was found, but the closed form could not write it: lower "
+        "model.moment_weight (plain) or projector.l2 (null space), or edit more layers",
+    }
+    return [
+        f"{why.count(kind)} of {counted(len(why), 'answer')} not given, as {reason}"
+        for kind, reason in reasons.items()
+        if kind in why
+    ]
+
+
+def layer_table(editor: NullSpaceEditor) -> Table:
+    """Per layer the norm of what was added and, where projected, the share old keys see."""
+    method = editor.recipe.method
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer")
+    table.add_column("‖Δ‖", justify="right")
+    table.add_column("‖Δ‖/‖W‖", justify="right")
+    if isinstance(method, Projected):
+        table.add_column("null space", justify="right")
+        table.add_column("‖ΔU‖/‖Δ‖", justify="right")
+    for layer in editor.recipe.layers:
+        delta = editor.session.change(layer)
+        share = delta.norm / editor.session.pristine(layer).double().norm().item()
+        row = [str(layer), f"{delta.norm:.3g}", f"{share:.3g}"]
+        if isinstance(method, Projected):
+            projector = method.projectors[layer]
+            row += [
+                f"{projector.null_dimension} of {projector.d_in}",
+                f"{projector.leakage(delta):.1e}",
+            ]
+        table.add_row(*row)
+    return table
+
+
+def _rounding(editor: NullSpaceEditor) -> str | None:
+    """Where weights round more than the projector leaves: what it does leave."""
+    method, session = editor.recipe.method, editor.session
+    if not isinstance(method, Projected):
+        return None
+    layers = editor.recipe.layers
+    deltas = {n: (session.change(n), Delta(session.accumulated(n))) for n in layers}
+    shares = [
+        (method.projectors[n].leakage(written), method.projectors[n].leakage(summed))
+        for n, (written, summed) in deltas.items()
+    ]
+    return rounding_note(shares, dtype_name(editor.view.weight(layers[0]).dtype))
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{_mean(values):.0%}" if values else "–"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,156 @@
+"""What ``alphaedit inspect`` does: a projector's spectrum, its cut, and what leaks through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from rich.console import Console
+from rich.table import Table
+
+from alphaedit_plugin.cli.fit_run import table_of
+from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.plotting import blank, colour, save, tidy
+from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of
+from alphaedit_plugin.data.pocket_world import load_world
+from alphaedit_plugin.data.pocket_world.world import corpus_sentences
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.nullspace import (
+    Projector,
+    collect_second_moments,
+    load_projectors,
+    read_projectors,
+)
+from alphaedit_plugin.nullspace.leakage import Leakage, leakage_on
+from alphaedit_plugin.nullspace.reference import SUFFIXES as REFERENCE
+from alphaedit_plugin.nullspace.reference import load_reference, read_reference
+
+
+def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Console) -> None:
+    """Show what is in a projector file, and what leaks through it on text it has not seen.
+
+    Args:
+        path: of `save_projectors`.
+        config: names the model and the held-out corpus.
+        with_model: load the model and measure leakage; without, only the file is read.
+        console: where the tables go.
+
+    Raises:
+        AlphaEditError: the file or something named in ``config`` is missing or does not fit.
+    """
+    if path.suffix in REFERENCE:
+        _inspect_reference(path, config, with_model, console)
+        return
+    file = read_projectors(path)
+    say(console, f"{path}: for {file.model}, from {file.corpus or 'an unnamed corpus'}")
+    say(console, f"fingerprint {file.fingerprint}, made by alphaedit-plugin {file.version}")
+    console.print(table_of(file.projectors))
+    for layer, projector in file.projectors.items():
+        problem = projector.diagnosis()
+        if problem:
+            say(console, f"layer {layer}: {problem}")
+    if with_model:
+        view = load_model(replace(config.model, layers=[0]))  # the file's own are checked next
+        trusted = load_projectors(view, sorted(file.projectors), path, config.projector.trust)
+        corpus = held_out(config)
+        console.print(leakage_table(measure(view, trusted, corpus, config.model.moments.tokens)))
+        say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
+    picture = path.with_suffix(".png")
+    plot_spectra(file.projectors, picture)
+    say(console, f"spectrum: {picture}")
+
+
+def _inspect_reference(
+    path: Path, config: EditorConfig, with_model: bool, console: Console
+) -> None:
+    """AlphaEdit's own format; which layers it is of, ``model.layers`` says."""
+    found = read_reference(path)
+    say(console, f"{path}: AlphaEdit's own format, which names neither model, layers nor corpus")
+    console.print(table_of(found))
+    for place, projector in found.items():
+        problem = projector.diagnosis()
+        if problem:
+            say(console, f"projector {place}: {problem}")
+    if with_model:
+        view = load_model(config.model)
+        projectors = load_reference(view, config.model.layers, path)
+        corpus = held_out(config)
+        console.print(leakage_table(measure(view, projectors, corpus, config.model.moments.tokens)))
+        say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
+
+
+def held_out(config: EditorConfig) -> Corpus:
+    """Text that the projector was not fitted on: the user's own or, for the pocket model, ours.
+
+    Raises:
+        ConfigError: none was given.
+    """
+    if config.corpus is not None:
+        return corpus_from(Path(config.corpus).expanduser(), config.model.moments.text_field)
+    if config.model.path is None:
+        texts = corpus_sentences(load_world(), seed=1, people="unseen")
+        return corpus_of("text about people whom the projector has not seen", texts)
+    raise ConfigError("no held-out text: give corpus=<a text file the projector was not made from>")
+
+
+def measure(
+    view: EditableModel, projectors: Mapping[int, Projector], corpus: Corpus, tokens: int | None
+) -> dict[int, Leakage]:
+    """Leakage per layer on a corpus."""
+    moments = collect_second_moments(view, corpus.texts(), sorted(projectors), tokens)
+    return {
+        layer: leakage_on(projectors[layer], moment, view.weight(layer))
+        for layer, moment in moments.items()
+    }
+
+
+def leakage_table(found: Mapping[int, Leakage]) -> Table:
+    """Leakage on held-out text, per layer."""
+    table = Table(
+        title="of held-out text, in the null space", title_justify="left", box=None,
+        header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for heading in ("layer", "tokens", "E‖Pk‖²/E‖k‖²", "E‖WPk‖²/E‖Wk‖²"):
+        table.add_column(heading, justify="right")
+    for layer, leakage in sorted(found.items()):
+        table.add_row(
+            str(layer), str(leakage.tokens), f"{leakage.keys:.2%}", f"{leakage.outputs:.2%}"
+        )
+    return table
+
+
+def plot_spectra(projectors: Mapping[int, Projector], path: Path) -> None:
+    """Draw eigenvalues and cumulative energy per layer, with each layer's cut as a mark."""
+    figure = blank(10, 4)
+    spectrum, energy = figure.subplots(1, 2)
+    for number, (layer, projector) in enumerate(sorted(projectors.items())):
+        values = projector.eigenvalues.clamp_min(0).double()
+        if len(values) == 0:
+            continue
+        label = f"layer {layer}: {projector.null_dimension} of {projector.d_in} null"
+        _curve(spectrum, values.clamp_min(1e-12).tolist(), projector.rank, colour(number), label)
+        if len(values) == projector.d_in:
+            shares = (values.cumsum(0) / values.sum()).tolist()
+            _curve(energy, shares, projector.rank, colour(number), label)
+    spectrum.set_yscale("log")
+    spectrum.set_ylabel("eigenvalue of C")
+    energy.set_ylabel("cumulative share of the energy")
+    energy.set_ylim(0, 1.03)
+    for axes in (spectrum, energy):
+        axes.set_xlabel("eigenvector, from the largest (the mark is the cut)")
+        tidy(axes)
+    if spectrum.get_legend_handles_labels()[0]:
+        spectrum.legend()
+    save(figure, path)
+
+
+def _curve(axes: Axes, values: Sequence[float], cut: int, shade: str, label: str) -> None:
+    axes.plot(range(1, len(values) + 1), values, color=shade, label=label)
+    if 0 < cut <= len(values):
+        axes.axvline(cut, color=shade, linestyle=":", linewidth=1)
+        axes.plot([cut], [values[cut - 1]], "o", color=shade)

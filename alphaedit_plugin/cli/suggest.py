@@ -1,0 +1,35 @@
+"""``alphaedit suggest``: layers and a cut for a model that has no settings yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from alphaedit_plugin.cli.base import ANY_LAYER, Command, working
+
+
+def _run(overrides: Sequence[str], console: Console) -> None:
+    from alphaedit_plugin.config import load_config
+
+    config = load_config([ANY_LAYER, *overrides])
+    from alphaedit_plugin.experiments.suggest import run_suggest
+
+    with working(config):
+        run_suggest(config, console)
+
+
+COMMAND = Command(
+    "suggest",
+    "propose layers and a cut for a model, from the model itself",
+    "Takes facts of data=… that the model answers right, spoils them with noise on the subject, "
+    "and sees in which layers restoring the subject brings the answer back (causal tracing, Meng "
+    "et al. 2022); then looks at what each cut would keep of these layers' spectra. Writes "
+    "model.yaml and a plot to suggest.out.",
+    (
+        "alphaedit suggest suggest.out=runs/suggest",
+        "alphaedit suggest model=custom model.path=EleutherAI/pythia-410m corpus=texts.jsonl "
+        "data=counterfact data.path=counterfact.json",
+    ),
+    _run,
+)

@@ -1,0 +1,112 @@
+"""Results that took long, kept in the platform's cache folder under a hash of what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+VARIABLE = "ALPHAEDIT_CACHE"  # an environment variable that names another folder
+FORMAT = 1  # part of every key: raise it when results of the same key would differ
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of results; several processes may use it at once.
+
+    Attributes:
+        folder: made when first written to.
+    """
+
+    folder: Path
+
+    @classmethod
+    def default(cls) -> Cache:
+        """The platform's cache folder for this package, or the one ``ALPHAEDIT_CACHE`` names."""
+        named = os.environ.get(VARIABLE)
+        return cls(
+            Path(named).expanduser() if named else platformdirs.user_cache_path("alphaedit_plugin")
+        )
+
+    @classmethod
+    def usable(cls) -> Cache | None:
+        """As `default`; ``None``, with a warning, if nothing can be kept there."""
+        cache = cls.default()
+        try:
+            cache.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(cache.folder / "usable.lock"):
+                return cache
+        except (OSError, NotImplementedError) as error:  # the latter where files have no locks
+            reason = getattr(error, "strerror", None) or error
+            logger.warning(
+                "nothing is cached, as %s cannot be used: %s; name another folder with %s",
+                cache.folder, reason, VARIABLE,
+            )  # fmt: skip
+            return None
+
+    def path(self, kind: str, key: Mapping[str, object]) -> Path:
+        """The file for what ``key`` describes, in the subfolder ``kind``."""
+        return self.folder / kind / f"{hash_of(key)}.safetensors"
+
+    def stored(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        """What is at ``path``; a damaged file is removed, never used, and ``None`` as if absent."""
+        try:
+            return read(path) if path.is_file() else None
+        except (AlphaEditError, OSError, LookupError, ValueError, TypeError) as error:
+            logger.warning("recomputing what the cache held: %s", error)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            return None
+
+    @staticmethod
+    def keep(write: Callable[[], None]) -> None:
+        """Write a result; one that cannot be kept is of use all the same."""
+        try:
+            write()
+        except ConfigError as error:
+            logger.warning("not cached: %s", error)
+
+    @contextmanager
+    def alone(
+        self, kind: str, key: Mapping[str, object], level: int = logging.WARNING
+    ) -> Iterator[None]:
+        """Let one process at a time compute what ``key`` describes; the others wait for it.
+
+        Args:
+            kind: see `path`.
+            key: likewise.
+            level: at which a wait is logged; a short one is nobody's business.
+        """
+        path = self.path(kind, key).with_suffix(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.log(level, "another process is computing the same %s: waiting for it", kind)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def hash_of(key: Mapping[str, object]) -> str:
+    """Thirty-two hexadecimal digits that differ when anything in ``key`` does."""
+    text = json.dumps({"format": FORMAT, **key}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

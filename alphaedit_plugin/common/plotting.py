@@ -1,0 +1,67 @@
+"""What all pictures have in common: colours that everybody can tell apart, also in grey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from alphaedit_plugin.common.files import replacing
+from alphaedit_plugin.methods import METHODS
+
+# Okabe and Ito's palette, in an order that stays apart in grey.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "osD^vP"  # a second way to tell curves apart
+HATCH = "///"
+DPI = 150
+
+
+def colour(number: int) -> str:
+    """The colour of the ``number``-th thing; colours come again after the last."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def marker(number: int) -> str:
+    """Its marker."""
+    return MARKERS[number % len(MARKERS)]
+
+
+def numbers_of(bases: Iterable[str]) -> dict[str, int]:
+    """A number per base method, the same in every picture, whichever others are in it.
+
+    Those that are registered come first, so that only what nobody knows here may be renumbered.
+    """
+    known = list(METHODS)
+    strange = sorted({base for base in bases if base not in METHODS})
+    return {base: number for number, base in enumerate([*known, *strange])}
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, drawn without a screen."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def tidy(axes: Axes, grid: bool = True) -> None:
+    """No frame where nothing is to be read, and a light grid."""
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+
+
+def count_edits(axes: Axes) -> None:
+    """An x axis of sequential edits, which are whole."""
+    axes.set_xlabel("sequential edits")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=DPI, format="png")

@@ -1,0 +1,54 @@
+"""A typed registry: loud on duplicates, helpful on unknown names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, unknown_name
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Named things of one kind, such as base methods or model layouts.
+
+    Args:
+        kind: what is registered, for messages: ``"base method"``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str, entry: T) -> T:
+        """Add ``entry`` under ``name`` and return it.
+
+        Raises:
+            ConfigError: the name is taken.
+        """
+        if name in self._entries:
+            raise ConfigError(f"{self.kind} {name!r} is registered already")
+        self._entries[name] = entry
+        return entry
+
+    def unregister(self, name: str) -> None:
+        """Remove ``name``; an unknown name is an error as in `get`."""
+        self.get(name)
+        del self._entries[name]
+
+    def get(self, name: str, error: type[AlphaEditError] = ConfigError) -> T:
+        """The entry called ``name``.
+
+        Raises:
+            AlphaEditError: of type ``error``, naming the nearest known names.
+        """
+        if name not in self._entries:
+            raise error(unknown_name(self.kind, name, self._entries))
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries

@@ -1,0 +1,235 @@
+"""From a configuration to the things it names: model, method, context templates, recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, ModelError, first_line
+from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.model import ModelConfig
+from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.statistics import corpus_for, load_moments, provide_projectors
+from alphaedit_plugin.data.pocket_world import load_pocket
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.methods import BaseMethod, Projected
+from alphaedit_plugin.models import EditableModel, check_config
+from alphaedit_plugin.models.contexts import generate_contexts
+from alphaedit_plugin.models.pretrained import pretrained
+from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.nullspace import SecondMoment
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_of(key: str, name: str) -> torch.dtype:
+    """The dtype that the setting ``key`` names.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in DTYPES:
+        raise ConfigError(f"{key} is {name!r}: use one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def load(
+    config: EditorConfig,
+    check: Callable[[EditableModel], None],
+    view: EditableModel | None = None,
+) -> tuple[EditableModel, Recipe]:
+    """The model that ``config`` names and everything an edit of it needs.
+
+    Args:
+        config: names them.
+        check: is shown the model before second moments, which can take hours, are collected on it;
+            what it raises is passed on.
+        view: the model, where it is loaded already.
+
+    Raises:
+        AlphaEditError: something named there is missing or does not fit; what can be told without
+            the model is told before it is loaded.
+    """
+    check_sources(config)
+    view = load_model(config.model) if view is None else view
+    check(view)
+    return view, load_recipe(view, config)
+
+
+def load_model(config: ModelConfig) -> EditableModel:
+    """Load the model and tokenizer, in the configured dtype and place.
+
+    Raises:
+        ConfigError: an unknown dtype, or a device that is not there, or a ``device_map`` beside it.
+        ModelError: the model cannot be loaded or lacks weights, or cannot be edited.
+    """
+    dtype, spread = dtype_of("model.dtype", config.dtype), _spread(config)
+    device = None if spread else _device(config.device)
+    with torch.inference_mode(False):  # or no target could be searched
+        if config.path is None:
+            model, tokenizer = load_pocket(dtype, **spread)
+        else:  # a slash at the end would hide the name by which the host's files go
+            model, tokenizer = _load_pretrained(
+                config.path.rstrip("/") or "/", dtype=dtype, **spread
+            )
+        placed = model if device is None else model.to(device)
+        view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given, config.separator)
+    view.check_layers(config.layers)
+    return view
+
+
+def _spread(config: ModelConfig) -> dict[str, Any]:
+    """What ``from_pretrained`` is told to spread the model; empty for one device.
+
+    Raises:
+        ConfigError: ``device`` is set, too, or accelerate is not there.
+    """
+    if config.device_map is None:
+        if config.max_memory is not None:
+            raise ConfigError("model.max_memory is for model.device_map=auto: set that, too")
+        return {}
+    if config.device != "auto":
+        raise ConfigError(
+            f"model.device={config.device} and model.device_map are both set: leave one away"
+        )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ConfigError("model.device_map needs accelerate: pip install accelerate")
+    return {"device_map": config.device_map, "max_memory": config.max_memory}
+
+
+def _load_pretrained(path: str, **settings: Any) -> tuple[Any, Any]:
+    """A model and its tokenizer from a folder or the hub, both of them whole."""
+    with _explained(f"cannot load model {path!r}"):
+        # Gigabytes of what cannot be edited need not be read first.
+        check_config(pretrained(AutoConfig, path))
+    with _explained(f"cannot load the tokenizer of {path!r}"):
+        tokenizer = pretrained(AutoTokenizer, path)
+    if tokenizer.vocab_size == 0:
+        raise ModelError(f"{path!r} holds no tokenizer: put tokenizer.json beside the model")
+    with _explained(f"cannot load model {path!r}"):
+        model, report = pretrained(AutoModelForCausalLM, path, output_loading_info=True, **settings)
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path!r} lacks {len(missing)} weights, {missing[0]} among them, which would be "
+            "random numbers: get the whole checkpoint"
+        )
+    return model, tokenizer
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Say in one line what failed: a damaged file can make transformers raise anything."""
+    try:
+        yield
+    except AlphaEditError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
+        raise ModelError(f"{what}: {reason} ({type(error).__name__})") from None
+
+
+def _device(name: str) -> torch.device:
+    """The device called ``name``, tried before a large model is read for it."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()  # which a meta device cannot give
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"model.device={name} cannot be used: {first_line(error)}") from None
+
+
+@contextmanager
+def cpu_threads(most: int | None) -> Iterator[None]:
+    """Let torch use at most so many CPU threads inside; as before on exit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(most or before, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_sources(config: EditorConfig) -> None:
+    """Refuse second moments that cannot be collected, before a large model is loaded for them.
+
+    Raises:
+        ModelError: a folder for the model that is not there.
+        ConfigError: a corpus that is not there, or the ``datasets`` package is not.
+    """
+    folder = config.model.path or ""
+    if folder.startswith(("/", "./", "../")) and not Path(folder).is_dir():
+        raise ModelError(f"no model at {folder}: model.path is a folder or a hub name")
+    method, given = build_method(config.base), config.projector.path is not None
+    if config.null_space:
+        method = Projected(method, {}, config.projector.mode, config.projector.l2)
+    if config.model.moments.stats_dir is None and (
+        method.needs_moment or (config.null_space and not given)
+    ):
+        corpus_for(config.model)
+
+
+def load_method(
+    view: EditableModel, config: EditorConfig
+) -> tuple[BaseMethod, dict[int, SecondMoment]]:
+    """The configured base method, projected where ``config.null_space`` says so.
+
+    Returns:
+        The method, and the second moments that it reads: computing them can take hours.
+
+    Raises:
+        ProjectorError: see `provide_projectors`.
+        ConfigError: there is no source of second moments, or the mode does not suit the base.
+    """
+    method = build_method(config.base)
+    if config.null_space:
+        projectors = provide_projectors(view, config)
+        method = Projected(method, projectors, config.projector.mode, config.projector.l2)
+    return method, load_moments(view, config.model) if method.needs_moment else {}
+
+
+def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates:
+    """The configured context templates, or ones sampled from the model."""
+    contexts = config.model.contexts
+    templates = contexts.templates
+    if templates is None:
+        pairs = [(int(length), int(count)) for length, count in contexts.lengths]
+        templates = generate_contexts(view, pairs, config.seed)
+    return ContextTemplates.of(templates, contexts.bare_apart)
+
+
+def load_recipe(view: EditableModel, config: EditorConfig) -> Recipe:
+    """Everything an edit of ``view`` needs, ready.
+
+    Raises:
+        ModelError: a layer that cannot be edited.
+        AlphaEditError: see `load_method` and `load_contexts`.
+    """
+    view.check_layers(config.model.layers)
+    return recipe_of(view, config, *load_method(view, config))
+
+
+def recipe_of(
+    view: EditableModel,
+    config: EditorConfig,
+    method: BaseMethod,
+    moments: dict[int, SecondMoment],
+) -> Recipe:
+    """The configured recipe, for a method and second moments that are there already."""
+    return Recipe(
+        method=method,
+        layers=tuple(config.model.layers),
+        contexts=load_contexts(view, config),
+        moments=moments,
+        fact_token=config.model.fact_token,
+        targets=config.model.target,
+        on_conflict=config.on_conflict,
+    )

@@ -1,0 +1,69 @@
+"""Edits of one's own: JSON lines, a JSON array, or a CSV or TSV table.
+
+Fields are named as `Request` names them. ``prompt``, ``subject`` and ``target_new`` are needed;
+a field of texts may hold one text, a list, or in a table a JSON list. ``locality`` and
+``portability`` map names to ``{"prompt": …, "ground_truth": …}``, as EasyEdit's ``edit`` has
+them, or stand in two columns each, as in its files: ``locality_prompt``,
+``locality_ground_truth`` and likewise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alphaedit_plugin.common.errors import RequestError, unknown_name
+from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
+from alphaedit_plugin.data.fields import Fields
+from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.source import FileData, Reading
+
+TEXTS = ("rephrase", "accept", "generation", "attribute", "references")
+KNOWN = (
+    *("prompt", "subject", "target_new", "ground_truth", "case_id", "relation", *TEXTS),
+    *("locality", "locality_prompt", "locality_ground_truth"),
+    *("portability", "portability_prompt", "portability_ground_truth"),
+)
+
+
+def read_plain(record: Fields) -> list[Request]:
+    """The request of one record.
+
+    Raises:
+        RequestError: it lacks a part, cannot be edited as given, or has a field that is unknown.
+    """
+    for name in record.content:
+        if name not in KNOWN:
+            raise RequestError(unknown_name("field", name, KNOWN))
+    texts: dict[str, Any] = {name: record.texts(name) for name in TEXTS}
+    return [
+        Request.parse(
+            record.text("prompt"),
+            record.text("subject"),
+            record.text("target_new"),
+            ground_truth=record.maybe("ground_truth"),
+            locality=_probes(record, "locality", NEIGHBOURHOOD),
+            portability=_probes(record, "portability", "portability"),
+            case_id=record.label("case_id") or str(record.number),
+            relation=record.label("relation"),
+            **texts,
+        )
+    ]
+
+
+def _probes(record: Fields, section: str, alone: str) -> dict[str, Probe]:
+    """Named probes, and the one of the two columns, under the name ``alone``."""
+    probes = record.pairs(alone, f"{section}_prompt", f"{section}_ground_truth")
+    for name in record.names(section):
+        probes |= record.child(section).child(name).pairs(name, "prompt", "ground_truth")
+    return probes
+
+
+DATA.register(
+    "plain",
+    FileData(
+        "plain",
+        "a .jsonl, .json, .csv or .tsv file of your own, as docs/data.md describes it",
+        "",
+        lambda data: Reading(read_plain),
+    ),
+)

@@ -1,0 +1,1 @@
+"""One batch of edits, start to end: begin reading in `engine`."""

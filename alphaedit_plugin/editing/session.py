@@ -1,0 +1,372 @@
+"""The state of a run: pristine weights, key history, and a journal of factored deltas.
+
+On disk the journal is a folder (`journal.Journal`), or one file to move (`journal.Patch`). A weight
+that is anything else than its journal says was changed by someone else: that is refused, never
+overwritten unasked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import AlphaEditError, NumericalError, PatchError
+from alphaedit_plugin.data.conflicts import superseded
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.weights import EditedWeights
+from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.patches import (
+    Entry,
+    Header,
+    Journal,
+    Patch,
+    Search,
+    Undone,
+    Write,
+    plan,
+    read_patch,
+    remaining,
+    save_patch,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class EditSession:
+    """All that editing one model has accumulated; nothing of it lives anywhere else.
+
+    Args:
+        view: the model; its weights as they are now count as pristine.
+        layers: the layers that may be edited.
+        journal: a folder where every batch is kept as it is applied. What it holds already is
+            applied first: the session goes on where the earlier one was.
+
+    Attributes:
+        journal: the entries that stand, in order.
+        metrics: what was measured, by edit id.
+
+    Raises:
+        ModelError: a layer that is not there, or whose weight is not finite.
+        PatchError: the journal is damaged, or another model's, other layers' or another dtype's.
+        ConfigError: the journal cannot be written.
+    """
+
+    def __init__(
+        self, view: EditableModel, layers: Sequence[int], journal: str | Path | None = None
+    ) -> None:
+        self._weights = EditedWeights(view, layers)
+        self.view = view
+        self.layers = tuple(layers)
+        self.journal: list[Entry] = []
+        self.metrics: dict[str, Any] = {}
+        self._past: dict[int, PastKeys] = {}
+        self._open: list[Write] | None = None
+        self._before: dict[int, Tensor | None] = {}
+        self._disk = None if journal is None else self._reopen(Path(journal).expanduser())
+
+    @classmethod
+    def load(cls, view: EditableModel, path: str | Path, *, force: bool = False) -> EditSession:
+        """A session with everything that a patch holds applied, ready to go on.
+
+        Args:
+            view: a fresh copy of the model that the patch was made for; in the same dtype its
+                weights become those of the editing run, bit for bit.
+            path: a file of `save`.
+            force: apply it to another model, or to other weights, of the same shapes.
+
+        Raises:
+            PatchError: the patch is missing, damaged or hostile, or for a model of other shapes;
+                or, without ``force``, for another model. No weight has changed then.
+            NumericalError: a weight would overflow; likewise.
+        """
+        path = Path(path).expanduser()
+        patch = read_patch(path, view)
+        try:
+            return cls.of_patch(view, patch, force=force)
+        except PatchError as error:
+            raise PatchError(f"{path} is refused: {error}") from None
+
+    @classmethod
+    def of_patch(cls, view: EditableModel, patch: Patch, *, force: bool = False) -> EditSession:
+        """As `load`, of a patch that was read for this model already."""
+        session = cls(view, list(patch.header.places))
+        if not force:
+            patch.header.check_model(view, session._weights.pristine)
+        session._adopt(patch.entries, patch.metrics)
+        return session
+
+    def patch(self) -> Patch:
+        """All that stands, to be saved or looked at.
+
+        Raises:
+            AlphaEditError: see `check_weights`.
+        """
+        self.check_weights()
+        header = Header.of(self.view, self._weights.pristine)
+        return Patch(header, tuple(self.journal), self.checksums(), dict(self.metrics))
+
+    def save(self, path: str | Path, *, keys: bool = True) -> None:
+        """Write one file that `load` and ``alphaedit apply`` turn into the same edits elsewhere.
+
+        Args:
+            path: replaced once the new file is complete.
+            keys: store the keys of all edits, too, so that editing goes on exactly from it.
+
+        Raises:
+            AlphaEditError: see `check_weights`.
+            ConfigError: the file cannot be written.
+        """
+        save_patch(self.patch(), Path(path).expanduser(), keys)
+
+    def checksums(self) -> dict[int, str]:
+        """Per layer a hash of the weight as it is now."""
+        return self._weights.checksums()
+
+    def pristine(self, layer: int) -> Tensor:
+        """``W0 (d_out, d_in)`` in its own dtype."""
+        return self._weights.pristine[layer]
+
+    def accumulated(self, layer: int) -> Tensor:
+        """``Σ Δ (d_out, d_in)``, in float32 or finer, the writes of an open batch included."""
+        return self._weights.total(layer)
+
+    def past(self, layer: int, lost: Sequence[Collection[int]] | None = None) -> PastKeys:
+        """``Kp``: keys of all earlier batches, taken after their write, and what grew from them.
+
+        Args:
+            layer: whose keys.
+            lost: of each entry, the edits whose keys do not count; by default those that a later
+                one contradicted.
+        """
+        grown = self._past.setdefault(layer, PastKeys())
+        lost = superseded(self.batches) if lost is None else lost
+        entries = [(e, n) for e, n in zip(self.journal, lost, strict=True) if layer in e.past_keys]
+        grown.hold([e.past_keys[layer] for e, _ in entries], [n for _, n in entries])
+        return grown
+
+    def change(self, layer: int) -> Delta:
+        """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
+        return Delta(self.view.weight(layer).double() - self.pristine(layer).double())
+
+    @property
+    def batches(self) -> list[tuple[Request, ...]]:
+        """What was asked, by the entry of the journal that it is in."""
+        return [entry.requests for entry in self.journal]
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request applied so far, in order."""
+        return [request for batch in self.batches for request in batch]
+
+    @property
+    def standing(self) -> list[Request]:
+        """`requests` without those that a later one contradicted."""
+        pairs = zip(self.batches, superseded(self.batches), strict=True)
+        return [r for batch, lost in pairs for n, r in enumerate(batch) if n not in lost]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each of `requests`."""
+        return [own for entry in self.journal for own in entry.ids]
+
+    @property
+    def ended(self) -> bool:
+        """Whether the latest entry is the end of a run (PRUNE's)."""
+        return bool(self.journal) and self.journal[-1].ends_run
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Open a batch: `write` works inside, `commit` ends it, and an error takes it all back.
+
+        Raises:
+            AlphaEditError: one is open already; or see `check_weights`.
+        """
+        if self._open is not None:
+            raise AlphaEditError("a batch is being written already in this session")
+        self.check_weights()
+        self._open = []
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                yield
+        finally:
+            if self._open:
+                for layer, total in self._before.items():
+                    self._weights.restore(layer, total)
+            self._open, self._before = None, {}
+
+    @contextmanager
+    def unedited(self) -> Iterator[None]:
+        """The model as it was before any edit, inside; afterwards as it is now, bit for bit.
+
+        Raises:
+            AlphaEditError: a batch is being written; or see `check_weights`.
+        """
+        if self._open is not None:
+            raise AlphaEditError("a batch is being written: end it before looking behind it")
+        self.check_weights()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                self._weights.replay(())
+            yield
+        finally:
+            self._replay()
+
+    def write(self, layer: int, delta: Delta) -> None:
+        """Add ``delta`` to the weight of ``layer``, inside an open batch.
+
+        Raises:
+            NumericalError: the delta is not finite, or the weight with it.
+        """
+        if self._open is None:
+            raise AlphaEditError("session.write needs an open session.batch()")
+        kept = delta.to(torch.float32)
+        if not kept.is_finite:
+            raise NumericalError(
+                f"the delta for layer {layer} is not finite: nothing of this batch was kept; "
+                "look at the second moment, the learning rate and the weights' dtype"
+            )
+        if layer not in self._before:
+            self._before[layer] = self._weights.copy_of_total(layer)
+        self._open.append(Write(layer, kept if kept.right is not None else kept.to("cpu")))
+        self._weights.add(Write(layer, kept))
+
+    def commit(
+        self,
+        requests: Sequence[Request] = (),
+        past_keys: Mapping[int, Tensor] | None = None,
+        method: Mapping[str, Any] | None = None,
+        failed: Sequence[Request] = (),
+        searches: Sequence[Search] = (),
+    ) -> Entry:
+        """End the open batch: what was written becomes one entry of the journal.
+
+        Args:
+            requests: what was asked.
+            past_keys: per layer ``(d_in, n)``, the batch's keys after its write.
+            method: what made it; JSON.
+            failed: requests of the batch that could not be edited and were left out.
+            searches: how far each request's target search came.
+
+        Raises:
+            AlphaEditError: no batch is open.
+            ConfigError: the journal on disk cannot be written; the batch is then taken back.
+            PatchError: another process has written to it; likewise.
+        """
+        if self._open is None:
+            raise AlphaEditError("session.commit needs an open session.batch()")
+        writes = tuple(self._open)
+        entry = Entry(
+            tuple(requests), writes, past_keys or {}, tuple(failed), tuple(searches),
+            method=method or {},
+        )  # fmt: skip
+        if self._disk is not None:
+            entry = replace(entry, before=self._disk.after, after=self.checksums())
+            self._disk.add(entry)
+        self.journal.append(entry)
+        self._open, self._before = [], {}
+        return entry
+
+    def note(self, metrics: Mapping[str, Any]) -> None:
+        """Keep what was measured, by edit id; JSON.
+
+        Raises:
+            AlphaEditError: as in `commit`.
+        """
+        if self._disk is not None and metrics:
+            self._disk.note(metrics)
+        self.metrics |= metrics
+
+    def undo(self, what: int | str = 1, *, force: bool = False) -> Undone:
+        """Take edits back.
+
+        The weights are then bit for bit what they would be if these edits' deltas had never been
+        added. For the latest entries that is what they were before; for an earlier one it says,
+        as a warning and in what it returns, how many later edits were computed with it in place.
+
+        Args:
+            what: how many of the latest entries; or the id of an edit, or the name of an entry.
+            force: also where something else has changed the weights since, which is lost.
+
+        Raises:
+            AlphaEditError: the journal is shorter than that or has no such edit, or a batch is
+                being written; or, without ``force``, see `check_weights`.
+        """
+        if self._open is not None:
+            raise AlphaEditError("a batch is being written: end it before taking back others")
+        undone = plan(self.journal, what)
+        if not force:
+            self.check_weights()
+        before, self.journal = self.journal, remaining(self.journal, undone.ids, undone.entries)
+        try:
+            self._replay()
+            if self._disk is not None and (undone.ids or undone.entries):
+                self._disk.take_back(undone, self.checksums())
+        except BaseException:
+            self.journal = before
+            self._replay()
+            raise
+        for note in undone.notes:
+            logger.warning("%s", note)
+        return undone
+
+    def resume(self) -> None:
+        """Take back the end of a run, if that is the latest entry, to edit on."""
+        if self.ended:
+            self.undo()
+
+    def reset(self) -> None:
+        """Take back everything, whoever wrote it: the weights are bit for bit the pristine ones."""
+        self.undo(len(self.journal), force=True)
+
+    def check_weights(self) -> None:
+        """Refuse to go on where something else has changed a weight, which would be overwritten.
+
+        Raises:
+            AlphaEditError: a weight is not what this session left there.
+        """
+        self._weights.check()
+
+    def _reopen(self, folder: Path) -> Journal:
+        """The journal in a folder, begun if there is none, with all it holds applied."""
+        journal = Journal.fitting(folder, self.view, self._weights.pristine)
+        if journal is None:
+            return Journal.create(folder, Header.of(self.view, self._weights.pristine))
+        self._adopt(journal.entries, journal.metrics)
+        found = self.checksums()
+        if journal.after and dict(journal.after) != found:
+            logger.warning(
+                "the journal's edits give weights that differ in rounding from those of the run "
+                "that made them: another machine, or another number of threads"
+            )
+        journal.after = found
+        return journal
+
+    def _adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:
+        """Apply what an earlier session did, or, on any error, nothing."""
+        try:
+            self.journal = [self._placed(entry) for entry in entries]
+            self._replay()
+        except BaseException:
+            self.journal = []
+            self._replay()
+            raise
+        self.metrics |= metrics
+
+    def _placed(self, entry: Entry) -> Entry:
+        """With its keys beside the weights, where those of later batches will be."""
+        keys = {layer: k.to(self.pristine(layer).device) for layer, k in entry.past_keys.items()}
+        return replace(entry, past_keys=keys)
+
+    def _replay(self) -> None:
+        """Make totals and weights what the journal says."""
+        with torch.inference_mode(False), torch.no_grad():
+            self._weights.replay(write for entry in self.journal for write in entry.writes)

@@ -1,0 +1,105 @@
+"""Target values that several runs share: those of one model state, requests and search.
+
+All least-squares bases search the same values for a run's first batch, plain or projected; and
+PRUNE, which differs from MEMIT at the end of a run only, for every batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from alphaedit_plugin.common.cache import Cache
+from alphaedit_plugin.common.files import checksum, read_artefact, write_artefact
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.targets import Targets, optimise_targets, target_sentences
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.activations import Site
+from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
+from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """A search, `targets.TargetSearch`, that finds in the cache what was found before.
+
+    Attributes:
+        cache: where values are kept; processes that need the same wait for one another.
+        layers: that are edited.
+        model: a hash of the tokenizer and of all weights but the edited ones.
+        pristine: checksums of the edited weights as they were.
+        pristine_only: keep nothing once they were edited, as nobody else will get there.
+    """
+
+    cache: Cache
+    layers: tuple[int, ...]
+    model: str
+    pristine: tuple[str, ...]
+    pristine_only: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        cache: Cache,
+        view: EditableModel,
+        layers: Sequence[int],
+        pristine_only: bool = False,
+    ) -> StoredTargets:
+        """For an unedited model."""
+        model = weights_digest(view, layers) + tokenizer_digest(view.tokenizer)
+        return cls(cache, tuple(layers), model, _edited(view, layers), pristine_only)
+
+    def __call__(
+        self,
+        view: EditableModel,
+        requests: Sequence[Request],
+        contexts: ContextTemplates,
+        site: Site,
+        fact_token: FactToken,
+        settings: TargetSettings,
+    ) -> Targets:
+        """See `targets.optimise_targets`."""
+        search = partial(optimise_targets, view, requests, contexts, site, fact_token, settings)
+        edited = _edited(view, self.layers)
+        if self.pristine_only and edited != self.pristine:
+            return search()
+        key: dict[str, object] = {
+            "model": self.model,
+            "edited": dict(zip(self.layers, edited, strict=True)),
+            "sentences": [
+                [(s.ids, s.position, target) for s, target in rows]
+                for rows in (target_sentences(view, r, contexts, fact_token) for r in requests)
+            ],
+            "site": [site.layer, site.part.value],
+            "settings": asdict(settings),
+            # Sums come out otherwise, in the last bits, with other kernels.
+            "machine": [torch.__version__, view.device.type, torch.get_num_threads()],
+        }
+        path = self.cache.path("targets", key)
+        with self.cache.alone("targets", key, logging.DEBUG):
+            found = self.cache.stored(path, partial(_read, view))
+            if found is None:
+                found = search()
+                self.cache.keep(partial(_write, path, found))
+        return found
+
+
+def _edited(view: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
+    return tuple(checksum(view.weight(layer)) for layer in layers)
+
+
+def _read(view: EditableModel, path: Path) -> Targets:
+    tensors, _ = read_artefact(path)
+    placed = {name: tensor.clone().to(view.device) for name, tensor in tensors.items()}
+    return Targets(placed["values"], placed["loss"], placed["probability"])
+
+
+def _write(path: Path, targets: Targets) -> None:
+    found = {name: getattr(targets, name) for name in ("values", "loss", "probability")}
+    write_artefact(path, found, {})

@@ -1,0 +1,1 @@
+"""Many edits: the comparison, sweeps, and what is made of their results."""

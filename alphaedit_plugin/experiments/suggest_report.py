@@ -1,0 +1,120 @@
+"""A proposal for people: tables, a plot, and the settings to paste."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from rich.table import Table
+
+from alphaedit_plugin.common.plotting import blank, colour, marker, save, tidy
+from alphaedit_plugin.config import ModelConfig
+from alphaedit_plugin.experiments.causal_tracing import Trace
+from alphaedit_plugin.experiments.suggest_cut import Layers, Spectra
+from alphaedit_plugin.nullspace import Cut
+
+
+def trace_table(trace: Trace, layers: Layers) -> Table:
+    """Per block what putting back its state, or the MLPs around it, brings back."""
+    table = Table(
+        title=f"{trace.facts} facts: P(answer) {trace.clean:.1%}, with noise on the subject "
+        f"{trace.spoiled:.1%}; brought back at the subject's last token by",
+        title_justify="left", box=None, header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    for heading in ("layer", "its state", _mlps(trace), "proposed"):
+        table.add_column(heading, justify="right")
+    for layer, state, mlp in zip(trace.layers, trace.state, trace.mlp, strict=True):
+        marks = [name for name, chosen in _named(layers).items() if layer in chosen]
+        row = (f"{trace.share(state):.0%}", f"{trace.share(mlp):.0%}", ", ".join(marks))
+        table.add_row(str(layer), *row)
+    return table
+
+
+def _mlps(trace: Trace) -> str:
+    return "its MLP" if trace.window == 1 else f"{trace.window} MLPs around it"
+
+
+def _named(layers: Layers) -> dict[str, tuple[int, ...]]:
+    return {"single": layers.single, "spread": layers.spread}
+
+
+def cut_table(spectra: Spectra, chosen: Cut) -> Table:
+    """Per layer what the usual cuts keep as null space, and the energy that they protect."""
+    table = Table(
+        title="cuts: share of dimensions in the null space, and of energy that P protects",
+        title_justify="left", box=None, header_style="bold", pad_edge=False,
+    )  # fmt: skip
+    table.add_column("layer", justify="right")
+    for cut in spectra.outcomes:
+        table.add_column(cut + (" (proposed)" if cut == str(chosen) else ""), justify="right")
+    for layer in spectra.eigenvalues:
+        outcomes = [by_layer[layer] for by_layer in spectra.outcomes.values()]
+        table.add_row(str(layer), *(f"{o.null:.0%}, {o.energy:.1%}" for o in outcomes))
+    return table
+
+
+def settings_yaml(config: ModelConfig, trace: Trace, layers: Layers, cut: Cut) -> str:
+    """A model configuration with what was found; the rest is as in model=custom."""
+    return f"""\
+# Proposed by alphaedit suggest, from {trace.facts} facts; steps, learning rate and λ are not.
+path: {"null" if config.path is None else repr(config.path)}
+layers: ${{model.presets.${{base.span}}.layers}}
+cut:
+  rule: {cut.rule.value}
+  value: {cut.value:g}
+contexts:
+  bare_apart: ${{model.presets.${{base.span}}.bare_apart}}
+presets:
+  single:
+    layers: {list(layers.single)}
+    bare_apart: false
+  spread:
+    layers: {list(layers.spread)}
+    bare_apart: true
+"""
+
+
+def overrides_of(layers: Layers, cut: Cut) -> dict[str, str]:
+    """The same as overrides, per span of the base method."""
+    return {
+        span: f"model.layers={str(list(chosen)).replace(' ', '')} "
+        f"projector={cut.rule.value} projector.cut.value={cut.value:g}"
+        for span, chosen in _named(layers).items()
+    }
+
+
+def plot_proposal(trace: Trace, layers: Layers, spectra: Spectra, cut: Cut, path: Path) -> None:
+    """Draw what comes back per block, and the spectra of the proposed layers with their cut."""
+    figure = blank(10, 4)
+    effects, spectrum = figure.subplots(1, 2)
+    _draw_trace(effects, trace, layers)
+    for number, (layer, values) in enumerate(spectra.eigenvalues.items()):
+        shade, heights = colour(number), values.clamp_min(1e-12).tolist()
+        spectrum.plot(range(1, len(heights) + 1), heights, color=shade, label=f"layer {layer}")
+        spectrum.axvline(cut.rank(values), color=shade, linestyle=":", linewidth=1)
+    spectrum.set_yscale("log")
+    spectrum.set_xlabel(f"eigenvector, from the largest (dotted: {cut})")
+    spectrum.set_ylabel("eigenvalue of C")
+    spectrum.legend()
+    for axes in (effects, spectrum):
+        tidy(axes)
+    save(figure, path)
+
+
+def _draw_trace(axes: Axes, trace: Trace, layers: Layers) -> None:
+    axes.axvspan(layers.spread[0] - 0.4, layers.spread[-1] + 0.4, color="#DDDDDD", label="spread")
+    axes.axvline(layers.single[0], color="#888888", linewidth=1, label="single")
+    curves = {"the block's state": trace.state, _mlps(trace): trace.mlp}
+    for number, (what, values) in enumerate(curves.items()):
+        axes.plot(
+            trace.layers, values, color=colour(number), marker=marker(number),
+            label=f"{what} put back",
+        )  # fmt: skip
+    axes.axhline(trace.clean, color="black", linestyle="--", linewidth=1, label="no noise")
+    axes.axhline(trace.spoiled, color="black", linestyle=":", linewidth=1, label="noise")
+    axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel("P(answer)")
+    axes.set_ylim(0, 1.03)
+    axes.legend(fontsize=8)

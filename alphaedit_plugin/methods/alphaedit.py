@@ -1,0 +1,152 @@
+"""The wrapper: any base method, with the null-space projector as the last to touch its delta."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError, ProjectorError, require
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.methods.solve import primal_delta
+from alphaedit_plugin.models.activations import Part
+from alphaedit_plugin.nullspace import Projector
+
+
+class Mode(str, Enum):
+    """How the null space enters.
+
+    ``solve``: AlphaEdit's closed form replaces a least-squares base's own (Fang et al. 2025,
+    eq. 14). ``post``: the base's delta is projected, ``Δ ← ΔP`` (the paper's "one line").
+    ``auto``: ``solve`` where the base is a least squares, else ``post``.
+    """
+
+    auto = "auto"
+    solve = "solve"
+    post = "post"
+
+
+def null_space_delta(
+    projector: Projector, ridge: float, keys: Tensor, residual: Tensor, past: PastKeys
+) -> Delta:
+    """AlphaEdit's closed form (Fang et al. 2025, eq. 14), on whichever side is smaller.
+
+    Args:
+        projector: ``P``.
+        ridge: ``L2 > 0``.
+        keys: ``K (d_in, n)``.
+        residual: ``R (d_out, n)``.
+        past: ``Kp``, kept in place.
+
+    Raises:
+        NumericalError: the system is not positive definite to rounding.
+    """
+    if past.count + keys.shape[1] > projector.d_in:
+        kept = projector.apply(past.joined(keys))
+        floor = ridge * torch.eye(projector.d_in)
+        return projector.project(primal_delta(floor, projector.apply(keys), residual, kept))
+    return past.factor(projector, ridge).delta(keys, residual)
+
+
+@dataclass(frozen=True)
+class Projected(BaseMethod):
+    """A base method confined to the null space.
+
+    Attributes:
+        base: the method that is wrapped.
+        projectors: one per edited layer.
+        mode: how the null space enters.
+        ridge: AlphaEdit's ``L2``, in ``solve`` mode.
+    """
+
+    base: BaseMethod
+    projectors: Mapping[int, Projector]
+    mode: Mode = Mode.auto
+    ridge: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.mode is Mode.solve and not self.base.least_squares:
+            raise ConfigError(
+                f"{type(self.base).__name__} is no least squares, so there is nothing for "
+                "projector.mode=solve to replace: use projector.mode=post (or auto)"
+            )
+        if self.solves:
+            fine = 0 < self.ridge < math.inf
+            require(fine, "projector.l2", self.ridge, "positive and finite")
+
+    @property
+    def solves(self) -> bool:
+        """Whether AlphaEdit's closed form is used."""
+        return self.base.least_squares and self.mode is not Mode.post
+
+    @property
+    def target(self) -> Part:  # type: ignore[override]
+        """The base's."""
+        return self.base.target
+
+    @property
+    def one_by_one(self) -> bool:  # type: ignore[override]
+        """The base's."""
+        return self.base.one_by_one
+
+    @property
+    def needs_moment(self) -> bool:
+        """The closed form reads the projector alone."""
+        return self.base.needs_moment and not self.solves
+
+    @property
+    def needs_history(self) -> bool:
+        """The closed form keeps the keys of earlier batches in place."""
+        return self.base.needs_history or self.solves
+
+    def description(self) -> dict[str, Any]:
+        """The base's, and what confines it."""
+        return self.base.description() | {
+            "null_space": True,
+            "mode": Mode.solve.value if self.solves else Mode.post.value,
+            "l2": self.ridge if self.solves else None,
+            "projectors": {
+                layer: {"cut": str(p.cut), "rank": p.rank, "d_in": p.d_in, "tokens": p.tokens}
+                for layer, p in self.projectors.items()
+            },
+        }
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """See `BaseMethod.check_layers`.
+
+        Raises:
+            ProjectorError: a layer without a projector.
+        """
+        missing = [layer for layer in layers if layer not in self.projectors]
+        if missing:
+            raise ProjectorError(
+                f"no projector for layer {missing[0]}: there are some for layers "
+                f"{sorted(self.projectors)}; fit one for each edited layer"
+            )
+        self.base.check_layers(layers)
+
+    def solve(self, problem: LayerProblem) -> Delta:
+        """AlphaEdit's closed form, or the base's own."""
+        if not self.solves:
+            return self.base.solve(problem)
+        projector = self.projectors[problem.layer]
+        return null_space_delta(projector, self.ridge, problem.keys, problem.residual, problem.past)
+
+    def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
+        """The base's, then the projector, unless it was the last to touch the delta already."""
+        shaped = self.base.shape(delta, problem)
+        if self.solves and shaped is delta:
+            return delta
+        return self.projectors[problem.layer].project(shaped)
+
+    def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta | None:
+        """The base's, then the projector."""
+        final = self.base.finalize(layer, accumulated, pristine)
+        return None if final is None else self.projectors[layer].project(final)

@@ -1,0 +1,236 @@
+"""`EditableModel`: a model, its tokenizer, and where its editable parts are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, ModelError
+from alphaedit_plugin.models import offload as places
+from alphaedit_plugin.models.discover import discover
+from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
+from alphaedit_plugin.models.wrapped import NoTokenizer, adapted, unwrapped
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+PLAIN: tuple[type[Tensor], ...] = (Tensor,)  # not a class of a package that quantises
+
+
+@dataclass(frozen=True)
+class EditableModel:
+    """A causal language model together with where its editable parts are.
+
+    Attributes:
+        model: the Hugging Face model; edited in place.
+        tokenizer: its tokenizer; only read.
+        layout: module paths of the model's family.
+        separator: what is put between a prompt and its answer; ``None`` follows the script, see
+            `boundary.separator_of`.
+        findings: what was tried out on the model once, by name: see `resume.can_resume`.
+    """
+
+    model: Any
+    tokenizer: Any
+    layout: Layout
+    separator: str | None = None
+    findings: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def wrap(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        given: Mapping[str, Any] | None = None,
+        separator: str | None = None,
+    ) -> EditableModel:
+        """Find the layout of ``model`` by its ``config.model_type``, or else by running it.
+
+        Args:
+            model: a causal language model; of one that ``torch.compile`` made, the model in it.
+            tokenizer: its tokenizer; ``None`` where nothing is to be edited or asked.
+            given: fields of `Layout` that are known better, as ``model.layout`` gives them.
+            separator: see `EditableModel`.
+
+        Raises:
+            ModelError: the model cannot be edited, see `unwrapped`, `check_config` and `discover`;
+                a path is not there; or the model was made inside ``torch.inference_mode()``, where
+                no gradient can pass.
+        """
+        model = unwrapped(model) if isinstance(model, nn.Module) else model
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if not isinstance(model_type, str):
+            raise ModelError(
+                f"{type(model).__name__} has no config.model_type: pass a Hugging Face causal LM"
+            )
+        if any(parameter.is_inference() for parameter in model.parameters()):
+            raise ModelError(
+                "the model was made inside torch.inference_mode(), so that no target can be "
+                "searched: load it outside"
+            )
+        check_config(model.config)
+        given = dict(given or {})
+        if model_type in LAYOUTS:
+            layout = replace(LAYOUTS.get(model_type), **given)
+            if layout.adds_mlp is None:
+                layout = discover(model, {"block": layout.block, "down_proj": layout.down_proj})
+        else:
+            layout = discover(model, given)
+        view = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout, separator)
+        view._check_paths(given)
+        if given:
+            view.check_layers(range(view.depth))
+        return view
+
+    def _check_paths(self, given: Mapping[str, Any]) -> None:
+        """Refuse a layout that is not this model's."""
+        for name in ("block", "down_proj"):
+            path, kind = getattr(self.layout, name), type(self.model).__name__
+            for layer in range(self.depth):
+                try:
+                    self.model.get_submodule(path.format(layer))
+                except AttributeError:
+                    lack = f"{kind} has no {path.format(layer)}"
+                    raise ModelError(
+                        f"model.layout.{name} is {path!r}: {lack}"
+                        if given
+                        else f"{lack}, where {self.model.config.model_type} keeps its layers: pass "
+                        "the whole causal LM, as AutoModelForCausalLM loads it"
+                    ) from None
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the language model, which may be a part of a larger one."""
+        config = self.model.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+    @property
+    def depth(self) -> int:
+        """How many transformer blocks the model has."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can read at once; ``None`` where it sets no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where input ids have to be."""
+        return places.execution_device(self.model.get_input_embeddings(), "weight")
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse a list of layers that cannot be edited.
+
+        Raises:
+            ModelError: no layer, a layer twice, or a layer outside ``0 … depth - 1``; or see
+                `weight`.
+        """
+        if not layers:
+            raise ModelError("no layer to edit: set model.layers, e.g. model.layers=[3,4]")
+        if len(set(layers)) != len(layers):
+            raise ModelError(f"layers {list(layers)} name one layer twice")
+        wrong = [layer for layer in layers if not 0 <= layer < self.depth]
+        if wrong:
+            raise ModelError(
+                f"layer {wrong[0]} is out of range: this model has {self.depth} blocks, "
+                f"0 to {self.depth - 1}; got layers {list(layers)}"
+            )
+        for layer in layers:
+            self._check_weight(layer)
+
+    def block(self, layer: int) -> nn.Module:
+        """The transformer block of ``layer``."""
+        return self.model.get_submodule(self.layout.block.format(layer))
+
+    def down_proj(self, layer: int) -> nn.Module:
+        """The MLP's down-projection of ``layer``: the module whose weight is edited."""
+        return self.model.get_submodule(self.layout.down_proj.format(layer))
+
+    def weight_name(self, layer: int) -> str:
+        """The edited parameter's name, as in ``model.named_parameters()``."""
+        return self.layout.down_proj.format(layer) + ".weight"
+
+    def parameter(self, layer: int) -> nn.Parameter:
+        """The edited parameter of ``layer``, as its module has it: `stored` says what it holds."""
+        return self.model.get_parameter(self.weight_name(layer))
+
+    def stored(self, layer: int) -> Tensor:
+        """The edited weight of ``layer``, oriented as its module has it, where it lives."""
+        return places.stored(self.model, self.weight_name(layer))
+
+    def key_size(self, layer: int) -> int:
+        """``d_in`` of ``layer``; nothing offloaded is read for it."""
+        return int(self._oriented(layer, self.parameter(layer)).shape[1])
+
+    def weight(self, layer: int) -> Tensor:
+        """The edited weight of ``layer`` as a view oriented ``(d_out, d_in)``, where it lives.
+
+        Raises:
+            ModelError: the module is neither a linear layer nor GPT-2's ``Conv1D``, or its weight
+                is quantised or parametrised; or see `places.stored`.
+        """
+        self._check_weight(layer)
+        return self._oriented(layer, self.stored(layer))
+
+    def _oriented(self, layer: int, weight: Tensor) -> Tensor:
+        return weight.detach().T if isinstance(self.down_proj(layer), Conv1D) else weight.detach()
+
+    def _check_weight(self, layer: int) -> None:
+        module, path = self.down_proj(layer), self.layout.down_proj.format(layer)
+        if adapted(module):
+            raise ModelError(
+                f"an adapter of peft's is in the place of {path}: merge it with "
+                "merge_and_unload() of the peft model"
+            )
+        if not isinstance(module, (nn.Linear, Conv1D)):
+            raise quantised_weights(
+                f"{path} is a {type(module).__name__}, and only nn.Linear and Conv1D can be edited"
+            )
+        if "weight" not in dict(module.named_parameters(recurse=False)):
+            raise ModelError(
+                f"{path} computes its weight from others (weight_norm or another "
+                "parametrisation), so that an edit of it would be lost: take that off first, e.g. "
+                "by torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        weight = module.weight
+        # Packages that quantise keep nn.Linear and change its weight's dtype or class.
+        if weight.dtype not in FLOATS or type(weight.detach()) not in PLAIN:
+            kind = str(weight.dtype) if weight.dtype not in FLOATS else type(weight.data).__name__
+            raise quantised_weights(f"{path} keeps its weight as {kind}")
+
+
+def check_size(
+    view: EditableModel,
+    layer: int,
+    found: int,
+    source: object,
+    kind: type[AlphaEditError] = ConfigError,
+) -> None:
+    """Refuse a file from outside that is for keys of another size.
+
+    Args:
+        view: the model.
+        layer: whose keys.
+        found: dimensions of the file's.
+        source: the file, for the message.
+        kind: what to raise.
+
+    Raises:
+        AlphaEditError: of that kind; it names the file, what it has, and what the model needs.
+    """
+    needed = view.key_size(layer)
+    if found != needed:
+        raise kind(
+            f"{source} is for keys of {found} dimensions, but this model's "
+            f"{view.layout.down_proj.format(layer)} has {needed}: it was made for another model"
+        )
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` of ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")

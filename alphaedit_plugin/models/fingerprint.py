@@ -1,0 +1,123 @@
+"""Which model is it? Whatever was computed from a model's keys is of use to that model only.
+
+Two answers. A `Fingerprint` survives a change of dtype and edits of down-projections: it says
+whether a projector belongs to a model. `upstream_digests` are exact: they name cached results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.common.files import checksum
+from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.offload import value_of
+
+SAMPLED = 32  # entries per parameter
+ROUNDING = 2.0**-7  # relative; twice what rounding to bfloat16 can change on either side
+SMALLEST = 1e-6  # entries below are lost in float16
+
+PROBE = "The 2 red houses, and Zoë's cat."
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A sample of the weights that produce the keys of a layer, and of all layers below.
+
+    Attributes:
+        values: ``(m,)`` float32: entries of the embeddings, then block by block of all but the
+            down-projections, so that the sample for a lower layer is a prefix.
+    """
+
+    values: Tensor
+
+    @classmethod
+    def of(cls, view: EditableModel, layer: int) -> Fingerprint:
+        """Sample what produces the keys of ``layer``; a few thousand entries are read."""
+        edited = {view.weight_name(below) for below in range(layer + 1)}
+        found = [
+            _sample(value_of(view.model, path))
+            for *_, path in _upstream(view, layer)
+            if path not in edited
+        ]
+        return cls(torch.cat(found))
+
+    @classmethod
+    def of_weights(cls, weights: Sequence[Tensor]) -> Fingerprint:
+        """Sample some weights themselves."""
+        return cls(torch.cat([_sample(weight) for weight in weights]))
+
+    def covers(self, other: Fingerprint) -> bool:
+        """Whether ``other``, for the same or a lower layer, is of the same model."""
+        count = len(other.values)
+        if count > len(self.values):
+            return False
+        return torch.allclose(self.values[:count], other.values, rtol=ROUNDING, atol=SMALLEST)
+
+    def __str__(self) -> str:
+        """Sixteen hexadecimal digits, for people; `covers` is what decides."""
+        return hashlib.sha256(self.values.bfloat16().float().numpy().tobytes()).hexdigest()[:16]
+
+
+def upstream_digests(view: EditableModel, layers: Sequence[int]) -> dict[int, str]:
+    """Per layer a hash of every weight that produces its keys, exactly as it is now."""
+    digest = hashlib.sha256(str(view.model.config.model_type).encode())
+    found = {}
+    for block, name, path in _upstream(view, max(layers)):
+        digest.update(f"{block}:{name}:{checksum(value_of(view.model, path))}".encode())
+        found[block] = digest.hexdigest()
+    return {layer: found[layer] for layer in layers}
+
+
+def weights_digest(view: EditableModel, without: Collection[int] = ()) -> str:
+    """A hash of every weight, exactly as it is now.
+
+    Args:
+        view: the model.
+        without: layers whose down-projection does not count.
+    """
+    left_out = {id(view.parameter(layer)) for layer in without}
+    digest = hashlib.sha256(str(view.model.config.model_type).encode())
+    for name, parameter in view.model.named_parameters():
+        if id(parameter) not in left_out:
+            digest.update(f"{name}:{checksum(parameter)}".encode())
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash of a tokenizer's vocabulary, and of what it makes of a sentence."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    probe = tokenise(tokenizer, PROBE)
+    return hashlib.sha256(json.dumps([vocabulary, probe]).encode()).hexdigest()
+
+
+def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, str]]:
+    """Block, name in it and in the model: embeddings, as block −1, then all up to ``layer``."""
+    model = view.model
+    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+    blocks = [view.block(number) for number in range(view.depth)]
+    behind = [model.get_output_embeddings()]
+    if view.layout.final_norm is not None:
+        behind.append(model.get_submodule(view.layout.final_norm))
+    downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in downstream:
+            yield -1, name, name
+    for number, block in enumerate(blocks[: layer + 1]):
+        for name, _ in block.named_parameters():
+            yield number, name, f"{view.layout.block.format(number)}.{name}"
+
+
+def _sample(parameter: Tensor) -> Tensor:
+    flat = parameter.detach().reshape(-1)
+    last = flat.numel() - 1
+    # float32 rounds the last place of a large parameter up, to one that is not there.
+    places = torch.linspace(0, last, min(SAMPLED, flat.numel())).long().clamp_max(last)
+    return flat[places.to(flat.device)].float().cpu()

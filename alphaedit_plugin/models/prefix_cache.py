@@ -1,0 +1,258 @@
+"""Running a model again from a block and a token on, with everything before them kept.
+
+A target search changes one vector: the fact token's, in one block. Nothing below that block and,
+by causality, nothing before that token depends on it. So the tokens before it run once and leave
+their attention keys and values in the model's own cache, the blocks below run once, and what is
+left, the `Tail`, runs at every step.
+
+Whether a model's blocks and cache bear this is tried out: see `can_resume`. The tokens before are
+padded on the left, so that what follows stands right behind them, in whatever way the model counts
+distances: positions, columns of the mask (alibi, sliding windows), or the cache's own length.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import (
+    StopForward,
+    head_only_at,
+    hidden_of,
+    hooked,
+    inference,
+    per_token,
+    with_hidden,
+)
+from alphaedit_plugin.models.tokens import Batch, Sentence, collate
+
+logger = logging.getLogger(__name__)
+
+CACHES = ("cache", "past_key_values")  # what transformers calls it, and called it before 5.24
+
+
+@dataclass(frozen=True)
+class Tail:
+    """What runs again: ``n`` sentences, from their fact token on where the model allows it.
+
+    Attributes:
+        layer: the first block that runs.
+        column: ``(n,)`` where in the tail each sentence's fact token is.
+        inputs: ids, mask and positions ``(n, length)`` for the model's forward pass.
+        past: the model's cache after the tokens before; ``None`` where there are none.
+        below: the output of the last block that is skipped; ``None`` where none is.
+    """
+
+    layer: int
+    column: Tensor
+    inputs: dict[str, Tensor]
+    past: Any
+    below: Any
+
+    def select(self, rows: Tensor) -> Tail:
+        """The same for some of the sentences.
+
+        Args:
+            rows: ``(m,)`` int64, which.
+        """
+        past = _twin(self.past)
+        if past is not None:
+            past.batch_select_indices(rows)
+        below = self.below
+        if below is not None:
+            hidden = hidden_of(below)
+            below = with_hidden(below, hidden[rows.to(hidden.device)])
+        inputs = {name: value[rows] for name, value in self.inputs.items()}
+        return Tail(self.layer, self.column[rows], inputs, past, below)
+
+
+def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
+    """Run all that no edit at ``layer`` and the fact tokens can change, without gradients."""
+    if not can_resume(view):
+        batch = collate(view, sentences)
+        return Tail(0, batch.positions, batch.inputs(), None, None)
+    return _begin(view, sentences, layer)
+
+
+def _begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
+    start = [s.position for s in sentences]
+    after = [
+        Sentence(s.ids[cut:], s.position - cut) for s, cut in zip(sentences, start, strict=True)
+    ]
+    batch = collate(view, after)
+    starts = torch.tensor(start, device=view.device)
+    if max(start) == 0:
+        inputs = batch.inputs()
+        return Tail(layer, batch.positions, inputs, None, _run_below(view, layer, inputs, None))
+    # A sentence that starts with its fact token has nothing before; a filler stands in, masked.
+    cuts = [max(cut, 1) for cut in start]
+    before = _on_the_left(
+        collate(view, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)])
+    )
+    nowhere = torch.zeros(0, dtype=torch.long, device=view.device)
+    with torch.no_grad(), head_only_at(view, nowhere, nowhere):
+        found = view.model(**before.inputs(), **_positions(view, before), use_cache=True)
+    kept = before.attention_mask * (starts[:, None] > 0)
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
+        **_positions(view, batch, starts),
+    }
+    past = getattr(found, _cache_name(view))
+    below = _run_below(view, layer, inputs, past)
+    return Tail(layer, torch.zeros_like(starts), inputs, past, below)
+
+
+def run(view: EditableModel, tail: Tail) -> Any:
+    """The model's output for the tail's columns.
+
+    Hooks on blocks from ``tail.layer - 1`` on take part: the last skipped block still has an
+    output, which a hook may change.
+    """
+    with _skipping(view, tail):
+        return view.model(**tail.inputs, **_cache_arguments(view, tail.past))
+
+
+@contextmanager
+def adding(module: nn.Module, tail: Tail, offsets: Tensor) -> Iterator[None]:
+    """Add ``offsets (n, d)`` to the output of ``module`` at the fact token of each sentence."""
+
+    def add(_: Any, args: Any, output: Any) -> Any:
+        whole = hidden_of(output)
+        hidden = per_token(whole, tail.inputs["input_ids"])
+        everyone = torch.arange(len(offsets), device=hidden.device)
+        index = (everyone, tail.column.to(hidden.device))
+        moved = hidden.index_put(index, offsets.to(hidden), accumulate=True)
+        return with_hidden(output, moved.reshape(whole.shape))
+
+    with hooked(lambda: module.register_forward_hook(add)):
+        yield
+
+
+def _run_below(view: EditableModel, layer: int, inputs: dict[str, Tensor], past: Any) -> Any:
+    """The output of block ``layer - 1``; ``None`` for layer 0."""
+    outputs: list[Any] = []
+
+    def stop(_: Any, args: Any, output: Any) -> None:
+        outputs.append(output)
+        raise StopForward
+
+    if layer == 0:
+        return None
+    last = view.block(layer - 1)
+    with torch.no_grad(), hooked(lambda: last.register_forward_hook(stop)), suppress(StopForward):
+        view.model(**inputs, **_cache_arguments(view, past))
+    return outputs[0]
+
+
+@contextmanager
+def _skipping(view: EditableModel, tail: Tail) -> Iterator[None]:
+    """Let the blocks below give what the last of them gave before, without running."""
+    skipped = [view.block(i) for i in range(tail.layer)]
+    saved = [block.__dict__.get("forward") for block in skipped]
+    try:
+        for block in skipped:
+            block.forward = lambda *args, **kwargs: tail.below
+        yield
+    finally:
+        for block, forward in zip(skipped, saved, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def can_resume(view: EditableModel) -> bool:
+    """Whether a `Tail` gives what a whole forward pass gives; tried once per ``view``."""
+    if "resume" not in view.findings:
+        with torch.no_grad(), inference(view):
+            view.findings["resume"] = _try(view)
+    return view.findings["resume"]
+
+
+def _try(view: EditableModel) -> bool:
+    """Run three sentences that are cut at different places, whole and as a `Tail`."""
+    known = view.model.get_input_embeddings().num_embeddings
+    ids = tuple(known * part // 11 for part in range(2, 10))
+    sentences = [Sentence(ids, 6), Sentence(ids[3:7], 1), Sentence(ids[5:], 0)]
+    batch = collate(view, sentences)
+    whole = view.model(**batch.inputs(), use_cache=False).logits
+    order = [2, 0]
+    try:
+        tail = _begin(view, sentences, min(1, view.depth - 1))
+        some = run(view, tail.select(torch.tensor(order, device=view.device))).logits
+        every = run(view, tail).logits  # before which ``some`` must have left the cache alone
+    except Exception as error:  # whatever a model may raise that has no such cache
+        logger.warning(
+            "this model cannot go on from its cache (%s: %s): a target search runs whole "
+            "sentences, which takes longer", type(error).__name__, error,
+        )  # fmt: skip
+        return False
+    return all(
+        _agree(whole[row, sentences[row].position : len(sentences[row].ids)], logits)
+        for row, logits in [*zip(order, some, strict=True), *enumerate(every)]
+    )
+
+
+def _agree(expected: Tensor, logits: Tensor) -> bool:
+    """Whether the first of the ``logits (length, vocabulary)`` are as expected, up to rounding."""
+    difference = logits[: len(expected)].float() - expected.float()
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5
+    return bool(difference.norm() <= tolerance * expected.float().norm())
+
+
+def _on_the_left(batch: Batch) -> Batch:
+    """The same sentences, padded on the left."""
+    width = batch.input_ids.shape[1]
+    padding = width - batch.attention_mask.sum(1, keepdim=True)
+    source = (torch.arange(width, device=padding.device) - padding) % width
+    return Batch(
+        batch.input_ids.gather(1, source),
+        batch.attention_mask.gather(1, source),
+        batch.positions + padding[:, 0],
+    )
+
+
+def _positions(
+    view: EditableModel, batch: Batch, starts: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Where in its sentence each token stands, for models that are to be told.
+
+    Padding takes the position of a real token, as any other may be outside the model's range.
+    """
+    if "position_ids" not in _accepted(view):
+        return {}
+    offsets = (batch.attention_mask.cumsum(1) - 1).clamp_min(0)
+    return {"position_ids": offsets if starts is None else starts[:, None] + offsets}
+
+
+def _accepted(view: EditableModel) -> Collection[str]:
+    """The arguments of the model's forward pass."""
+    return inspect.signature(view.model.forward).parameters.keys()
+
+
+def _cache_name(view: EditableModel) -> str:
+    """What the model's forward pass, and what it returns, call the cache."""
+    return next((name for name in CACHES if name in _accepted(view)), CACHES[-1])
+
+
+def _cache_arguments(view: EditableModel, past: Any) -> dict[str, Any]:
+    """A forward pass appends to its cache: hand it a twin, so that ``past`` stays."""
+    return {_cache_name(view): _twin(past), "use_cache": past is not None}
+
+
+def _twin(past: Any) -> Any:
+    """A shallow copy, which appends and selects by itself; ``None`` of ``None``."""
+    twin = copy.copy(past)
+    for name, value in vars(past).items() if past is not None else ():
+        if isinstance(value, list):
+            setattr(twin, name, [copy.copy(item) for item in value])
+    return twin

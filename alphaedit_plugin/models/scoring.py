@@ -1,0 +1,228 @@
+"""What a model answers: teacher-forced predictions, log-probabilities, greedy text; batched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.common.errors import RequestError, quoted
+from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
+from alphaedit_plugin.models.boundary import continuations, stem, tokenise
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import head_only_at, inference
+from alphaedit_plugin.models.tokens import Batch, Sentence, collate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How the model continues a prompt, held against an answer it might give.
+
+    Attributes:
+        labels: token ids of the answer.
+        predicted: the most likely token at each of the answer's positions, the tokens before
+            it given.
+        log_prob: natural log-probability of the whole answer.
+    """
+
+    labels: tuple[int, ...]
+    predicted: tuple[int, ...]
+    log_prob: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the answer's tokens that are predicted (EasyEdit's ``rewrite_acc``)."""
+        return matching(self.labels, self.predicted)
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Log-probability per token, by which answers of different length are compared."""
+        return self.log_prob / len(self.labels)
+
+
+def matching(one: Sequence[int], other: Sequence[int]) -> float:
+    """Share of places where two equally long rows of tokens agree."""
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+
+
+def score(
+    view: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 16384
+) -> list[Answer]:
+    """Score an answer behind each prompt.
+
+    Args:
+        view: the model as it is now.
+        pairs: (prompt, answer), joined as running text: see `boundary.continuations`.
+        budget: padded tokens per forward pass.
+
+    Returns:
+        One `Answer` per pair, in order.
+
+    Raises:
+        RequestError: a prompt or answer has no token, or they exceed the model's context.
+        OutOfMemory: see `in_token_budget`.
+    """
+    # One-token answers behind one prompt are read off the same forward pass.
+    asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
+    for number, (before, labels) in enumerate(tokenise_pairs(view, pairs)):
+        sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
+        asked.setdefault(sentence, []).append((number, labels))
+    sentences, answers = list(asked), dict[int, Answer]()
+
+    def work(indices: list[int]) -> None:
+        batch = [sentences[i] for i in indices]
+        questions = [
+            (row, number, labels)
+            for row, sentence in enumerate(batch)
+            for number, labels in asked[sentence]
+        ]
+        scored = _score_batch(view, batch, [(row, labels) for row, _, labels in questions])
+        answers.update({n: found for (_, n, _), found in zip(questions, scored, strict=True)})
+
+    with torch.no_grad(), inference(view):
+        in_token_budget(view, [len(s.ids) for s in sentences], budget, work)
+    return [answers[number] for number in range(len(pairs))]
+
+
+def tokenise_pairs(
+    view: EditableModel, pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Tokens of each prompt and of the answer behind it, all of which the model can read.
+
+    Raises:
+        RequestError: see `score`.
+    """
+    tokens = continuations(view.tokenizer, pairs, view.separator)
+    for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
+        _check_room(view, prompt, before, len(labels) - 1)
+    return tokens
+
+
+def log_likelihoods(
+    view: EditableModel, texts: Sequence[str], budget: int = 2048
+) -> list[tuple[float, int]]:
+    """How likely the model finds each text.
+
+    Args:
+        view: the model as it is now.
+        texts: read in windows where they are longer than the model's context.
+        budget: padded tokens per forward pass; each asks for all of a vocabulary's logits.
+
+    Returns:
+        Per text the sum of its tokens' natural log-probabilities, and how many tokens that is:
+        all but the first of each window, which has nothing before it.
+    """
+    limit = view.context_length
+    windows: list[tuple[int, list[int]]] = []
+    for number, text in enumerate(texts):
+        ids = tokenise(view.tokenizer, text)
+        size = limit or len(ids) or 1
+        windows += [(number, ids[i : i + size]) for i in range(0, len(ids), size)]
+    windows = [(number, ids) for number, ids in windows if len(ids) > 1]
+    sums, counts = [0.0] * len(texts), [0] * len(texts)
+
+    def work(indices: list[int]) -> None:
+        batch = [windows[i] for i in indices]
+        sentences = [Sentence(tuple(ids[:-1]), 0) for _, ids in batch]
+        scored = _score_batch(view, sentences, [(r, ids[1:]) for r, (_, ids) in enumerate(batch)])
+        for (number, _), answer in zip(batch, scored, strict=True):
+            sums[number] += answer.log_prob
+            counts[number] += len(answer.labels)
+
+    needed = activation_bytes(view, logits=1)
+    with torch.no_grad(), inference(view):
+        in_token_budget(view, [len(ids) for _, ids in windows], budget, work, needed)
+    return list(zip(sums, counts, strict=True))
+
+
+def continue_greedily(
+    view: EditableModel, prompts: Sequence[str], lengths: Sequence[int], budget: int = 16384
+) -> list[str]:
+    """What the model says after each prompt when it always takes the likeliest token.
+
+    Args:
+        view: the model as it is now.
+        prompts: what to continue; blanks after them are dropped.
+        lengths: how many tokens to add to each; fewer where the model ends its text.
+        budget: padded tokens per forward pass.
+
+    Returns:
+        The continuations, without the prompts and the space around them.
+
+    Raises:
+        RequestError: a prompt has no token, or exceeds the model's context with its continuation.
+        OutOfMemory: see `in_token_budget`.
+    """
+    rows = [tokenise(view.tokenizer, stem(prompt)) for prompt in prompts]
+    for prompt, row, length in zip(prompts, rows, lengths, strict=True):
+        _check_room(view, prompt, row, length - 1)  # the last token is not read
+    starts = [len(row) for row in rows]
+    sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
+
+    def work(indices: list[int]) -> None:
+        # A batch that is given again goes on behind the tokens that its rows have already.
+        while growing := [i for i in indices if len(rows[i]) < sizes[i]]:
+            batch = collate(view, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
+            everyone = torch.arange(len(growing), device=view.device)
+            chosen = _logits_at(view, batch, everyone, batch.positions).argmax(1).tolist()
+            for index, token in zip(growing, chosen, strict=True):
+                rows[index].append(token)
+
+    with torch.no_grad(), inference(view):
+        in_token_budget(view, sizes, budget, work)
+    return [_decode(view.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
+
+
+def _decode(tokenizer: Any, ids: list[int]) -> str:
+    """The text of ``ids`` up to the end of the text, if that is among them."""
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+def _check_room(view: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
+    """Refuse a prompt without a token, or one behind which ``room`` more do not fit."""
+    if not ids:
+        raise RequestError(f"prompt {quoted(prompt)} has no token in this tokenizer")
+    limit = view.context_length
+    if limit is not None and len(ids) + room > limit:
+        raise RequestError(
+            f"prompt {prompt[:60]!r}… and its answer take {len(ids) + room} tokens, but the "
+            f"model's context is {limit}"
+        )
+
+
+def _logits_at(view: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
+    """``(m, vocabulary)`` float32 at the given places of the batch."""
+    with head_only_at(view, rows, columns):
+        return view.model(**batch.inputs(), use_cache=False).logits[0].float()
+
+
+def _score_batch(
+    view: EditableModel, sentences: Sequence[Sentence], questions: Sequence[tuple[int, list[int]]]
+) -> list[Answer]:
+    """Answer each question: (which sentence, the labels behind its position)."""
+    places = [
+        (row, sentences[row].position + k) for row, labels in questions for k in range(len(labels))
+    ]
+    batch = collate(view, sentences)
+    row_index, column_index = torch.tensor(places, device=view.device).T
+    flat = torch.tensor([token for _, labels in questions for token in labels], device=view.device)
+    logits = _logits_at(view, batch, row_index, column_index)
+    log_probs = logits.log_softmax(1).gather(1, flat[:, None]).squeeze(1).double().cpu()
+    predicted = logits.argmax(1).cpu().tolist()
+    sizes = [len(labels) for _, labels in questions]
+    return [
+        Answer(tuple(labels), tuple(best), part.sum().item())
+        for (_, labels), part, best in zip(
+            questions, log_probs.split(sizes), _split(predicted, sizes), strict=True
+        )
+    ]
+
+
+def _split(values: list[int], sizes: Sequence[int]) -> list[list[int]]:
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    return [values[end - size : end] for end, size in zip(ends, sizes, strict=True)]

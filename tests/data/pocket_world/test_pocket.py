@@ -1,0 +1,128 @@
+"""The pocket model keeps its promises: it knows its world, and is a fair testbed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from alphaedit_plugin import NullSpaceEditor
+from alphaedit_plugin.config import load_config
+from alphaedit_plugin.config.build import DTYPES, load_model
+from alphaedit_plugin.data import load_data
+from alphaedit_plugin.data.pocket_world import ASSETS, load_pocket, load_world
+from alphaedit_plugin.data.pocket_world.world import (
+    World,
+    corpus_sentences,
+    edit_cases,
+    generate_world,
+    read_world,
+    save_world,
+)
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.metrics import evaluate
+from alphaedit_plugin.models.scoring import score
+from examples.train_pocket.train import main
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def editor() -> NullSpaceEditor:
+    return NullSpaceEditor.from_pretrained("pocket", null_space=False, overrides=["base=memit"])
+
+
+def test_the_assets_stay_small() -> None:
+    assert sum(file.stat().st_size for file in ASSETS.iterdir()) < 8e6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_whoever_loads_it_gets_the_same(dtype: str) -> None:
+    model, _ = load_pocket(DTYPES[dtype])
+    other = load_model(load_config([f"model.dtype={dtype}", "model.device=cpu"]).model).model
+    assert model.config._name_or_path == other.config._name_or_path == "pocket"
+    for (name, weight), expected in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert weight.dtype is DTYPES[dtype]
+        assert torch.equal(weight, expected), name
+
+
+def test_it_knows_its_world_in_every_phrasing(editor: NullSpaceEditor, world: World) -> None:
+    for phrasing in range(3):
+        pairs = [(fact.prompts[phrasing], fact.answer) for fact in world.facts]
+        known = [answer.accuracy == 1 for answer in score(editor.view, pairs)]
+        assert sum(known) >= 0.99 * len(known)
+
+
+def test_a_batch_of_twenty_edits_takes_and_spares_the_rest(editor: NullSpaceEditor) -> None:
+    data = load_data(load_config(["compare.retention=1000"]))
+    batch = data.requests[:20]
+    assert len({request.subject for request in batch}) == 20
+    editor.apply(batch)
+    found = evaluate(editor.view, batch, data.retention)
+    editor.session.reset()
+    assert found.efficacy.success >= 0.95
+    assert found.retained is not None
+    assert found.retained >= 0.80
+
+
+def test_corrections_take_with_the_null_space_as_without() -> None:
+    """Earlier keys are kept in place, but not those of the answers that are corrected."""
+    editor = NullSpaceEditor.from_pretrained("pocket", overrides=["base=memit"])
+    jobs = [r for r in load_data(load_config([])).requests if r.prompt == "{} works as a"][:40]
+    others = [r.target_new for r in jobs]
+    wrong = [
+        replace(r, target_new=next(o for o in others[n:] + others if o != r.target_new))
+        for n, r in enumerate(jobs)
+    ]
+    for batch in (*batches(wrong), *batches(jobs)):
+        editor.apply(batch)
+    found = evaluate(editor.view, jobs, {})
+    assert found.efficacy.success >= 0.9
+
+
+def batches(requests: Sequence[Request]) -> list[Sequence[Request]]:
+    return [requests[start : start + 10] for start in range(0, len(requests), 10)]
+
+
+def test_the_shipped_world_is_the_generated_one(world: World) -> None:
+    assert world == generate_world(world.seed)
+
+
+def test_a_world_survives_its_file(tmp_path: Path) -> None:
+    small = generate_world(3, edit=8, seen=8, unseen=8)
+    save_world(small, tmp_path / "world.json")
+    assert read_world(tmp_path / "world.json") == small
+
+
+def test_every_edit_has_its_own_subject(world: World) -> None:
+    subjects = [case.fact.subject for case in edit_cases(world)]
+    assert len(subjects) == len(set(subjects)) >= 200
+
+
+def test_requests_are_judged_by_untouched_facts(world: World) -> None:
+    edited = {person.name for person in world.people if person.group == "edit"}
+    for case in edit_cases(world):
+        assert case.target_new != case.fact.answer
+        assert len(case.fact.rephrases) == 2
+        assert case.neighbourhood
+        for near in case.neighbourhood:
+            assert near.subject not in edited
+            assert (near.relation, near.answer) == (case.fact.relation, case.fact.answer)
+
+
+def test_the_corpus_names_neither_the_edited_nor_the_unseen(world: World) -> None:
+    text = "\n".join(corpus_sentences(world))
+    hidden = [person.name for person in world.people if person.group != "seen"]
+    assert not [name for name in hidden if name in text]
+    assert any(person.name in text for person in world.people if person.group == "seen")
+
+
+def test_training_runs_and_says_when_it_is_not_done(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="knows"):
+        main(["--out", str(tmp_path), "--steps", "1"])

@@ -1,0 +1,116 @@
+"""Target values found again: the same numbers, searched once for all that can share them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from alphaedit_plugin.common.cache import Cache
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing import target_cache as stored
+from alphaedit_plugin.editing.target_cache import StoredTargets
+from alphaedit_plugin.editing.targets import Targets, optimise_targets
+from alphaedit_plugin.experiments.comparison import run_comparison
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.activations import Part, Site
+from alphaedit_plugin.models.tokens import FactToken
+from tests.tiny import CONTEXTS, REQUESTS, SEARCH
+
+SITE = Site(1, Part.BLOCK)
+
+
+class Counting:
+    """The real search, and the requests that it was given."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Request, ...]] = []
+
+    def __call__(self, view: EditableModel, requests: Sequence[Request], *rest: object) -> Targets:
+        self.asked.append(tuple(requests))
+        return optimise_targets(view, requests, *rest)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    counting = Counting()
+    monkeypatch.setattr(stored, "optimise_targets", counting)
+    return counting
+
+
+def search(found: StoredTargets, view: EditableModel, requests: Sequence[Request]) -> Targets:
+    return found(view, requests, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
+
+
+def same(one: Targets, other: Targets) -> bool:
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in vars(one))
+
+
+def test_what_was_found_is_found_again(
+    gpt2: EditableModel, tmp_path: Path, searches: Counting
+) -> None:
+    plain = optimise_targets(gpt2, REQUESTS, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
+    for _ in range(2):  # each of a process of its own
+        assert same(search(StoredTargets.of(Cache(tmp_path), gpt2, [1]), gpt2, REQUESTS), plain)
+    assert len(searches.asked) == 1
+
+
+def test_another_state_or_search_is_searched_anew(
+    gpt2: EditableModel, tmp_path: Path, searches: Counting
+) -> None:
+    found = StoredTargets.of(Cache(tmp_path), gpt2, [1])
+    search(found, gpt2, REQUESTS)
+    search(found, gpt2, REQUESTS[:2])
+    found(gpt2, REQUESTS, CONTEXTS, SITE, FactToken.subject_last, replace(SEARCH, lr=0.1))
+    found(gpt2, REQUESTS, CONTEXTS, Site(2, Part.BLOCK), FactToken.subject_last, SEARCH)
+    gpt2.weight(1)[0, 0] += 1e-3
+    search(found, gpt2, REQUESTS)
+    gpt2.weight(3)[0, 0] += 1e-3  # which is not edited: it is another model
+    search(StoredTargets.of(Cache(tmp_path), gpt2, [1]), gpt2, REQUESTS)
+    assert len(searches.asked) == 6
+
+
+def test_a_method_of_single_requests_keeps_those_of_the_unedited_model_only(
+    gpt2: EditableModel, tmp_path: Path, searches: Counting
+) -> None:
+    found = StoredTargets.of(Cache(tmp_path), gpt2, [1], pristine_only=True)
+    search(found, gpt2, REQUESTS)
+    gpt2.weight(1)[0, 0] += 1e-3
+    for _ in range(2):
+        search(found, gpt2, REQUESTS)
+    assert len(searches.asked) == 3
+    assert len(list((tmp_path / "targets").glob("*.safetensors"))) == 1
+
+
+def test_a_damaged_file_is_searched_anew(
+    gpt2: EditableModel, tmp_path: Path, searches: Counting
+) -> None:
+    found = StoredTargets.of(Cache(tmp_path), gpt2, [1])
+    first = search(found, gpt2, REQUESTS)
+    (path,) = (tmp_path / "targets").glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-5])
+    assert same(search(found, gpt2, REQUESTS), first)
+    assert len(searches.asked) == 2
+
+
+def test_cells_share_them_and_find_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searches: Counting
+) -> None:
+    monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "cache"))
+    words = [
+        "model.target.steps=5", "model.moments.tokens=3000", "compare.retention=10",
+        "compare.every=0", "batch_size=4", "compare.edits=8", "compare.jobs=1",
+        "compare.bases=[memit,prune]", f"compare.out={tmp_path / 'out'}",
+    ]  # fmt: skip
+    shared, apart = (
+        run_comparison([*words, f"compare.share_targets={flag}"], Console(quiet=True))
+        for flag in ("true", "false")
+    )
+    # The first batch once for all four cells; the second once per side, as PRUNE writes as MEMIT.
+    assert len(searches.asked) == 3
+    for one, other in zip(shared, apart, strict=True):
+        assert (one.points, one.layers) == (other.points, other.layers)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.activations import Part, Reader, Site, average, read
+from alphaedit_plugin.models.tokens import ContextTemplates, Sentence
+from tests.tiny import DEPTH, hook_count, random_sequences, relative
+
+SITES = [Site(layer, part) for layer in range(DEPTH) for part in Part]
+
+
+def sentences_for(view: EditableModel) -> list[Sentence]:
+    """Of many lengths and positions, in no order."""
+    rows = random_sequences(len(view.tokenizer), count=9)
+    lengths = [5, 20, 1, 13, 8, 20, 2, 3, 11]
+    return [
+        Sentence(tuple(r[:n]), (7 * n) % n // 2) for r, n in zip(rows, lengths, strict=True)
+    ] + [
+        Sentence(tuple(rows[0][:6]), 5),
+        Sentence(tuple(rows[0][:6]), 0),
+    ]
+
+
+def plain(view: EditableModel, sentence: Sentence) -> dict[Site, Tensor]:
+    """Every site, from an unpadded forward pass, without anything of this package."""
+    seen: dict[Site, Tensor] = {}
+    handles = []
+    for layer in range(DEPTH):
+        module = view.down_proj(layer)
+
+        def keep(_: Any, args: Any, output: Tensor, layer: int = layer) -> None:
+            seen[Site(layer, Part.KEY)] = args[0][0, sentence.position]
+            seen[Site(layer, Part.VALUE)] = output[0, sentence.position]
+
+        handles.append(module.register_forward_hook(keep))
+    with torch.no_grad():
+        out = view.model(torch.tensor([sentence.ids]), output_hidden_states=True)
+    for handle in handles:
+        handle.remove()
+    for layer in range(DEPTH - 1):  # the last hidden state is behind the final norm
+        seen[Site(layer, Part.BLOCK)] = out.hidden_states[layer + 1][0, sentence.position]
+    return seen
+
+
+def test_it_reads_what_a_plain_forward_pass_shows(view: EditableModel) -> None:
+    sentences = sentences_for(view)
+    found = read(view, SITES, sentences)
+    for column, sentence in enumerate(sentences):
+        for site, vector in plain(view, sentence).items():
+            assert relative(found[site][:, column], vector) < 1e-5, (site, column)
+
+
+def test_a_blocks_output_is_what_the_next_block_gets(view: EditableModel) -> None:
+    last = Site(DEPTH - 1, Part.BLOCK)
+    sentence = sentences_for(view)[0]
+    value = read(view, [last], [sentence])[last]
+    final_norm = view.model.get_submodule(
+        "model.norm" if hasattr(view.model, "model") else "transformer.ln_f"
+    )
+    logits = view.model(torch.tensor([sentence.ids])).logits[0, sentence.position]
+    assert relative(view.model.lm_head(final_norm(value[:, 0])), logits) < 1e-5
+
+
+@pytest.mark.parametrize("budget", [1, 30, 60, 10_000])
+def test_batched_is_one_by_one(view: EditableModel, budget: int) -> None:
+    sentences = sentences_for(view)
+    together = read(view, SITES, sentences, budget)
+    for column, sentence in enumerate(sentences):
+        alone = read(view, SITES, [sentence])
+        for site in SITES:
+            assert relative(together[site][:, column], alone[site][:, 0]) < 1e-5
+
+
+def test_shapes_are_one_column_per_sentence(view: EditableModel) -> None:
+    key, block = Site(1, Part.KEY), Site(1, Part.BLOCK)
+    found = read(view, [key, block], sentences_for(view))
+    d_out, d_in = view.weight(1).shape
+    assert found[key].shape == (d_in, 11)
+    assert found[block].shape == (d_out, 11)
+
+
+def test_the_forward_pass_ends_after_the_deepest_site(view: EditableModel) -> None:
+    ran: list[int] = []
+    for layer in range(view.depth):
+        view.block(layer).register_forward_pre_hook(lambda *_, layer=layer: ran.append(layer))
+    read(view, [Site(0, Part.KEY), Site(1, Part.BLOCK)], sentences_for(view))
+    assert set(ran) == {0, 1}
+
+
+def test_a_half_precision_model_gives_float32(gpt2: EditableModel) -> None:
+    gpt2.model.to(torch.bfloat16)
+    found = read(gpt2, [Site(1, Part.KEY)], sentences_for(gpt2))
+    assert found[Site(1, Part.KEY)].dtype == torch.float32
+
+
+def test_no_hook_stays(view: EditableModel) -> None:
+    read(view, SITES, sentences_for(view))
+    assert hook_count(view.model) == 0
+
+
+def test_no_hook_stays_after_an_error(view: EditableModel) -> None:
+    beyond = Sentence((10**6,), 0)  # no such token
+    view.model.train()
+    with pytest.raises(IndexError):
+        read(view, SITES, [beyond])
+    assert hook_count(view.model) == 0
+    assert view.model.training
+
+
+def test_dropout_is_off_while_reading(view: EditableModel) -> None:
+    sentences = sentences_for(view)
+    site = Site(2, Part.KEY)
+    quiet = read(view, [site], sentences)[site]
+    view.model.train()
+    assert torch.equal(read(view, [site], sentences)[site], quiet)
+
+
+def test_average_weighs_the_contexts_of_each_request() -> None:
+    contexts = ContextTemplates.of(["A. {}", "B. {}"])
+    columns = torch.tensor([[4.0, 1.0, 3.0, 0.0, 10.0, 30.0]])
+    assert average(columns, contexts.weights).tolist() == [[3.0, 10.0]]
+
+
+def test_average_in_one_group_is_the_mean() -> None:
+    contexts = ContextTemplates.of(["A. {}", "B. {}"], bare_apart=False)
+    columns = torch.randn(5, 12)
+    assert torch.allclose(average(columns, contexts.weights), columns.view(5, 4, 3).mean(2))
+
+
+def shake(view: EditableModel, layer: int) -> None:
+    view.weight(layer).add_(torch.randn_like(view.weight(layer)), alpha=0.1)
+
+
+@pytest.mark.parametrize("budget", [1, 8, 60, 10_000], ids=["none", "some", "most", "all"])
+def test_a_reader_sees_what_a_new_pass_sees(view: EditableModel, budget: int) -> None:
+    """Whatever share of the sentences it keeps, and though layers are written in between."""
+    sentences = sentences_for(view)
+    reader, value = Reader(view, sentences, budget), Site(3, Part.BLOCK)
+    before = read(view, [value], sentences)[value]
+    for layer in (0, 2, 3):
+        key = Site(layer, Part.KEY)
+        fresh = read(view, [key, value], sentences)
+        assert relative(reader.read_key(layer), fresh[key]) < 1e-5
+        assert relative(reader.read([value], every=3)[value], fresh[value][:, ::3]) < 1e-5
+        shake(view, layer)
+    assert relative(read(view, [value], sentences)[value], before) > 1e-2
+
+
+def test_a_layers_keys_do_not_depend_on_its_own_or_later_writes(view: EditableModel) -> None:
+    sentences, key = sentences_for(view), Site(1, Part.KEY)
+    before = read(view, [key], sentences)[key]
+    shake(view, 1)
+    shake(view, 2)
+    assert torch.equal(read(view, [key], sentences)[key], before)
+    shake(view, 0)
+    assert relative(read(view, [key], sentences)[key], before) > 1e-3
+
+
+def test_a_reader_runs_no_block_below_the_one_it_remembers(view: EditableModel) -> None:
+    reader = Reader(view, sentences_for(view))
+    ran: list[int] = []
+    for layer in range(DEPTH):
+        attention = next(m for name, m in view.block(layer).named_children() if "attn" in name)
+        attention.register_forward_hook(lambda *_, layer=layer: ran.append(layer))
+    reader.read_key(2)
+    assert ran == [0, 1, 2]
+    reader.read_key(2)
+    assert ran == [0, 1, 2, 2]
+
+
+def test_what_stands_behind_the_fact_token_is_not_run(view: EditableModel) -> None:
+    key = Site(1, Part.KEY)
+    with_more = Sentence((5, 6, 7, 8, 9), 2)
+    seen: list[int] = []
+    view.block(0).register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    read(view, [key], [with_more])
+    assert seen == [3]

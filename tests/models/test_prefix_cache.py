@@ -1,0 +1,85 @@
+"""Models that cannot go on from a token and a block run whole sentences, with the same result."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import torch
+
+from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.targets import optimise_targets
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.activations import Part, Site
+from alphaedit_plugin.models.prefix_cache import CACHES, begin, can_resume
+from alphaedit_plugin.models.tokens import FactToken, Sentence
+from tests.architectures.zoo import build
+from tests.published import published_loop
+from tests.tiny import CONTEXTS, REQUESTS, build_model, hook_count, relative
+
+SEARCH = TargetSettings(steps=3, lr=0.1)
+
+
+@pytest.fixture
+def fresh(tokenizer: Any) -> EditableModel:
+    """A model on which nothing has been tried."""
+    return EditableModel.wrap(build_model("llama", len(tokenizer)), tokenizer)
+
+
+def forget_positions(view: EditableModel) -> None:
+    """As if the model counted positions by the columns of its cache."""
+    forward = type(view.model).forward
+
+    def counts(input_ids: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        past = next((kwargs[name] for name in CACHES if name in kwargs), None)
+        start = 0 if past is None else past.get_seq_length() + 3
+        kwargs["position_ids"] = torch.arange(input_ids.shape[1])[None] + start
+        return forward(view.model, input_ids, **kwargs)
+
+    counts.__signature__ = inspect.signature(view.model.forward)  # type: ignore[attr-defined]
+    view.model.forward = counts
+
+
+def refuse_a_cache(view: EditableModel) -> None:
+    def refuse(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if any(kwargs.get(name) is not None for name in CACHES):
+            raise TypeError("no cache here")
+
+    view.model.register_forward_pre_hook(refuse, with_kwargs=True)
+
+
+def remember_a_block(view: EditableModel) -> None:
+    """The last block also adds what the first put out in this pass."""
+    kept: list[Any] = []
+    view.block(0).mlp.register_forward_hook(lambda _, args, out: kept.append(out))
+    view.block(3).register_forward_hook(lambda _, args, out: out + kept.pop())
+
+
+@pytest.mark.parametrize("spoil", [forget_positions, refuse_a_cache, remember_a_block])
+def test_whole_sentences_where_the_tail_cannot_be_trusted(fresh: EditableModel, spoil: Any) -> None:
+    assert can_resume(fresh)
+    fresh.findings.clear()
+    spoil(fresh)
+    assert not can_resume(fresh)
+    sentences = [Sentence((5, 6, 7, 8), 2)]
+    tail = begin(fresh, sentences, 2)
+    assert (tail.layer, tail.past, tail.below) == (0, None, None)
+    site = Site(1, Part.BLOCK)
+    found = optimise_targets(fresh, REQUESTS[:2], CONTEXTS, site, FactToken.subject_last, SEARCH)
+    value, _ = published_loop(fresh, REQUESTS[1], site, SEARCH)
+    assert relative(found.values[:, 1], value) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_is_no_reason(tokenizer: Any, dtype: torch.dtype) -> None:
+    for name in ("gpt2", "llama", "gemma2", "bloom"):
+        view = EditableModel.wrap(build(name, len(tokenizer)).to(dtype), tokenizer)
+        assert can_resume(view), name
+
+
+def test_nothing_is_left_behind(fresh: EditableModel) -> None:
+    fresh.model.train()
+    can_resume(fresh)
+    assert hook_count(fresh.model) == 0
+    assert all(module.training for module in fresh.model.modules())

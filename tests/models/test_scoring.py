@@ -1,0 +1,126 @@
+"""Scores are a plain forward pass's, whatever the batch, the length or the padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from alphaedit_plugin.common.errors import RequestError
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.scoring import Answer, continue_greedily, score
+from tests.tiny import CONTEXT, END, assert_same_weights, hook_count, target_ids, weights_of
+
+PAIRS = [
+    ("The mother tongue of Ada Marsh is", "Spanish"),
+    ("Boris Lund plays the", "violin player in Norland"),
+    ("It", "is"),
+    ("The capital of Norland is", " Rome"),
+    ("Clara Weiss works as a violin player in Norland, because people", "said so."),
+    ("The capital of Norland is", "French"),
+]
+
+
+def plain(view: EditableModel, prompt: str, answer: str) -> Answer:
+    """The same by one unpadded forward pass and the definition of a log-probability."""
+    before = tokenise(view.tokenizer, prompt)
+    labels = target_ids(view.tokenizer, prompt, answer)
+    with torch.no_grad():
+        logits = view.model(torch.tensor([before + labels])).logits[0].double()
+    rows = logits[len(before) - 1 : -1].log_softmax(1)
+    log_prob = sum(row[token].item() for row, token in zip(rows, labels, strict=True))
+    return Answer(tuple(labels), tuple(rows.argmax(1).tolist()), log_prob)
+
+
+def test_equals_a_plain_forward_pass(view: EditableModel) -> None:
+    found = score(view, PAIRS)
+    assert max(len(answer.labels) for answer in found) > 2
+    for (prompt, answer), one in zip(PAIRS, found, strict=True):
+        expected = plain(view, prompt, answer)
+        assert one.labels == expected.labels
+        assert one.predicted == expected.predicted
+        assert one.log_prob == pytest.approx(expected.log_prob, abs=1e-4)
+        assert one.mean_log_prob == pytest.approx(expected.log_prob / len(one.labels), abs=1e-4)
+
+
+@pytest.mark.parametrize("budget", [1, 30, 10_000])
+def test_batch_size_does_not_matter(view: EditableModel, budget: int) -> None:
+    alone = [score(view, [pair])[0] for pair in PAIRS]
+    together = score(view, PAIRS, budget)
+    for one, other in zip(alone, together, strict=True):
+        assert (one.labels, one.predicted) == (other.labels, other.predicted)
+        assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
+
+
+def test_several_answers_to_one_prompt_share_a_pass(gpt2: EditableModel) -> None:
+    passes = []
+    handle = gpt2.model.register_forward_hook(lambda _, args, out: passes.append(out.logits.shape))
+    found = score(gpt2, [("The capital of", " is"), ("The capital of", " as")] * 3)
+    handle.remove()
+    assert len(passes) == 1
+    assert found[0] == found[2] == found[4]
+    assert found[0] != found[1]
+
+
+def test_accuracy_is_the_share_of_tokens() -> None:
+    assert Answer((1, 2, 3, 4), (1, 2, 0, 4), -1.0).accuracy == 0.75
+
+
+def test_model_is_left_as_it_was(gpt2: EditableModel) -> None:
+    before = weights_of(gpt2)
+    gpt2.model.train()
+    score(gpt2, PAIRS)
+    continue_greedily(gpt2, ["The"], [2])
+    assert gpt2.model.training
+    assert all(p.requires_grad for p in gpt2.model.parameters())
+    assert hook_count(gpt2.model) == 0
+    assert_same_weights(gpt2, before)
+
+
+def test_nothing_to_score(gpt2: EditableModel) -> None:
+    assert score(gpt2, []) == []
+    assert continue_greedily(gpt2, [], []) == []
+
+
+def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
+    with pytest.raises(RequestError, match="has no token"):
+        score(gpt2, [("", "x")])
+    with pytest.raises(RequestError, match=f"the model's context is {CONTEXT}"):
+        score(gpt2, [("The cats " * CONTEXT, "x")])
+    with pytest.raises(RequestError, match="context"):
+        continue_greedily(gpt2, ["The"], [CONTEXT + 1])
+    assert continue_greedily(gpt2, ["The"], [CONTEXT])  # nobody reads the last token
+
+
+# ---------------------------------------------------------------------------------------------
+# Greedy continuations
+
+
+def generated(view: EditableModel, prompt: str, length: int) -> str:
+    """By the host library's own ``generate``."""
+    ids = torch.tensor([tokenise(view.tokenizer, prompt)])
+    with torch.no_grad():
+        out = view.model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=length,
+            pad_token_id=0,
+        )
+    return view.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("budget", [1, 10_000])
+def test_greedy_equals_generate(view: EditableModel, budget: int) -> None:
+    prompts, lengths = [prompt for prompt, _ in PAIRS], [1, 5, 3, 2, 4, 1]
+    expected = [generated(view, p, n) for p, n in zip(prompts, lengths, strict=True)]
+    assert continue_greedily(view, prompts, lengths, budget) == expected
+
+
+def test_greedy_stops_at_the_end_of_the_text(gpt2: EditableModel) -> None:
+    end = gpt2.tokenizer.convert_tokens_to_ids(END)
+    with torch.no_grad():
+        gpt2.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(gpt2.model.lm_head.weight))
+    # All logits are equal now, and the first of equals is token 0, the end.
+    assert end == 0
+    assert continue_greedily(gpt2, ["The"], [4]) == [""]

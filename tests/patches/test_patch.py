@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import ConfigError, NumericalError, PatchError
+from alphaedit_plugin.common.files import FACTS, checksum
+from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.patches import bytes_of, read_patch
+from tests.patches.edits import FORMS, LAYERS, RICH, dense, edit, factored, forge, fresh, parts_of
+from tests.tiny import FAMILIES, assert_same_weights, relative, weights_of
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "edits.safetensors"
+
+
+def saved(path: Path, *seeds: int, form: str = "factored", **model: Any) -> EditSession:
+    session = EditSession(fresh(**model), LAYERS)
+    edit(session, *(seeds or (0, 1)), form=form)
+    session.save(path)
+    return session
+
+
+# ---------------------------------------------------------------------------------------------
+# The same edits elsewhere
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_patch_gives_the_same_weights_bit_for_bit(
+    path: Path, dtype: torch.dtype, form: str
+) -> None:
+    session = saved(path, 0, 1, 2, dtype=dtype, form=form)
+    session.note({session.ids[1]: {"rewrite": [1.0]}})
+    session.save(path)
+    loaded = EditSession.load(fresh(dtype), path)
+    assert_same_weights(loaded.view, weights_of(session.view))
+    assert loaded.requests == session.requests
+    assert loaded.requests[0] == RICH
+    assert loaded.metrics == session.metrics
+    plain = [dataclasses.replace(e, writes=(), past_keys={}) for e in session.journal]
+    assert [dataclasses.replace(e, writes=(), past_keys={}) for e in loaded.journal] == plain
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_session_goes_on_exactly_and_back_to_the_start(path: Path, family: str) -> None:
+    session, before = saved(path, family=family), weights_of(fresh(family=family))
+    loaded = EditSession.load(fresh(family=family), path)
+    for one in (session, loaded):
+        edit(one, 7)
+        one.undo(one.journal[0].name)
+    assert_same_weights(loaded.view, weights_of(session.view))
+    for layer in LAYERS:
+        like = session.view.weight(layer).T[:, :0].float()
+        ours, theirs = (one.past(layer).joined(like) for one in (loaded, session))
+        assert torch.equal(ours, theirs)
+    loaded.reset()
+    assert_same_weights(loaded.view, before)
+
+
+def test_a_patch_is_small_and_its_sparse_deltas_are_smaller_than_dense_ones(path: Path) -> None:
+    sizes = {}
+    for form in FORMS:
+        session = saved(path, 0, form=form)
+        sizes[form] = path.stat().st_size
+    entries = session.view.weight(1).numel() * len(LAYERS)
+    assert sizes["factored"] < 0.1 * bytes_of(session.view)
+    assert sizes["dense"] - sizes["sparse"] > 0.9 * (4 * entries - 2 * entries - entries / 8)
+
+
+def test_keys_can_be_left_out(path: Path) -> None:
+    session = saved(path)
+    whole = path.stat().st_size
+    session.save(path, keys=False)
+    assert path.stat().st_size < 0.8 * whole
+    loaded = EditSession.load(fresh(), path)
+    assert_same_weights(loaded.view, weights_of(session.view))
+    assert loaded.past(1).count == 0
+
+
+def test_the_sum_of_a_patch(path: Path) -> None:
+    session = saved(path, 0, 1)
+    patch = read_patch(path, session.view)
+    assert patch.delta(1).left.shape == (32, 4)
+    assert relative(patch.delta(3).dense, session.accumulated(3)) < 1e-6
+    edit(session, 2, form="dense")
+    session.save(path)
+    assert relative(read_patch(path, session.view).delta(3).dense, session.accumulated(3)) < 1e-6
+
+
+# ---------------------------------------------------------------------------------------------
+# Another model
+
+
+def refused(view: EditableModel, path: Path, match: str, **options: Any) -> None:
+    """Nothing of it was applied, and the message is one line."""
+    before = weights_of(view)
+    with pytest.raises(PatchError, match=match) as caught:
+        EditSession.load(view, path, **options)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert_same_weights(view, before)
+
+
+def test_another_model_is_refused_unless_forced(path: Path) -> None:
+    session, other = saved(path), fresh(seed=1)
+    start = other.weight(1).clone()
+    refused(other, path, r"made for .* with fingerprint \w{16}, but this is .* with \w{16}")
+    EditSession.load(other, path, force=True)
+    assert relative(other.weight(1) - start, session.accumulated(1)) < 1e-5
+
+
+def test_a_model_with_these_edits_already_is_refused(path: Path) -> None:
+    session = saved(path)
+    refused(session.view, path, "starts from other weights .* in transformer.h.1.mlp")
+
+
+@pytest.mark.parametrize("there", [torch.bfloat16, torch.float16])
+def test_another_dtype_rounds_the_same_edits(path: Path, there: torch.dtype) -> None:
+    session = saved(path)
+    view = fresh(there)
+    start = view.weight(1).float().clone()
+    EditSession.load(view, path)
+    assert torch.equal(view.weight(1), (start + session.accumulated(1)).to(there))
+    view.weight(3)[:, 0] += 1.0
+    refused(view, path, "starts from other weights")
+
+
+@pytest.mark.parametrize("view", ["gptj", "llama"])
+def test_another_family_is_refused_even_when_forced(path: Path, view: str) -> None:
+    saved(path)
+    refused(fresh(family=view), path, r"transformer\.h\.1\.mlp\.c_proj \[32, 128\]", force=True)
+
+
+def test_weights_that_would_overflow_are_refused(path: Path) -> None:
+    session = EditSession(fresh(), [1])
+    with session.batch():
+        session.write(1, Delta(torch.full((32, 128), 1e6)))
+        session.commit([RICH])
+    session.save(path)
+    view = fresh(torch.float16)
+    before = weights_of(view)
+    with pytest.raises(NumericalError, match="layer 1 overflows"):
+        EditSession.load(view, path)
+    assert_same_weights(view, before)
+
+
+def test_a_patch_that_cannot_be_written_leaves_the_old_one(path: Path) -> None:
+    session = saved(path)
+    old = path.read_bytes()
+    edit(session, 5)
+    with pytest.raises(ConfigError, match="cannot be written"):
+        session.save(path / "in_a_file")
+    assert path.read_bytes() == old
+    session.view.weight(1)[0, 0] += 1
+    with pytest.raises(Exception, match="was changed by something other"):
+        session.save(path)
+    assert path.read_bytes() == old
+
+
+# ---------------------------------------------------------------------------------------------
+# Patches from strangers
+
+
+REMOVE = object()
+# What is put in which place, and what the refusal says.
+HOSTILE_CONTENT: list[tuple[str, Any, str]] = [
+    ("header.layers.99", {"module": "x", "shape": [1, 1], "before": ""}, "4 blocks"),
+    ("header.layers.-1", {"module": "x", "shape": [1, 1], "before": ""}, "layer's number"),
+    ("header.layers." + "9" * 999, {}, "layer's number"),
+    ("header.layers", {}, "names no layer"),
+    ("header.layers", REMOVE, "layers"),
+    ("header.layers.1.module", "lm_head", "lm_head"),
+    ("header.layers.1.module", "../../etc/passwd", "but this is"),
+    ("header.layers.1.shape", [10**12, 10**12], "but this is"),
+    ("header.layers.1.shape", [1, 2, 3], "malformed"),
+    ("header.layers.1.shape", ["a", None], "whole number"),
+    ("header.model", "\x1b[2Jx", "printable"),
+    ("header.format", 99, "update alphaedit-plugin"),
+    ("header", REMOVE, "header"),
+    ("kind", "entry", "its kind is 'entry'"),
+    ("entries", {"a": 1}, "expected a list"),
+    ("entries", [7], "expected an object"),
+    ("entries.0.writes.0.layer", 2, "layer 2"),
+    ("entries.0.writes.0.form", "pickled", "pickled"),
+    ("entries.0.writes.0.form", "dense", "dense"),
+    ("entries.0.writes.2", {"layer": 1, "form": "factored"}, "missing"),
+    ("entries.0.writes", [], "belong to no edit"),
+    ("entries.0.keys.0", 0, "layer 0"),
+    ("entries.0.requests.0.request.prompt", "x", "slots"),
+    ("entries.0.requests.0.request.subject", 5, "expected a text"),
+    ("entries.0.requests.0.request.target_new", "\ud800", "surrogate"),
+    ("entries.0.requests.0.request.locality", [1], "expected an object"),
+    ("entries.0.requests.0.request.accept", [1], "expected a text"),
+    ("entries.0.requests.0.request.prompt", REMOVE, "prompt"),
+    ("entries.0.requests.0.request.wish", "x", "update alphaedit-plugin"),
+    ("entries.0.requests", [], "2 searches for 0"),
+    ("entries.0.requests.0.id", "e1", "one name"),
+    ("entries.0.name", "b" * 10**6, "short printable"),
+    ("after", {"1": 5}, "expected a text"),
+    ("metrics", [], "expected an object"),
+]
+
+
+def put_at(content: Any, place: str, value: Any) -> None:
+    *way, last = [int(part) if part.isdigit() else part for part in place.split(".")]
+    for part in way:
+        content = content[str(part) if isinstance(content, dict) else part]
+    if value is REMOVE:
+        del content[last]
+    elif isinstance(content, list) and last == len(content):
+        content.append(value)
+    else:
+        content[str(last) if isinstance(content, dict) else last] = value
+
+
+@pytest.mark.parametrize(("place", "value", "match"), HOSTILE_CONTENT)
+def test_what_a_hostile_patch_says_is_refused(
+    path: Path, place: str, value: Any, match: str
+) -> None:
+    saved(path)
+    tensors, content = parts_of(path)
+    content["entries"][0]["requests"][1]["id"] = "e1"
+    put_at(content, place, value)
+    forge(path, tensors, content)
+    refused(fresh(), path, match, force=True)
+
+
+def put(name: str, tensor: Tensor) -> Callable[[Tensors], None]:
+    return lambda tensors: tensors.update({name: tensor})
+
+
+def spoil(name: str, value: float) -> Callable[[Tensors], None]:
+    def do(tensors: Tensors) -> None:
+        tensors[name].flatten()[3] = value
+
+    return do
+
+
+HOSTILE_TENSORS: dict[str, tuple[str, Callable[[Tensors], Any], str]] = {
+    "nan": ("factored", spoil("0/0.left", torch.nan), "not finite"),
+    "infinity": ("dense", spoil("0/0.dense", torch.inf), "not finite"),
+    "a key of nan": ("factored", spoil("0/keys.1", torch.nan), "not finite"),
+    "float64": ("factored", put("0/0.left", torch.zeros(32, 2).double()), "F64"),
+    "half": ("dense", put("0/0.dense", torch.zeros(32, 128).half()), "F16"),
+    "another rank": ("factored", put("0/0.left", torch.zeros(32, 3)), "0/0.right is"),
+    "turned round": ("factored", put("0/0.left", torch.zeros(2, 32)), "0/0.left is"),
+    "a number": ("factored", put("0/0.left", torch.tensor(1.0)), "missing"),
+    "too wide": ("dense", put("0/0.dense", torch.zeros(32, 129)), "0/0.dense is"),
+    "missing": ("factored", lambda tensors: tensors.pop("0/0.left"), "missing"),
+    "one too many": ("factored", put("stowaway", torch.zeros(3)), "belong to no edit"),
+    "more bits than values": ("sparse", put("0/0.mask", torch.full((512,), 255).byte()), "one bit"),
+    "a longer mask": ("sparse", put("0/0.mask", torch.zeros(10**6).byte()), "0/0.mask is"),
+    "more values than entries": ("sparse", put("0/0.values", torch.ones(5000)), "0/0.values is"),
+    "a fingerprint of another kind": ("factored", put("fingerprint", torch.ones(2, 2)), "no fing"),
+    "an endless sample": ("factored", put("sample", torch.ones(2**20 + 1)), "no sample"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_TENSORS)
+def test_tensors_of_a_hostile_patch_are_refused(path: Path, case: str) -> None:
+    form, spoil, match = HOSTILE_TENSORS[case]
+    saved(path, form=form)
+    tensors, content = parts_of(path)
+    spoil(tensors)
+    forge(path, tensors, content)
+    refused(fresh(), path, match, force=True)
+
+
+class Bomb:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("exploded",)
+
+
+def with_header(header: bytes, body: bytes = b"", length: int | None = None) -> bytes:
+    return struct.pack("<Q", len(header) if length is None else length) + header + body
+
+
+def facts(content: str) -> bytes:
+    """A header with metadata of ours, sealed."""
+    seal = checksum(torch.zeros(1))
+    said = f'{{"content": {content}, "sha256": {{}}, "seal": "{seal}"}}'
+    return with_header(json.dumps({"__metadata__": {FACTS: said}}).encode())
+
+
+CLAIM = {"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
+FILES: dict[str, bytes] = {
+    "nothing": b"",
+    "text": b"no patch at all, but longer than a header",
+    "a pickle": pickle.dumps(Bomb()),
+    "a header without an end": with_header(b"{}", length=2**62),
+    "a header that claims more than there is": with_header(json.dumps(CLAIM).encode(), b"1234"),
+    "a header that is no object": with_header(b"[1, 2]"),
+    "no metadata": with_header(b"{}"),
+    "metadata of another kind": facts("[]"),
+    "nested without an end": facts("[" * 200_000),
+    "a number without an end": facts('{"kind": ' + "9" * 10_000 + "}"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_that_are_no_patch_are_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.chdir(path.parent)
+    path.write_bytes(FILES[case])
+    refused(fresh(), path, "damaged", force=True)
+    assert os.listdir() == [path.name]
+
+
+def test_a_file_larger_than_any_patch_is_refused_before_it_is_read(path: Path) -> None:
+    header = json.dumps(CLAIM).encode()
+    path.write_bytes(with_header(header))
+    os.truncate(path, 8 + len(header) + 2**42)  # a hole: it takes no room on disk
+    refused(fresh(), path, "4096 GiB", force=True)
+
+
+@pytest.mark.parametrize("place", ["", "nowhere.safetensors"])
+def test_no_file(path: Path, place: str) -> None:
+    refused(fresh(), path.parent / place, "no patch at")
+
+
+@given(st.data())
+def test_no_flipped_bit_goes_unseen(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    if not path.exists():
+        saved(path.with_name("whole.safetensors"), 0)
+    whole = bytearray(path.with_name("whole.safetensors").read_bytes())
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(whole)
+    view = fresh()
+    before = weights_of(view)
+    try:
+        EditSession.load(view, path)
+    except PatchError:
+        assert_same_weights(view, before)
+    else:  # some bytes of a header say nothing, such as the spaces that fill it up
+        expected = EditSession.load(fresh(), path.with_name("whole.safetensors"))
+        assert_same_weights(view, weights_of(expected.view))
+
+
+def test_a_sum_is_factored_only_where_that_is_smaller() -> None:
+    view = fresh()
+    one = factored(view, 1, 0)
+    assert Delta.joined([one] * 3).right is not None
+    assert Delta.joined([one] * 20).right is None
+    assert (
+        relative(Delta.joined([one, dense(view, 1, 1)]).dense, one.dense + dense(view, 1, 1).left)
+        == 0
+    )
