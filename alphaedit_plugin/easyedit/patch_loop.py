@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.easyedit.host import HostError, HostMethod, refuse_offloaded
 from alphaedit_plugin.easyedit.key_history import KeyHistory
-from alphaedit_plugin.methods.alphaedit import null_space_delta
+from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.nullspace import Projector
 
 GATE = "upd_matrix_match_shape"
@@ -154,16 +154,14 @@ class ClosedForm:
         }
 
     def update(self, place: int) -> Tensor:
-        """``Δ (d_out, d_in)`` of the ``place``-th weight; see `null_space_delta`."""
+        """``Δ (d_out, d_in)`` of the ``place``-th weight; see `least_squares`."""
         name = self.names[place]
         targets = torch.stack(self.targets, dim=1)
         missing = targets - self.current[place].T.to(targets)
         residual = missing.detach().float() / (len(self.names) - place)
         keys = self.keys[place].T.detach().float()
         past = self.histories[name].past(self.requests)
-        return null_space_delta(
-            self.projectors[name], self.ridge, keys, residual.to(keys), past
-        ).dense
+        return least_squares(self.projectors[name], self.ridge, past, keys, residual.to(keys)).dense
 
     def remember(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
         """Note the batch's keys in the edited model.

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
-from alphaedit_plugin.methods.least_squares import PastKeys
-from alphaedit_plugin.methods.solve import primal_delta
+from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.models.activations import Part
 from alphaedit_plugin.nullspace import Projector
 
@@ -31,28 +29,6 @@ class Mode(str, Enum):
     auto = "auto"
     solve = "solve"
     post = "post"
-
-
-def null_space_delta(
-    projector: Projector, ridge: float, keys: Tensor, residual: Tensor, past: PastKeys
-) -> Delta:
-    """AlphaEdit's closed form (Fang et al. 2025, eq. 14), on whichever side is smaller.
-
-    Args:
-        projector: ``P``.
-        ridge: ``L2 > 0``.
-        keys: ``K (d_in, n)``.
-        residual: ``R (d_out, n)``.
-        past: ``Kp``, kept in place.
-
-    Raises:
-        NumericalError: the system is not positive definite to rounding.
-    """
-    if past.count + keys.shape[1] > projector.d_in:
-        kept = projector.apply(past.joined(keys))
-        floor = ridge * torch.eye(projector.d_in)
-        return projector.project(primal_delta(floor, projector.apply(keys), residual, kept))
-    return past.factor(projector, ridge).delta(keys, residual)
 
 
 @dataclass(frozen=True)
@@ -133,11 +109,14 @@ class Projected(BaseMethod):
         self.base.check_layers(layers)
 
     def solve(self, problem: LayerProblem) -> Delta:
-        """AlphaEdit's closed form, or the base's own."""
+        """``R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹``, ``K̃ = P K`` (Fang et al. 2025, eq. 14), or the base's.
+
+        By the push-through identity this is the published ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹``.
+        """
         if not self.solves:
             return self.base.solve(problem)
         projector = self.projectors[problem.layer]
-        return null_space_delta(projector, self.ridge, problem.keys, problem.residual, problem.past)
+        return least_squares(projector, self.ridge, problem.past, problem.keys, problem.residual)
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
         """The base's, then the projector, unless it was the last to touch the delta already."""

@@ -1,14 +1,12 @@
-"""The keys of earlier batches, and a least squares that grows with them instead of starting anew.
+"""The closed form that MEMIT and AlphaEdit share, kept up as keys arrive.
 
-AlphaEdit's closed form and MEMIT's are one: with ``A = [Kp, K]`` and a linear map ``H`` of keys,
+With ``A = [Kp, K]``, a linear map ``H`` of keys, and ``M = H A``,
 
-    ``Δ = R [0 I] (Mᵀ M + w I)⁻¹ Mᵀ H,  M = H A``
+    ``Δ = R [0 I] (Mᵀ M + w I)⁻¹ Mᵀ H  =  R (H K)ᵀ (M Mᵀ + w I)⁻¹ H``
 
 is AlphaEdit (Fang et al. 2025, eq. 14) for ``H = P``, ``w = L2``, and MEMIT (Meng et al. 2023, eq.
 14), with the keys of earlier batches where there are any, for ``H = L⁻¹``, ``C = L Lᵀ``, ``w = λ``.
-The system has one row per edit and is positive definite whatever rounding ``M`` has. Its Cholesky
-factor gains a block of rows with every batch, and undoing a batch drops it again: the factor of a
-leading block is the leading block of the factor.
+Both systems are symmetric positive definite, and solved in float64.
 """
 
 from __future__ import annotations
@@ -36,118 +34,110 @@ class KeyMap(Protocol):
         """``Hᵀ images (d_in, n)``."""
 
 
-@dataclass(frozen=True)
-class _Border:
-    """What ``n`` more keys ``K`` add to a system of ``m``, whose factor is ``L``.
+def least_squares(
+    key_map: KeyMap, weight: float, past: PastKeys, keys: Tensor, residual: Tensor
+) -> Delta:
+    """The delta that writes ``R`` at ``K`` and keeps ``Kp`` in place, on the smaller side.
 
-    Attributes:
-        image: ``H K (d_in, n)``.
-        cross: ``S = L⁻¹ Mᵀ H K (m, n)``.
-        corner: Cholesky factor of ``KᵀHᵀH K + w I − SᵀS (n, n)``.
+    Args:
+        key_map: ``H``; the same object finds what has grown from the same keys.
+        weight: ``w > 0``.
+        past: ``Kp``, ``m`` keys.
+        keys: ``K (d_in, n)``.
+        residual: ``R (d_out, n)``.
+
+    Raises:
+        NumericalError: rounding, or an entry that is not finite, leaves the system not positive
+            definite.
     """
-
-    image: Tensor
-    cross: Tensor
-    corner: Tensor
+    d_in, n = keys.shape
+    if past.count + n > d_in:
+        images = key_map.image(torch.cat([past.joined(keys), keys], dim=1))
+        exact = images.double()
+        system = exact @ exact.T
+        system.diagonal().add_(weight)
+        seen = torch.cholesky_solve(exact[:, -n:], _cholesky(system, weight))
+    else:
+        grown = past.system(key_map, weight)
+        grown.follow([*past.blocks, keys])
+        images, last = grown.images, torch.eye(len(grown.lower))[:, -n:]
+        seen = _times(images, torch.cholesky_solve(last.to(grown.lower), grown.lower))
+    right = key_map.adjoint(seen.to(images))
+    return Delta(residual.to(right), right)
 
 
 @dataclass
-class GrowingFactor:
-    """Cholesky factor of ``Mᵀ M + w I``, float64, for images ``M`` of keys that arrive in blocks.
+class System:
+    """``Mᵀ M + w I = L Lᵀ``, which gains a block of rows with every block of keys.
+
+    Undoing a batch drops its rows again: a leading block's factor is the factor's leading block.
 
     Attributes:
-        sight: ``H``.
+        key_map: ``H``.
         weight: ``w > 0``.
         blocks: the keys in it, block by block.
         images: ``M (d_in, m)``, as `KeyMap.image` gave them.
-        lower: the factor ``(m, m)`` float64.
+        lower: ``L (m, m)`` float64.
     """
 
-    sight: KeyMap
+    key_map: KeyMap
     weight: float
     blocks: list[Tensor] = field(default_factory=list)
-    images: Tensor | None = None
-    lower: Tensor | None = None
-    _solved: tuple[Tensor, _Border] | None = None
+    images: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    lower: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
 
     def follow(self, blocks: Sequence[Tensor]) -> None:
-        """Hold exactly these blocks; those it holds already, in the same order, cost nothing."""
+        """Hold exactly these blocks; those it holds already, in the same order, cost nothing.
+
+        Raises:
+            NumericalError: see `least_squares`.
+        """
         same = 0
         while same < min(len(blocks), len(self.blocks)) and blocks[same] is self.blocks[same]:
             same += 1
-        self._truncate(same)
+        if same < len(self.blocks):
+            size = sum(block.shape[1] for block in blocks[:same])
+            self.blocks = self.blocks[:same]
+            self.images, self.lower = self.images[:, :size], self.lower[:size, :size]
         for block in blocks[same:]:
             self._append(block)
 
-    def delta(self, keys: Tensor, residual: Tensor) -> Delta:
-        """The delta that writes ``residual (d_out, n)`` at ``keys (d_in, n)``, see above.
-
-        Raises:
-            NumericalError: the system is not positive definite to rounding.
-        """
-        border = self._border(keys)
-        self._solved = (keys, border)
-        apart = border.image.double()
-        if self.lower is not None and self.images is not None:
-            above = torch.linalg.solve_triangular(self.lower.T, border.cross, upper=True)
-            for images, rows in zip(
-                self.images.split(CHUNK, dim=1), above.split(CHUNK), strict=True
-            ):
-                apart = apart.addmm(images.double(), rows, alpha=-1)
-        seen = torch.cholesky_solve(apart.T, border.corner).T
-        right = self.sight.adjoint(seen.to(border.image))
-        return Delta(residual.to(right), right)
-
-    def _border(self, keys: Tensor) -> _Border:
-        """What ``keys`` add to the system, beside the blocks in it."""
-        # How a product rounds depends on the layout, and keys that come back from a file, where
-        # they have but one, are to grow what they grew in the run that wrote them.
-        image = self.sight.image(keys.contiguous())
-        exact = image.double()
+    def _append(self, block: Tensor) -> None:
+        # How a product rounds depends on the layout, and keys read from a file have only one.
+        image = self.key_map.image(block.contiguous())
+        exact, size = image.double(), len(self.lower)
         corner = exact.T @ exact
         corner.diagonal().add_(self.weight)
-        cross = exact.new_zeros(0, exact.shape[1])
-        if self.lower is not None and self.images is not None:
+        if not size:
+            self.images, self.lower = image, _cholesky(corner, self.weight)
+        else:
             parts = [part.double().T @ exact for part in self.images.split(CHUNK, dim=1)]
             cross = torch.linalg.solve_triangular(self.lower, torch.cat(parts), upper=False)
-            corner = corner.addmm(cross.T, cross, alpha=-1)
-        factor, failed = torch.linalg.cholesky_ex(corner)
-        if failed or not torch.isfinite(factor).all():
-            raise NumericalError(
-                "the system of keys is not positive definite: keys of this batch are (nearly) the "
-                f"same, or not finite, and its ridge of {self.weight:g} is too small for them; "
-                "raise projector.l2, or model.moment_weight for a plain base"
-            )
-        return _Border(image, cross, factor)
-
-    def _append(self, block: Tensor) -> None:
-        solved, self._solved = self._solved, None
-        # The keys of the last delta become history by being written: their border is known.
-        border = solved[1] if solved is not None and solved[0] is block else self._border(block)
-        image, cross, corner = border.image, border.cross, border.corner
-        if self.lower is None or self.images is None:
-            self.images, self.lower = image, corner
-        else:
-            held, new = len(self.lower), len(corner)
-            grown = self.lower.new_zeros(held + new, held + new)
-            grown[:held, :held], grown[held:, :held] = self.lower, cross.T
-            grown[held:, held:] = corner
-            self.images, self.lower = torch.cat([self.images, image], dim=1), grown
+            corner = _cholesky(corner.addmm(cross.T, cross, alpha=-1), self.weight)
+            lower = corner.new_zeros(size + len(corner), size + len(corner))
+            lower[:size, :size], lower[size:, :size] = self.lower, cross.T
+            lower[size:, size:] = corner
+            self.images, self.lower = torch.cat([self.images, image], dim=1), lower
         self.blocks.append(block)
 
-    def _truncate(self, count: int) -> None:
-        if count == len(self.blocks):
-            return
-        kept = sum(block.shape[1] for block in self.blocks[:count])
-        del self.blocks[count:]
-        self._solved = None
-        if self.lower is not None and self.images is not None:
-            self.lower, self.images = (
-                self.lower[:kept, :kept].clone(),
-                self.images[:, :kept].clone(),
-            )
-        if not kept:
-            self.lower = self.images = None
+
+def _cholesky(system: Tensor, weight: float) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed or not torch.isfinite(factor).all():
+        raise NumericalError(
+            "the system of keys is not positive definite: keys of this batch are (nearly) the "
+            f"same, or not finite, and its ridge of {weight:g} is too small for them; "
+            "raise projector.l2, or model.moment_weight for a plain base"
+        )
+    return factor
+
+
+def _times(images: Tensor, columns: Tensor) -> Tensor:
+    """``M columns`` in float64."""
+    total = columns.new_zeros(len(images), columns.shape[1])
+    for part, rows in zip(images.split(CHUNK, dim=1), columns.split(CHUNK), strict=True):
+        total.addmm_(part.double(), rows)
+    return total
 
 
 @dataclass
@@ -156,11 +146,11 @@ class PastKeys:
 
     Attributes:
         blocks: ``(d_in, n)`` float32 of each batch, in order.
-        factors: what has grown from them so far, one per map and weight that asked.
+        systems: what has grown from them so far, one per map and weight that asked.
     """
 
     blocks: tuple[Tensor, ...] = ()
-    factors: list[GrowingFactor] = field(default_factory=list)
+    systems: list[System] = field(default_factory=list)
     _parts: dict[int, tuple[Tensor, tuple[int, ...], Tensor]] = field(default_factory=dict)
 
     def hold(self, batches: Sequence[Tensor], lost: Sequence[Collection[int]]) -> None:
@@ -175,7 +165,7 @@ class PastKeys:
             kept = tuple(n for n in range(batch.shape[1]) if n not in places)
             if len(kept) == batch.shape[1]:
                 held.append(batch)
-            elif kept:  # the same tensor every time, from which factors have grown
+            elif kept:  # the same tensor every time, from which systems have grown
                 known = self._parts.get(id(batch))
                 if known is None or known[1] != kept:
                     known = (batch, kept, batch[:, list(kept)])
@@ -192,18 +182,10 @@ class PastKeys:
         """All of them side by side, ``(d_in, m)``, of the dtype and place of ``like (d_in, n)``."""
         return torch.cat([like[:, :0], *(block.to(like) for block in self.blocks)], dim=1)
 
-    def factor(self, sight: KeyMap, weight: float) -> GrowingFactor:
-        """The factor of these keys as ``sight`` maps them, grown from what is there of it.
-
-        Args:
-            sight: ``H``; the same object asks for the same factor.
-            weight: ``w``, see `GrowingFactor`.
-        """
-        for factor in self.factors:
-            if factor.sight is sight and factor.weight == weight:
-                break
-        else:
-            factor = GrowingFactor(sight, weight)
-            self.factors.append(factor)
-        factor.follow(self.blocks)
-        return factor
+    def system(self, key_map: KeyMap, weight: float) -> System:
+        """The system that has grown from these keys under ``key_map`` (the same object)."""
+        for system in self.systems:
+            if system.key_map is key_map and system.weight == weight:
+                return system
+        self.systems.append(System(key_map, weight))
+        return self.systems[-1]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
-from alphaedit_plugin.methods.least_squares import PastKeys
-from alphaedit_plugin.methods.solve import primal_delta
+from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,8 @@ class Memit(BaseMethod):
         return self.sequential_cache
 
     def solve(self, problem: LayerProblem) -> Delta:
-        """``R Kᵀ (λC + K Kᵀ)⁻¹``, in its n × n form while that is the smaller one.
-
-        See `history`, with ``H = L⁻¹`` and ``w = λ``; ``C = L Lᵀ`` is factorised once.
-        """
-        moment, keys = problem.need_moment(), problem.keys
+        """``R Kᵀ (λC + K Kᵀ)⁻¹`` (Meng et al. 2023, eq. 14); MEMIT-seq adds ``Kp Kpᵀ`` inside."""
         past = problem.past if self.sequential_cache else PastKeys()
-        if past.count + keys.shape[1] > len(keys):
-            floor = self.moment_weight * (moment.factor @ moment.factor.T)  # any jitter included
-            return primal_delta(floor, keys, problem.residual, past.joined(keys))
-        return past.factor(moment, self.moment_weight).delta(keys, problem.residual)
+        return least_squares(
+            problem.need_moment(), self.moment_weight, past, problem.keys, problem.residual
+        )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import require
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.methods.memit import Memit
-from alphaedit_plugin.methods.solve import keep_largest_change
 
 
 @dataclass(frozen=True)
@@ -28,5 +30,27 @@ class Rect(Memit):
         require(0 < percent <= 100, "base.keep_percent", percent, "above 0 and at most 100")
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
-        """See `solve.keep_largest_change`."""
+        """See `keep_largest_change`."""
         return Delta(keep_largest_change(delta.dense, problem.weight, self.keep_percent))
+
+
+def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor:
+    """RECT (Gu et al. 2024, eq. 4): keep the entries that change most, relative to the weight.
+
+    Args:
+        delta: ``(d_out, d_in)``.
+        weight: ``(d_out, d_in)``; an entry that is zero counts as changed infinitely.
+        percent: of the entries to keep, in (0, 100].
+
+    Returns:
+        ``delta`` with all but exactly ``round(percent %)`` of its entries zeroed.
+
+    Raises:
+        ConfigError: that rounds to none.
+    """
+    count = round(delta.numel() * percent / 100)
+    require(count > 0, "base.keep_percent", percent, f"enough to keep one of {delta.numel()}")
+    change = (delta / weight.to(delta)).abs().nan_to_num(nan=0.0).flatten()
+    kept = torch.zeros(delta.numel(), dtype=torch.bool, device=delta.device)
+    kept[change.topk(count, sorted=False).indices] = True
+    return torch.where(kept.view_as(delta), delta, 0)

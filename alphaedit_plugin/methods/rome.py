@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
-from alphaedit_plugin.methods.solve import rome_delta
 from alphaedit_plugin.models.activations import Part
 
 
@@ -32,7 +33,21 @@ class Rome(BaseMethod):
         return self.use_moment
 
     def solve(self, problem: LayerProblem) -> Delta:
-        """See `solve.rome_delta`."""
+        """See `rome_delta`."""
         keys = problem.keys
         whitened = problem.need_moment().whiten(keys) if self.use_moment else keys.double()
         return rome_delta(whitened, problem.subject_keys, problem.residual)
+
+
+def rome_delta(whitened: Tensor, subject_key: Tensor, residual: Tensor) -> Delta:
+    """ROME's rank-one delta (Meng et al. 2022, eq. 2).
+
+    ``u = C⁻¹k / ‖C⁻¹k‖`` and ``Δ = (v* − W k₀) uᵀ / (uᵀ k₀)``, so that ``(W + Δ) k₀ = v*``.
+
+    Args:
+        whitened: ``C⁻¹ k (d_in, 1)`` of the key ``k`` averaged over contexts.
+        subject_key: ``k₀ (d_in, 1)``, the key of the bare prompt.
+        residual: ``v* − W k₀``, ``(d_out, 1)``.
+    """
+    direction = whitened / whitened.norm()
+    return Delta(residual.to(direction) / (direction.T @ subject_key.to(direction)), direction)

@@ -75,7 +75,7 @@ class Projector:
         return once if self.spans_null else self._pass(once)
 
     def image(self, keys: Tensor) -> Tensor:
-        """``P keys (d_in, n)`` in one pass, which `history` follows by that of `adjoint`."""
+        """``P keys (d_in, n)`` in one pass, which `least_squares` follows by that of `adjoint`."""
         return self._pass(keys)
 
     def adjoint(self, images: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.methods import LayerProblem, Memit
-from alphaedit_plugin.methods.alphaedit import null_space_delta
-from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
 from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
 from benchmarks.published import alphaedit_solve
 from tests.methods.test_solve import System, published_null_space, systems
@@ -50,7 +49,7 @@ def test_the_null_space_on_either_side_is_the_published_form(
     complement = torch.eye(len(s.keys)).double() - s.projector
     projector = Projector.fit(SecondMoment(complement, 1), Cut(CutRule.rank, used))
     ridge, past = 10**log_ridge, PastKeys((s.past,))
-    actual = null_space_delta(projector, ridge, s.keys, s.residual, past).dense
+    actual = least_squares(projector, ridge, past, s.keys, s.residual).dense
     assert relative(actual, published_null_space(s, ridge)) < 1e-5
 
 
@@ -76,7 +75,7 @@ def test_float32_projection_costs_what_float32_keys_do(rank: int, size: float) -
     drawn = size * (basis[:, :rank] @ normal(rank, 40)) + exact @ normal(d_in, 40)
     past = torch.cat([drawn[:, :30], drawn[:, :10] + 1e-3 * normal(d_in, 10)], dim=1).float()
     keys, residual = drawn[:, 25:].float(), normal(5, 15).float()
-    delta = null_space_delta(projector, ridge, keys, residual, PastKeys(tuple(past.split(8, 1))))
+    delta = least_squares(projector, ridge, PastKeys(tuple(past.split(8, 1))), keys, residual)
 
     def formula(past: Tensor, keys: Tensor) -> Tensor:
         before, inside = exact @ past, exact @ keys

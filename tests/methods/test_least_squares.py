@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import NumericalError
-from alphaedit_plugin.methods.least_squares import GrowingFactor, PastKeys
+from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
 from tests.tiny import relative
 
 D_IN, D_OUT = 12, 5
@@ -61,31 +61,29 @@ def test_it_is_the_published_form_however_many_batches(
     past = PastKeys()
     for count in range(len(blocks) + 1):  # one batch after another, as a session grows
         past.blocks = blocks[:count]
-        factor = past.factor(sight, weight)
-        joined = past.joined(keys)
-        expected = published(transform, joined, keys, residual, weight)
-        assert relative(factor.delta(keys, residual).dense, expected) < 1e-6
-    assert len(past.factors) == 1
+        expected = published(transform, past.joined(keys), keys, residual, weight)
+        actual = least_squares(sight, weight, past, keys, residual)
+        assert relative(actual.dense, expected) < 1e-6
 
 
 def test_undone_batches_are_dropped_and_others_replace_them() -> None:
+    """To the bit: a leading block's factor is the factor's leading block."""
     blocks = [normal(D_IN, 2, seed=i) for i in range(4)]
     keys, residual = normal(D_IN, 2, seed=50), normal(D_OUT, 2, seed=51)
-    grown, anew = GrowingFactor(PLAIN, 1.0), GrowingFactor(PLAIN, 1.0)
-    grown.follow(blocks[:3])
-    grown.follow([blocks[0], blocks[3]])
-    anew.follow([blocks[0], blocks[3]])
-    assert relative(grown.delta(keys, residual).dense, anew.delta(keys, residual).dense) < 1e-12
-    grown.follow([])
-    assert grown.lower is None
+    past = PastKeys()
+    for numbers in ([0, 1, 2], [0, 3], [3, 0], [], [0, 1]):
+        past.blocks = tuple(blocks[number] for number in numbers)
+        anew = PastKeys(tuple(block.clone() for block in past.blocks))
+        ours, theirs = (least_squares(PLAIN, 1.0, p, keys, residual) for p in (past, anew))
+        assert torch.equal(ours.dense, theirs.dense)
 
 
-def test_another_map_or_weight_has_a_factor_of_its_own() -> None:
+def test_another_map_or_weight_has_a_system_of_its_own() -> None:
     past, sight = PastKeys((normal(D_IN, 2, seed=0),)), Dense(PLAIN.matrix)
-    first = past.factor(sight, 1.0)
-    assert past.factor(sight, 1.0) is first
-    assert past.factor(sight, 2.0) is not first
-    assert past.factor(Dense(PLAIN.matrix), 1.0) is not first
+    first = past.system(sight, 1.0)
+    assert past.system(sight, 1.0) is first
+    assert past.system(sight, 2.0) is not first
+    assert past.system(Dense(PLAIN.matrix), 1.0) is not first
 
 
 def test_keys_that_count_no_longer_are_left_out_and_come_back() -> None:
@@ -102,15 +100,20 @@ def test_keys_that_count_no_longer_are_left_out_and_come_back() -> None:
     assert all(mine is theirs for mine, theirs in zip(past.blocks, batches, strict=True))
 
 
-def test_keys_that_are_not_finite_are_named() -> None:
-    with pytest.raises(NumericalError, match="not positive definite"):
-        GrowingFactor(PLAIN, 1.0).delta(torch.full((D_IN, 1), torch.nan), torch.ones(2, 1))
+@pytest.mark.parametrize("count", [3, 2 * D_IN])  # fewer keys than dimensions, and more
+@pytest.mark.parametrize("value", [1e10, torch.nan])
+def test_a_system_that_rounding_leaves_singular_says_what_to_raise(
+    count: int, value: float
+) -> None:
+    """Equal keys, and a ridge far below the rounding of their products."""
+    keys = torch.full((D_IN, count), value, dtype=torch.float64)
+    with pytest.raises(NumericalError, match=r"raise projector\.l2, or model\.moment_weight"):
+        least_squares(PLAIN, 1e-12, PastKeys(), keys, torch.ones(2, count))
 
 
 def test_keys_that_were_solved_for_join_without_being_worked_on_again() -> None:
-    """And as if they had been: the factor and the deltas are the same bits."""
     blocks = [normal(D_IN, 2, seed=i) for i in range(4)]
-    residual, calls = normal(D_OUT, 2, seed=51), 0
+    calls = 0
 
     class Counting(Dense):
         def image(self, keys: Tensor) -> Tensor:
@@ -118,36 +121,21 @@ def test_keys_that_were_solved_for_join_without_being_worked_on_again() -> None:
             calls += 1
             return super().image(keys)
 
-    grown = GrowingFactor(Counting(PLAIN.matrix), 1.0)
-    anew = GrowingFactor(Dense(PLAIN.matrix), 1.0)
+    past, sight = PastKeys(), Counting(PLAIN.matrix)
     for count, block in enumerate(blocks):
-        grown.follow(blocks[:count])
-        anew.follow([earlier.clone() for earlier in blocks[:count]])
-        ours, theirs = grown.delta(block, residual), anew.delta(block, residual)
-        assert torch.equal(ours.dense, theirs.dense)
+        past.blocks = tuple(blocks[:count])
+        least_squares(sight, 1.0, past, block, normal(D_OUT, 2, seed=51))
     assert calls == len(blocks)
-
-
-def test_a_solved_block_that_joins_behind_others_is_worked_on_anew() -> None:
-    """As after an undo: what it adds to one system is not what it adds to another."""
-    first, second, last = (normal(D_IN, 2, seed=i) for i in range(3))
-    residual = normal(D_OUT, 2, seed=51)
-    for other in ([], [second], [second, first]):
-        grown, anew = GrowingFactor(PLAIN, 1.0), GrowingFactor(PLAIN, 1.0)
-        grown.follow([first])
-        grown.delta(last, residual)
-        grown.follow([*other, last])
-        anew.follow([*other, last])
-        assert torch.equal(grown.delta(first, residual).dense, anew.delta(first, residual).dense)
 
 
 def test_the_error_stays_small_over_hundreds_of_batches() -> None:
     """Keys are float32, the system float64: 150 batches against one system, solved."""
     blocks = [normal(200, 1, seed=i).float() for i in range(150)]
     keys, residual = normal(200, 2, seed=500).float(), normal(D_OUT, 2, seed=501).float()
-    factor = GrowingFactor(Dense(torch.eye(200)), 0.1)
+    past, sight = PastKeys(), Dense(torch.eye(200))
     for count in range(len(blocks) + 1):
-        factor.follow(blocks[:count])
-    past = torch.cat(blocks, dim=1).double()
-    exact = published(torch.eye(200).double(), past, keys.double(), residual.double(), 0.1)
-    assert relative(factor.delta(keys, residual).dense, exact) < 1e-7
+        past.blocks = tuple(blocks[:count])
+        actual = least_squares(sight, 0.1, past, keys, residual)
+    together = torch.cat(blocks, dim=1).double()
+    exact = published(torch.eye(200).double(), together, keys.double(), residual.double(), 0.1)
+    assert relative(actual.dense, exact) < 1e-7
