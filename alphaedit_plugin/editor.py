@@ -26,8 +26,8 @@ from alphaedit_plugin.editing.checks import (
     check_requests,
     warn_of_shared_tokens,
 )
+from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.editing.session import EditSession, Entry
 from alphaedit_plugin.metrics.per_edit import (
     Metrics,
     accuracies,
@@ -38,7 +38,7 @@ from alphaedit_plugin.metrics.per_edit import (
     unlearnt,
 )
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import Journal
+from alphaedit_plugin.patches import Journal, open_session
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class NullSpaceEditor:
         self.view = view
         self.recipe = recipe
         self.batch_size = batch_size
-        self.session = EditSession(view, recipe.layers, journal)
+        self.session = open_session(view, recipe.layers, journal)
 
     @classmethod
     def from_config(

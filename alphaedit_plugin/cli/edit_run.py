@@ -34,7 +34,7 @@ from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.models.boundary import continuations
 from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.leakage import origins, rounding_note
-from alphaedit_plugin.patches import bytes_of
+from alphaedit_plugin.patches import bytes_of, save_session
 from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
 from alphaedit_plugin.patches.patch import require_place
 
@@ -98,7 +98,7 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     if note is not None:
         console.print(note, style="dim", highlight=False)
     if patch is not None:
-        editor.session.save(patch)
+        save_session(editor.session, patch)
         say(console, patch_size(editor.view, patch))
     if folder is not None:
         save_checkpoint(editor.view, folder)

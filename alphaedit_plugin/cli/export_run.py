@@ -16,6 +16,7 @@ from alphaedit_plugin.common.outputs import empty_folder
 from alphaedit_plugin.config import EditorConfig, ExportFormat
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.patches import load_session
 from alphaedit_plugin.patches.adapter import save_adapter
 from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
 
@@ -26,14 +27,14 @@ def run_export(patch: Path, config: EditorConfig, console: Console) -> None:
     """Apply a patch to a fresh model and write what ``config.export`` asks for.
 
     Raises:
-        AlphaEditError: the folder is taken, the patch is refused (see `EditSession.load`), or
+        AlphaEditError: the folder is taken, the patch is refused (see `load_session`), or
             nothing can be written.
     """
     settings = config.export
     if settings.format is ExportFormat.full and settings.rank is not None:
         raise ConfigError("export.rank is for --format peft: a whole checkpoint has no rank")
     folder = empty_folder("export.out", settings.out)
-    session = EditSession.load(load_model(config.model), patch)
+    session = load_session(load_model(config.model), patch)
     if settings.format is ExportFormat.full:
         save_checkpoint(session.view, folder)
         note = dtype_note(session.view, config.model.path)

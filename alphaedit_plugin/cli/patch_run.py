@@ -12,23 +12,24 @@ from rich.text import Text
 
 from alphaedit_plugin.common.console import printable, say
 from alphaedit_plugin.common.errors import PatchError, counted
+from alphaedit_plugin.common.files import checksums
 from alphaedit_plugin.common.outputs import empty_folder
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.config.build import DTYPES, load_model
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
+from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.undo import Undone, plan
 from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.nullspace import Projector, SecondMoment
 from alphaedit_plugin.nullspace.leakage import origins
 from alphaedit_plugin.patches import (
-    Entry,
     Journal,
     Patch,
-    Undone,
-    checksums,
-    plan,
+    open_session,
     read_header,
     read_patch,
+    session_of,
 )
 from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
 from alphaedit_plugin.patches.verify import (
@@ -64,7 +65,7 @@ def run_apply(path: str, config: EditorConfig, console: Console) -> None:
     """Apply a patch to a fresh copy of its model, and save that.
 
     Raises:
-        AlphaEditError: see `EditSession.load`; or ``save`` cannot be written.
+        AlphaEditError: see `load_session`; or ``save`` cannot be written.
     """
     folder = None if config.save is None else empty_folder("save", config.save)
     view = load_model(config.model)
@@ -94,7 +95,7 @@ def run_undo(path: str, what: int | str, config: EditorConfig | None, console: C
         return
     target = None if config.save is None else empty_folder("save", config.save)
     view = load_model(config.model)
-    session = EditSession(view, list(journal.header.places), folder)
+    session = open_session(view, list(journal.header.places), folder)
     _say_undone(session.undo(what), len(session.ids), console)
     _save(session, target, config, console)
 
@@ -185,7 +186,7 @@ def _read(path: str, view: EditableModel) -> Patch:
 
 def _apply(path: str, view: EditableModel, patch: Patch, force: bool) -> EditSession:
     try:
-        return EditSession.of_patch(view, patch, force=force)
+        return session_of(patch, view, force=force)
     except PatchError as error:
         raise PatchError(
             f"{path} is refused: {error}; force=true applies it all the same"

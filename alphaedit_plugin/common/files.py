@@ -233,6 +233,11 @@ def checksum(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
+def checksums(weights: Mapping[int, Tensor]) -> dict[int, str]:
+    """Per layer a hash of a weight's bytes."""
+    return {layer: checksum(weight) for layer, weight in weights.items()}
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         return "what should be its folder is a file"

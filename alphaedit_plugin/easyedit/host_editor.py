@@ -30,15 +30,16 @@ from alphaedit_plugin.easyedit.patch_loop import replaced, unharmed
 from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import register
 from alphaedit_plugin.editing.checks import check_requests
+from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.editing.session import EditSession, Entry
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.undo import Undone
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods import Projected
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
 from alphaedit_plugin.nullspace import save_projectors, write_host_moment
-from alphaedit_plugin.patches import Undone
 
 HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
     kind.ALGORITHM.lower(): kind.ALGORITHM for kind in NATIVE

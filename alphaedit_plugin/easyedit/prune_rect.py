@@ -19,8 +19,9 @@ from alphaedit_plugin.easyedit.hparams import NullSpaceFlag
 from alphaedit_plugin.easyedit.key_history import KeyHistory, Marks, marks, same_marks
 from alphaedit_plugin.easyedit.patch_loop import unharmed
 from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.editing.session import EditSession, Entry
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.methods import BaseMethod, Projected, Prune, Rect
 from alphaedit_plugin.methods.alphaedit import Mode

@@ -13,16 +13,16 @@ from alphaedit_plugin.common.errors import counted
 from alphaedit_plugin.data.conflicts import standing, superseded
 from alphaedit_plugin.data.request import Request, among
 from alphaedit_plugin.editing.checks import check_conflicts, check_recipe, check_requests
+from alphaedit_plugin.editing.entry import Entry, Search
 from alphaedit_plugin.editing.post_norm import value_residual
 from alphaedit_plugin.editing.recipe import Recipe, Stage, stages
-from alphaedit_plugin.editing.session import EditSession, Entry
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure, TargetError
 from alphaedit_plugin.editing.targets import target_sentences
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.models import EditableModel, full_precision
 from alphaedit_plugin.models.activations import Part, Reader, Site, average, read
 from alphaedit_plugin.models.tokens import Sentence
-from alphaedit_plugin.patches import Search
 
 logger = logging.getLogger(__name__)
 

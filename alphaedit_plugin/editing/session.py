@@ -1,8 +1,6 @@
 """The state of a run: pristine weights, key history, and a journal of factored deltas.
 
-On disk the journal is a folder (`journal.Journal`), or one file to move (`journal.Patch`). A weight
-that is anything else than its journal says was changed by someone else: that is refused, never
-overwritten unasked.
+If a weight differs from its journal, something else has changed it: editing stops with an error.
 """
 
 from __future__ import annotations
@@ -11,34 +9,39 @@ import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.errors import AlphaEditError, NumericalError, PatchError
+from alphaedit_plugin.common.errors import AlphaEditError, NumericalError
 from alphaedit_plugin.data.conflicts import superseded
 from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.entry import Entry, Search, Write
+from alphaedit_plugin.editing.undo import Undone, plan, remaining
 from alphaedit_plugin.editing.weights import EditedWeights
 from alphaedit_plugin.methods.least_squares import PastKeys
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import (
-    Entry,
-    Header,
-    Journal,
-    Patch,
-    Search,
-    Undone,
-    Write,
-    plan,
-    read_patch,
-    remaining,
-    save_patch,
-)
 
 logger = logging.getLogger(__name__)
+
+
+class Store(Protocol):
+    """What keeps a session's operations as they happen."""
+
+    @property
+    def after(self) -> Mapping[int, str]:
+        """Per layer a checksum of the weight as the latest operation left it."""
+
+    def add(self, entry: Entry) -> None:
+        """Keep a new entry."""
+
+    def take_back(self, undone: Undone, after: Mapping[int, str]) -> None:
+        """Keep that edits were taken back, which left the weights at these checksums."""
+
+    def note(self, metrics: Mapping[str, Any]) -> None:
+        """Keep what was measured, by edit id."""
 
 
 class EditSession:
@@ -47,22 +50,17 @@ class EditSession:
     Args:
         view: the model; its weights as they are now count as pristine.
         layers: the layers that may be edited.
-        journal: a folder where every batch is kept as it is applied. What it holds already is
-            applied first: the session goes on where the earlier one was.
 
     Attributes:
+        store: keeps each operation as it happens; `patches.open_session` sets one.
         journal: the entries that stand, in order.
         metrics: what was measured, by edit id.
 
     Raises:
         ModelError: a layer that is not there, or whose weight is not finite.
-        PatchError: the journal is damaged, or another model's, other layers' or another dtype's.
-        ConfigError: the journal cannot be written.
     """
 
-    def __init__(
-        self, view: EditableModel, layers: Sequence[int], journal: str | Path | None = None
-    ) -> None:
+    def __init__(self, view: EditableModel, layers: Sequence[int]) -> None:
         self._weights = EditedWeights(view, layers)
         self.view = view
         self.layers = tuple(layers)
@@ -71,61 +69,7 @@ class EditSession:
         self._past: dict[int, PastKeys] = {}
         self._open: list[Write] | None = None
         self._before: dict[int, Tensor | None] = {}
-        self._disk = None if journal is None else self._reopen(Path(journal).expanduser())
-
-    @classmethod
-    def load(cls, view: EditableModel, path: str | Path, *, force: bool = False) -> EditSession:
-        """A session with everything that a patch holds applied, ready to go on.
-
-        Args:
-            view: a fresh copy of the model that the patch was made for; in the same dtype its
-                weights become those of the editing run, bit for bit.
-            path: a file of `save`.
-            force: apply it to another model, or to other weights, of the same shapes.
-
-        Raises:
-            PatchError: the patch is missing, damaged or hostile, or for a model of other shapes;
-                or, without ``force``, for another model. No weight has changed then.
-            NumericalError: a weight would overflow; likewise.
-        """
-        path = Path(path).expanduser()
-        patch = read_patch(path, view)
-        try:
-            return cls.of_patch(view, patch, force=force)
-        except PatchError as error:
-            raise PatchError(f"{path} is refused: {error}") from None
-
-    @classmethod
-    def of_patch(cls, view: EditableModel, patch: Patch, *, force: bool = False) -> EditSession:
-        """As `load`, of a patch that was read for this model already."""
-        session = cls(view, list(patch.header.places))
-        if not force:
-            patch.header.check_model(view, session._weights.pristine)
-        session._adopt(patch.entries, patch.metrics)
-        return session
-
-    def patch(self) -> Patch:
-        """All that stands, to be saved or looked at.
-
-        Raises:
-            AlphaEditError: see `check_weights`.
-        """
-        self.check_weights()
-        header = Header.of(self.view, self._weights.pristine)
-        return Patch(header, tuple(self.journal), self.checksums(), dict(self.metrics))
-
-    def save(self, path: str | Path, *, keys: bool = True) -> None:
-        """Write one file that `load` and ``alphaedit apply`` turn into the same edits elsewhere.
-
-        Args:
-            path: replaced once the new file is complete.
-            keys: store the keys of all edits, too, so that editing goes on exactly from it.
-
-        Raises:
-            AlphaEditError: see `check_weights`.
-            ConfigError: the file cannot be written.
-        """
-        save_patch(self.patch(), Path(path).expanduser(), keys)
+        self.store: Store | None = None
 
     def checksums(self) -> dict[int, str]:
         """Per layer a hash of the weight as it is now."""
@@ -268,9 +212,9 @@ class EditSession:
             tuple(requests), writes, past_keys or {}, tuple(failed), tuple(searches),
             method=method or {},
         )  # fmt: skip
-        if self._disk is not None:
-            entry = replace(entry, before=self._disk.after, after=self.checksums())
-            self._disk.add(entry)
+        if self.store is not None:
+            entry = replace(entry, before=self.store.after, after=self.checksums())
+            self.store.add(entry)
         self.journal.append(entry)
         self._open, self._before = [], {}
         return entry
@@ -281,8 +225,8 @@ class EditSession:
         Raises:
             AlphaEditError: as in `commit`.
         """
-        if self._disk is not None and metrics:
-            self._disk.note(metrics)
+        if self.store is not None and metrics:
+            self.store.note(metrics)
         self.metrics |= metrics
 
     def undo(self, what: int | str = 1, *, force: bool = False) -> Undone:
@@ -308,8 +252,8 @@ class EditSession:
         before, self.journal = self.journal, remaining(self.journal, undone.ids, undone.entries)
         try:
             self._replay()
-            if self._disk is not None and (undone.ids or undone.entries):
-                self._disk.take_back(undone, self.checksums())
+            if self.store is not None and (undone.ids or undone.entries):
+                self.store.take_back(undone, self.checksums())
         except BaseException:
             self.journal = before
             self._replay()
@@ -335,23 +279,12 @@ class EditSession:
         """
         self._weights.check()
 
-    def _reopen(self, folder: Path) -> Journal:
-        """The journal in a folder, begun if there is none, with all it holds applied."""
-        journal = Journal.fitting(folder, self.view, self._weights.pristine)
-        if journal is None:
-            return Journal.create(folder, Header.of(self.view, self._weights.pristine))
-        self._adopt(journal.entries, journal.metrics)
-        found = self.checksums()
-        if journal.after and dict(journal.after) != found:
-            logger.warning(
-                "the journal's edits give weights that differ in rounding from those of the run "
-                "that made them: another machine, or another number of threads"
-            )
-        journal.after = found
-        return journal
+    def adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:
+        """Apply what an earlier session did, in one without edits; on any error, nothing.
 
-    def _adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:
-        """Apply what an earlier session did, or, on any error, nothing."""
+        Raises:
+            NumericalError: a weight would overflow.
+        """
         try:
             self.journal = [self._placed(entry) for entry in entries]
             self._replay()

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import AlphaEditError, ModelError, NumericalError
+from alphaedit_plugin.common.files import checksums
 from alphaedit_plugin.editing.entry import Write
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches.header import checksums
 
 CONTIGUOUS = torch.contiguous_format
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.scoring import Answer, matching, score, tokenise_pairs
-from alphaedit_plugin.patches import Search
 
 Metrics = dict[str, Any]
 

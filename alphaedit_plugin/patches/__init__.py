@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from alphaedit_plugin.editing.entry import Entry, Search, Write
-from alphaedit_plugin.editing.undo import Undone, plan, remaining
-from alphaedit_plugin.patches.header import Header, checksums
+from alphaedit_plugin.patches.header import Header
 from alphaedit_plugin.patches.journal import Journal, read_header
-from alphaedit_plugin.patches.patch import Patch, bytes_of, read_patch, save_patch
+from alphaedit_plugin.patches.patch import Patch, bytes_of, read_patch, write_patch
+from alphaedit_plugin.patches.sessions import (
+    load_session,
+    open_session,
+    patch_of,
+    save_session,
+    session_of,
+)
 
 __all__ = [
-    "Entry",
     "Header",
     "Journal",
     "Patch",
-    "Search",
-    "Undone",
-    "Write",
     "bytes_of",
-    "checksums",
-    "plan",
+    "load_session",
+    "open_session",
+    "patch_of",
     "read_header",
     "read_patch",
-    "remaining",
-    "save_patch",
+    "save_session",
+    "session_of",
+    "write_patch",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import PatchError
-from alphaedit_plugin.common.files import Claim, checksum
+from alphaedit_plugin.common.files import Claim, checksums
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.models.fingerprint import Fingerprint
@@ -191,11 +191,6 @@ def check_claims(claims: Mapping[str, Claim]) -> None:
         fine = claim is not None and claim.dtype == "F32" and len(claim.shape) == 1
         if claim is None or not fine or claim.shape[0] > MOST:
             raise ValueError(f"it has no {name}")
-
-
-def checksums(weights: Mapping[int, Tensor]) -> dict[int, str]:
-    """Per layer a hash of a weight's bytes."""
-    return {layer: checksum(weight) for layer, weight in weights.items()}
 
 
 def _place(facts: Any) -> Place:

@@ -70,11 +70,11 @@ class Patch:
         return Delta.joined([nothing, *(w.delta for w in writes if w.layer == layer)])
 
 
-def save_patch(patch: Patch, path: Path, keys: bool = True) -> None:
+def write_patch(patch: Patch, path: Path, keys: bool = True) -> None:
     """Write a patch file.
 
     Args:
-        patch: see `EditSession.patch`.
+        patch: see `sessions.patch_of`.
         path: replaced once the new file is complete.
         keys: store the keys of its edits, too: editing then goes on exactly as in the run.
 

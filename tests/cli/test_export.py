@@ -14,6 +14,7 @@ from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.patches import save_session
 from tests.patches.test_adapter import edited, logits
 from tests.saved import config_of, overrides_of
 from tests.tiny import relative
@@ -27,7 +28,7 @@ def session(saved: Path, monkeypatch: pytest.MonkeyPatch) -> EditSession:
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.chdir(saved)
     session = edited(load_model(config_of(saved).model))
-    session.save("p.safetensors")
+    save_session(session, "p.safetensors")
     return session
 
 

@@ -15,9 +15,8 @@ from alphaedit_plugin.config import load_config
 from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.data import load_data
-from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.patches import Journal, bytes_of
+from alphaedit_plugin.patches import Journal, bytes_of, open_session
 from tests.patches.edits import forge, parts_of
 from tests.tiny import assert_same_weights, weights_of
 
@@ -220,7 +219,7 @@ def test_a_journal_that_does_not_fit_is_refused_before_moments_are_collected(
         Path("j").mkdir()
         Path("j", "notes.txt").touch()
     else:
-        EditSession(load_model(load_config(["model.dtype=bfloat16"]).model), [0], "j")
+        open_session(load_model(load_config(["model.dtype=bfloat16"]).model), [0], "j")
     monkeypatch.setattr(sources, "collect_second_moments", collected)
     assert main(EDIT) == 2
     assert message in said(capsys)
@@ -259,8 +258,8 @@ def test_metrics_of_a_sequential_edit_are_kept() -> None:
     assert set(editor.session.metrics) == set(editor.session.ids)
     editor.edit_requests(requests[:1], sequential_edit=False)  # and this one leaves no trace
     layers = list(editor.session.layers)
-    again = EditSession(load_model(load_config().model), layers, "j")
+    again = open_session(load_model(load_config().model), layers, "j")
     assert again.metrics == editor.session.metrics
     assert_same_weights(again.view, weights_of(editor.view))
     with pytest.raises(AlphaEditError, match="refused"):
-        EditSession(editor.view, layers, "j")
+        open_session(editor.view, layers, "j")

@@ -13,10 +13,11 @@ from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.editing.undo import plan
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
-from alphaedit_plugin.patches import plan
+from alphaedit_plugin.patches import open_session
 from tests.patches.edits import edit, fresh
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
 
@@ -138,11 +139,11 @@ def test_a_misspelt_edit_is_helped() -> None:
 
 def test_later_batches_do_not_change_when_an_earlier_one_goes(tmp_path: Path) -> None:
     """Column for column what was written stays written, also after a journal is opened again."""
-    session = EditSession(fresh(torch.bfloat16), LAYERS, tmp_path / "j")
+    session = open_session(fresh(torch.bfloat16), LAYERS, tmp_path / "j")
     edit(session, 0, 1)
     session.undo(session.ids[0])
     session.undo(session.ids[-1])
-    again = EditSession(fresh(torch.bfloat16), LAYERS, tmp_path / "j")
+    again = open_session(fresh(torch.bfloat16), LAYERS, tmp_path / "j")
     assert again.ids == session.ids
     assert len(again.ids) == 2
     assert_same_weights(again.view, weights_of(session.view))

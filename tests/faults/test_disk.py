@@ -16,6 +16,7 @@ from alphaedit_plugin.common.outputs import filled_folder
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.comparison_report import PAGE
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.patches import save_session
 from alphaedit_plugin.patches.adapter import save_adapter
 from alphaedit_plugin.patches.full import save_checkpoint
 from tests.common.test_files import disk_of
@@ -27,7 +28,7 @@ from tests.tiny import assert_same_weights, weights_of
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="limits and kills as Linux does")
 Write = Callable[[EditSession, Path], None]
 WRITES: dict[str, Write] = {
-    "patch": lambda session, folder: session.save(folder / "p.safetensors"),
+    "patch": lambda session, folder: save_session(session, folder / "p.safetensors"),
     "adapter": lambda session, folder: save_adapter(
         session.view, session_layers(session), folder / "adapter"
     ),
@@ -56,11 +57,11 @@ def test_a_full_disk_leaves_nothing_behind(
 @on_linux
 def test_a_full_disk_keeps_the_file_that_was_there(gpt2: EditableModel, tmp_path: Path) -> None:
     session = edited(gpt2)
-    session.save(tmp_path / "p.safetensors")
+    save_session(session, tmp_path / "p.safetensors")
     whole = (tmp_path / "p.safetensors").read_bytes()
     session.undo()
     with disk_of(5_000), pytest.raises(AlphaEditError):
-        session.save(tmp_path / "p.safetensors")
+        save_session(session, tmp_path / "p.safetensors")
     assert (tmp_path / "p.safetensors").read_bytes() == whole
 
 

@@ -25,6 +25,7 @@ from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.tokens import FactToken, locate
 from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.patches import load_session, save_session
 from tests.saved import overrides_of
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, fast_tokenizer, weights_of
 
@@ -98,10 +99,10 @@ def test_a_batch_of_failures_changes_nothing(
     assert (entry.requests, entry.writes, entry.failed) == ((), (), (BROKEN,))
     assert_same_weights(gpt2, before)
     apply_batch(gpt2, session, recipe, REQUESTS)
-    session.save(tmp_path / "p.safetensors")
+    save_session(session, tmp_path / "p.safetensors")
     edited = weights_of(gpt2)
     session.reset()
-    again = EditSession.load(gpt2, tmp_path / "p.safetensors")
+    again = load_session(gpt2, tmp_path / "p.safetensors")
     assert [entry.failed for entry in again.journal] == [(BROKEN,)] * 2
     assert_same_weights(gpt2, edited)
 

@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.patches import load_session
 from tests.fuzz.strategies import any_text, documents, nearly_text, overrides
 from tests.patches.test_adapter import edited
 from tests.saved import config_of, overrides_of, save_model
@@ -107,7 +107,7 @@ def test_a_patch_with_a_changed_byte(place: Path, place_of_change: float, value:
     out = place / "full"
     words = ["changed.safetensors", *overrides_of(place), "format=full", f"out={out}"]
     if call(["export", *words]) == 0:
-        session = EditSession.load(load_model(config_of(place).model), place / "patch.safetensors")
+        session = load_session(load_model(config_of(place).model), place / "patch.safetensors")
         model = AutoModelForCausalLM.from_pretrained(out)
         for name, parameter in session.view.model.named_parameters():
             assert torch.equal(parameter, model.get_parameter(name))

@@ -10,6 +10,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.metrics.per_edit import (
     add_locality,
     check_quality,
@@ -19,7 +20,6 @@ from alphaedit_plugin.metrics.per_edit import (
 )
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.scoring import score
-from alphaedit_plugin.patches import Search
 
 FULL = Request.parse(
     "The mother tongue of {} is",

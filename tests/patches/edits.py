@@ -13,9 +13,9 @@ from torch import Tensor
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.files import read_artefact, write_artefact
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import Search
 from tests.tiny import REQUESTS, build_model
 
 LAYERS = [1, 3]

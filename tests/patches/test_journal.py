@@ -13,7 +13,8 @@ import torch
 
 from alphaedit_plugin.common.errors import ConfigError, PatchError
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.patches import Journal, plan
+from alphaedit_plugin.editing.undo import plan
+from alphaedit_plugin.patches import Journal, open_session
 from tests.patches import killed
 from tests.patches.edits import LAYERS, edit, forge, fresh, parts_of
 from tests.tiny import FAMILIES, assert_same_weights, weights_of
@@ -27,13 +28,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def begun(folder: Path, *seeds: int, **model: Any) -> EditSession:
-    session = EditSession(fresh(**model), LAYERS, folder)
+    session = open_session(fresh(**model), LAYERS, folder)
     edit(session, *seeds)
     return session
 
 
 def opened(folder: Path, **model: Any) -> EditSession:
-    return EditSession(fresh(**model), LAYERS, folder)
+    return open_session(fresh(**model), LAYERS, folder)
 
 
 def names(session: EditSession) -> list[tuple[str, tuple[str, ...]]]:
@@ -167,7 +168,7 @@ def test_another_model_is_refused(
     view = fresh(**model)
     before = weights_of(view)
     with pytest.raises(PatchError, match=match):
-        EditSession(view, layers, folder)
+        open_session(view, layers, folder)
     assert_same_weights(view, before)
     assert len(list(folder.glob("*.safetensors"))) == 2
 
@@ -175,7 +176,7 @@ def test_another_model_is_refused(
 def test_a_model_that_is_edited_already_is_refused(folder: Path) -> None:
     session = begun(folder, 0)
     with pytest.raises(PatchError, match="starts from other weights"):
-        EditSession(session.view, LAYERS, folder)
+        open_session(session.view, LAYERS, folder)
 
 
 def test_two_sessions_do_not_write_over_each_other(folder: Path) -> None:
@@ -225,7 +226,7 @@ def test_a_damaged_journal_is_refused(
     view = fresh()
     before = weights_of(view)
     with pytest.raises(PatchError, match=match):
-        EditSession(view, LAYERS, folder)
+        open_session(view, LAYERS, folder)
     assert_same_weights(view, before)
 
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.patches import Journal
+from alphaedit_plugin.patches import Journal, open_session
 from alphaedit_plugin.patches.record import converter, pack, unpack
 from tests.patches.edits import LAYERS, RICH, edit, fresh
 from tests.saved import overrides_of
@@ -119,8 +118,8 @@ def test_a_probe_with_a_field_of_a_later_version_is_refused() -> None:
 
 
 def test_how_far_searches_came_is_kept_and_may_be_missing(tmp_path: Path) -> None:
-    edit(session := EditSession(fresh(), LAYERS, tmp_path / "j"), 0, 1)
-    again = EditSession(fresh(), LAYERS, tmp_path / "j")
+    edit(session := open_session(fresh(), LAYERS, tmp_path / "j"), 0, 1)
+    again = open_session(fresh(), LAYERS, tmp_path / "j")
     assert [entry.searches for entry in again.journal] == [e.searches for e in session.journal]
     again.undo(session.ids[0])
     assert again.journal[0].searches == session.journal[0].searches[1:]
@@ -133,8 +132,8 @@ def test_how_far_searches_came_is_kept_and_may_be_missing(tmp_path: Path) -> Non
 
 
 def test_a_session_that_goes_on_knows_what_it_holds(tmp_path: Path) -> None:
-    edit(session := EditSession(fresh(), LAYERS, tmp_path / "j"), 0, requests=[RICH, REQUESTS[0]])
-    assert EditSession(fresh(), LAYERS, tmp_path / "j").requests == session.requests
+    edit(session := open_session(fresh(), LAYERS, tmp_path / "j"), 0, requests=[RICH, REQUESTS[0]])
+    assert open_session(fresh(), LAYERS, tmp_path / "j").requests == session.requests
 
 
 def test_a_resumed_run_edits_nothing_again(
