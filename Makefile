@@ -44,6 +44,7 @@ lint: $(VENV)/.package-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) .venv-host .venv-transformers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

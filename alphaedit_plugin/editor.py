@@ -35,7 +35,6 @@ from alphaedit_plugin.metrics.per_edit import (
     check_quality,
     edit_quality,
     requested_rewrite,
-    unlearnt,
 )
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.patches import Journal, open_session
@@ -176,7 +175,7 @@ class NullSpaceEditor:
             Metrics per request with ``pre`` and ``post`` in the host's layout, and with
             ``left_out`` where it was not edited (see `engine.apply_batch`), with
             ``target_search``, how far that came, and ``unlearnt`` where the answer is not given
-            (see `quality.unlearnt`); the model; and the weights as they were before the last edit,
+            (see `Search.unlearnt`); the model; and the weights as they were before the last edit,
             by name.
 
         Raises:
@@ -340,9 +339,10 @@ def _search(request: Request, entry: Entry | None, after: Metrics) -> Metrics:
     """How far its target search came and, where its answer is not given, what is to blame."""
     pairs = zip(entry.requests, entry.searches, strict=False) if entry is not None else ()
     search = next((search for one, search in pairs if one is request), None)
-    why = unlearnt(search, after)
-    found = {} if search is None else {"target_search": asdict(search)}
-    return found if why is None else found | {"unlearnt": why}
+    if search is None:
+        return {}
+    why = search.unlearnt(after["rewrite_acc"][0])
+    return {"target_search": asdict(search)} | ({} if why is None else {"unlearnt": why})
 
 
 def _check_overrides(name: str, known: bool, overrides: Sequence[str]) -> None:

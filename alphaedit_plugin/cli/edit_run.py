@@ -28,7 +28,6 @@ from alphaedit_plugin.metrics.per_edit import (
     accuracies,
     add_locality,
     edit_quality,
-    unlearnt,
 )
 from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.models.boundary import continuations
@@ -240,7 +239,11 @@ def unlearnt_notes(
         for own, search in zip(entry.requests, entry.searches, strict=False)
     }
     asked = [(request.prompt, request.subject, request.target_new) for request in requests]
-    why = [unlearnt(searches.get(key), one) for key, one in zip(asked, metrics, strict=True)]
+    why = [
+        searches[key].unlearnt(one["rewrite_acc"][0])
+        for key, one in zip(asked, metrics, strict=True)
+        if key in searches
+    ]
     reasons = {
         "search": "the target search found no value that gives it: raise model.target.steps or "
         "model.target.lr, or edit earlier layers",

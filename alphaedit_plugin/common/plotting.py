@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,7 +10,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from alphaedit_plugin.common.files import replacing
-from alphaedit_plugin.methods import METHODS
 
 # Okabe and Ito's palette, in an order that stays apart in grey.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -28,16 +26,6 @@ def colour(number: int) -> str:
 def marker(number: int) -> str:
     """Its marker."""
     return MARKERS[number % len(MARKERS)]
-
-
-def numbers_of(bases: Iterable[str]) -> dict[str, int]:
-    """A number per base method, the same in every picture, whichever others are in it.
-
-    Those that are registered come first, so that only what nobody knows here may be renumbered.
-    """
-    known = list(METHODS)
-    strange = sorted({base for base in bases if base not in METHODS})
-    return {base: number for number, base in enumerate([*known, *strange])}
 
 
 def blank(width: float, height: float) -> Figure:

@@ -48,6 +48,17 @@ class Search:
         """Whether even the value itself does not make the model give the answer."""
         return self.probability < LIKELIEST
 
+    def unlearnt(self, accuracy: float) -> str | None:
+        """Where an edit went astray after which this share of the answer's tokens is given.
+
+        Returns:
+            ``"search"`` where no target value gives the answer, ``"write"`` where there is one, but
+            the weights that were written do not put it out; ``None`` where the answer is given.
+        """
+        if accuracy == 1.0:
+            return None
+        return "search" if self.missed else "write"
+
 
 @dataclass(frozen=True)
 class Entry:

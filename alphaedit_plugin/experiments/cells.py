@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from alphaedit_plugin.methods import METHODS
 from alphaedit_plugin.metrics import Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
@@ -83,3 +84,13 @@ class Cell:
     def final(self) -> Evaluation:
         """After all edits."""
         return self.points[-1].evaluation
+
+
+def numbers_of(bases: Iterable[str]) -> dict[str, int]:
+    """A number per base method, the same in every picture, whichever others are in it.
+
+    Those that are registered come first, so that only what nobody knows here may be renumbered.
+    """
+    known = list(METHODS)
+    strange = sorted({base for base in bases if base not in METHODS})
+    return {base: number for number, base in enumerate([*known, *strange])}

@@ -13,11 +13,10 @@ from alphaedit_plugin.common.plotting import (
     colour,
     count_edits,
     marker,
-    numbers_of,
     save,
     tidy,
 )
-from alphaedit_plugin.experiments.cells import Cell
+from alphaedit_plugin.experiments.cells import Cell, numbers_of
 from alphaedit_plugin.metrics import Evaluation
 
 

@@ -17,10 +17,10 @@ from alphaedit_plugin.common.plotting import (
     colour,
     count_edits,
     marker,
-    numbers_of,
     tidy,
 )
 from alphaedit_plugin.experiments.bootstrap import Gain
+from alphaedit_plugin.experiments.cells import numbers_of
 from alphaedit_plugin.experiments.studies import Entry, Spread, Study
 from alphaedit_plugin.metrics import SURVIVAL, Evaluation
 from alphaedit_plugin.metrics.shift import Shift

@@ -7,7 +7,6 @@ from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.scoring import Answer, matching, score, tokenise_pairs
 
@@ -38,19 +37,6 @@ def check_quality(view: EditableModel, requests: Sequence[Request]) -> None:
             tokenise_pairs(view, list(_pairs(request)))
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
-
-
-def unlearnt(search: Search | None, after: Metrics) -> str | None:
-    """Why a request's answer is not given after its edit: where the edit went astray.
-
-    Returns:
-        ``"search"`` where no target value gives it, ``"write"`` where there is one, but the
-        weights that were written do not put it out; ``None`` where the answer is given, or nobody
-        knows.
-    """
-    if search is None or after["rewrite_acc"] == [1.0]:
-        return None
-    return "search" if search.missed else "write"
 
 
 def add_locality(before: Metrics, after: Metrics) -> None:

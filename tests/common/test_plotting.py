@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from alphaedit_plugin.common.plotting import colour, marker, numbers_of
+from alphaedit_plugin.common.plotting import colour, marker
 from alphaedit_plugin.experiments import comparison_plots as plots
 from alphaedit_plugin.experiments.bootstrap import Gain
 from alphaedit_plugin.experiments.cells import Cell
@@ -51,9 +51,3 @@ def test_a_base_keeps_its_colour_whichever_others_are_there(
     (gain,) = [bar for bar in gains if str(bar.get_label()).startswith("RECT")]
     for bar in (scores[place], gain):
         assert to_hex(bar.patches[0].get_facecolor()) == expected
-
-
-def test_what_is_not_registered_follows() -> None:
-    numbers = numbers_of(["mine", "rome", "another"])
-    assert numbers["rome"] == list(METHODS).index("rome")
-    assert [numbers["another"], numbers["mine"]] == [len(list(METHODS)), len(list(METHODS)) + 1]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from alphaedit_plugin.experiments.bootstrap import gains
+from alphaedit_plugin.experiments.cells import numbers_of
 from alphaedit_plugin.experiments.studies import studies_of
+from alphaedit_plugin.methods import METHODS
 from tests.experiments.made import cell, run, seeds
 
 
@@ -106,3 +108,9 @@ def test_seeds_that_only_one_side_has_give_no_gain() -> None:
     (study,) = studies_of([run([cell("memit", False, 0.6)]), run([cell("memit", True, 0.6)], 1)])
     ((plain, projected),) = study.pairs
     assert gains(plain, projected) == {}
+
+
+def test_what_is_not_registered_follows() -> None:
+    numbers = numbers_of(["mine", "rome", "another"])
+    assert numbers["rome"] == list(METHODS).index("rome")
+    assert [numbers["another"], numbers["mine"]] == [len(list(METHODS)), len(list(METHODS)) + 1]

@@ -10,13 +10,11 @@ import pytest
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.metrics.per_edit import (
     add_locality,
     check_quality,
     edit_quality,
     requested_rewrite,
-    unlearnt,
 )
 from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.scoring import score
@@ -91,17 +89,6 @@ def test_requested_rewrite_is_the_hosts_request() -> None:
     assert full["locality"]["other"] == {"prompt": "The cats and the", "ground_truth": "cats know"}
     assert full["locality"]["neighbourhood"]["ground_truth"] == ["violin", "country"]
     json.dumps(full)
-
-
-@pytest.mark.parametrize(
-    ("probability", "accuracy", "why"),
-    [(0.01, 0.5, "search"), (0.9, 0.5, "write"), (0.9, 1.0, None), (0.01, 1.0, None)],
-)
-def test_what_is_to_blame_for_an_answer_that_is_not_given(
-    probability: float, accuracy: float, why: str | None
-) -> None:
-    assert unlearnt(Search(1.0, probability), {"rewrite_acc": [accuracy]}) == why
-    assert unlearnt(None, {"rewrite_acc": [accuracy]}) is None
 
 
 @pytest.mark.parametrize(
