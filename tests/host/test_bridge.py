@@ -64,6 +64,19 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
         assert (found - expected).norm() / expected.norm() < 1e-2
 
 
+@pytest.mark.parametrize("base", ["rome", "memit"])
+@pytest.mark.parametrize("prompt", ['The {} is {"a": [1}}', "The {}} is"])
+def test_braces_of_the_text_reach_the_host(tiny: TinyHostModel, base: str, prompt: str) -> None:
+    chosen, request = config(tiny, base, True), tiny.requests[0]
+    batch = [Request.parse(prompt, request["subject"] + " {b}", request["target_new"])]
+    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    ours.apply(batch)
+    theirs.apply(batch)
+    for layer in chosen.model.layers:
+        expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
 @pytest.mark.parametrize("chosen", ["native", "easyedit"])
 def test_the_command_line_takes_either(
     tiny: TinyHostModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], chosen: str
