@@ -49,16 +49,20 @@ HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
 def _row(request: Request) -> dict[str, str]:
     """A request as the host reads it, by ``str.format``.
 
+    Braces are escaped after the slot only: the host counts the tokens before it unformatted, so an
+    escape there moves the subject, and it formats the answer, whose tokens are its labels.
+
     Raises:
-        RequestError: the host would take braces of the text for a slot.
+        RequestError: the host would misread braces of the text.
     """
     before, after = split_slot(request.prompt)
-    if SLOT in before + after:
+    if SLOT in after or set("{}") & set(before + request.target_new):
         raise RequestError(
-            f"EasyEdit cannot edit {quoted(request.prompt)}, where '{{}}' belongs to the text: use "
+            f"EasyEdit cannot edit {quoted(request.prompt)} → {quoted(request.target_new)}: it "
+            "misreads braces before the subject, in the answer, and '{}' in the text: use "
             "host=native"
         )
-    prompt = SLOT.join(part.replace("{", "{{").replace("}", "}}") for part in (before, after))
+    prompt = before + SLOT + after.replace("{", "{{").replace("}", "}}")
     return {"prompt": prompt, "subject": request.subject, "target_new": request.target_new}
 
 
