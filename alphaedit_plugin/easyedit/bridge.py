@@ -255,9 +255,11 @@ def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch:
 
 
 def _stats_dir(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Path:
-    """The user's folder of second moments, or ours with those of the recipe in it."""
+    """The user's folder of second moments where it has all, or ours with those of the recipe."""
     if config.model.moments.stats_dir is not None:
-        return Path(config.model.moments.stats_dir).expanduser()
+        folder = Path(config.model.moments.stats_dir).expanduser()
+        if all(path.is_file() for path in host_files(view, config.model, folder).values()):
+            return folder
     files = host_files(view, config.model, scratch)
     for layer, moment in recipe.moments.items():
         write_host_moment(moment, files[layer], config.model.moments.stats_samples)
