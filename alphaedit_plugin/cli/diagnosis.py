@@ -7,7 +7,6 @@ import importlib.util
 import io
 import os
 import platform
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -239,8 +238,7 @@ def _missing_of(folder: Path | None) -> list[str]:
     """Names in the clone's requirements file that are not installed, in any version."""
     from alphaedit_plugin.easyedit.host import requirements
 
-    names = [re.split(r"[^\w.-]", line)[0] for line in requirements(folder)]
-    return [name for name in names if _version(name) is None]
+    return [pin.name for pin in requirements(folder) if _version(pin.name) is None]
 
 
 def _caches() -> list[Finding]:

@@ -11,15 +11,16 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import AlphaEditError
@@ -138,24 +139,28 @@ def unsuited(package: str, clone: Path | None) -> tuple[str, str] | None:
     Returns:
         What is so, and the requirement; ``None`` where it fits, is missing, or no version is named.
     """
-    lines = {re.split(r"[^\w.-]", line)[0]: line for line in requirements(clone)}
+    pins = {canonicalize_name(pin.name): pin for pin in requirements(clone)}
+    pin = pins.get(canonicalize_name(package))
     try:
-        version = importlib.metadata.version(package) if package in lines else None
+        version = importlib.metadata.version(package) if pin else None
     except importlib.metadata.PackageNotFoundError:
         return None
-    if version is None or Requirement(lines[package]).specifier.contains(version):
+    if pin is None or version is None or pin.specifier.contains(version, prereleases=True):
         return None
-    wanted = lines[package]
-    return f"{package} {version} is here, and this EasyEdit was written for {wanted}", wanted
+    return f"{package} {version} is here, and this EasyEdit was written for {pin}", str(pin)
 
 
-def requirements(clone: Path | None) -> list[str]:
-    """The lines of the clone's ``requirements.txt`` that name a package; none without a file."""
+def requirements(clone: Path | None) -> list[Requirement]:
+    """What the clone's ``requirements.txt`` asks for by name; nothing without a file."""
     try:
         text = "" if clone is None else (clone / "requirements.txt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return []
-    return [line.strip() for line in text.splitlines() if re.match(r"[A-Za-z0-9]", line)]
+    found: list[Requirement] = []
+    for line in text.splitlines():
+        with suppress(InvalidRequirement):  # empty, or one of pip's options
+            found.append(Requirement(line.partition("#")[0].strip()))
+    return found
 
 
 def copies() -> list[str]:

@@ -49,16 +49,20 @@ HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
 def _row(request: Request) -> dict[str, str]:
     """A request as the host reads it, by ``str.format``.
 
+    Braces are escaped after the slot only: the host counts the tokens before it unformatted, so an
+    escape there moves the subject, and it formats the answer, whose tokens are its labels.
+
     Raises:
-        RequestError: the host would take braces of the text for a slot.
+        RequestError: the host would misread braces of the text.
     """
     before, after = split_slot(request.prompt)
-    if SLOT in before + after:
+    if SLOT in after or set("{}") & set(before + request.target_new):
         raise RequestError(
-            f"EasyEdit cannot edit {quoted(request.prompt)}, where '{{}}' belongs to the text: use "
+            f"EasyEdit cannot edit {quoted(request.prompt)} → {quoted(request.target_new)}: it "
+            "misreads braces before the subject, in the answer, and '{}' in the text: use "
             "host=native"
         )
-    prompt = SLOT.join(part.replace("{", "{{").replace("}", "}}") for part in (before, after))
+    prompt = before + SLOT + after.replace("{", "{{").replace("}", "}}")
     return {"prompt": prompt, "subject": request.subject, "target_new": request.target_new}
 
 
@@ -251,9 +255,11 @@ def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch:
 
 
 def _stats_dir(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Path:
-    """The user's folder of second moments, or ours with those of the recipe in it."""
+    """The user's folder of second moments where it has all, or ours with those of the recipe."""
     if config.model.moments.stats_dir is not None:
-        return Path(config.model.moments.stats_dir).expanduser()
+        folder = Path(config.model.moments.stats_dir).expanduser()
+        if all(path.is_file() for path in host_files(view, config.model, folder).values()):
+            return folder
     files = host_files(view, config.model, scratch)
     for layer, moment in recipe.moments.items():
         write_host_moment(moment, files[layer], config.model.moments.stats_samples)

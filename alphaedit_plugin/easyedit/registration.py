@@ -45,8 +45,8 @@ class Registration:
         algorithms: the host's own functions, by method.
         constructors: the host's own ``__init__``, by hparams class; of its editor, too.
         batchable: its test of which methods take batches, as its class holds it.
-        states: by model, gone with the model.
-        lock: one edit at a time, as an edit replaces functions of the host's modules.
+        states: by model, gone with the model; all copies share them, as each may edit it.
+        lock: one edit at a time, as an edit replaces functions of the host's modules; shared, too.
     """
 
     algorithms: dict[str, Apply] = field(default_factory=dict)
@@ -92,7 +92,9 @@ def _register(package: str) -> Coverage:
         # Looked up first: a host that lacks a part is refused before anything in it is changed.
         kinds = [method.hparams_class() for method in supported.values()]
         batches, editor = batch_editor(package), editor_class(package)
-        registration = Registration(dict(known))
+        others = (other for name in copies() if (other := _current(name)) is not None)
+        shared = next(others, Registration())
+        registration = Registration(dict(known), states=shared.states, lock=shared.lock)
         for name, apply in registration.algorithms.items():
             known[name] = (
                 _flagged(registration, supported[name], apply)

@@ -177,7 +177,9 @@ def plugged_in(flags: Mapping[str, Any]) -> Iterator[list[str]]:
             stack.enter_context(_typed_first(native, flags, taken))
         for package in copies():
             flag(package)
-        newcomers().listeners.append(flag)
+        listeners = newcomers().listeners
+        listeners.append(flag)
+        stack.callback(listeners.remove, flag)
         yield taken
 
 

@@ -142,7 +142,8 @@ def test_a_package_of_another_version_is_told_from_one_that_is_missing(
     """As transformers 5.24, which no longer has what the host of July 2026 imports."""
     clone = tmp_path / "clone"
     (clone / "easyeditor").mkdir(parents=True)
-    (clone / "requirements.txt").write_text("torch==2.9.1\ntransformers==5.5.4\nno_such==1\n")
+    lines = "--pre\n\ntorch==2.9.1\ntransformers==5.5.4  # not later\nno_such==1\n"
+    (clone / "requirements.txt").write_text(lines)
     (clone / "easyeditor" / "__init__.py").write_text(
         "from transformers.no_longer import mask_of\n"
     )

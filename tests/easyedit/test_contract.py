@@ -24,10 +24,13 @@ from alphaedit_plugin.common.errors import (
     ConfigError,
     NumericalError,
     ProjectorError,
+    RequestError,
 )
+from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit import HostError
 from alphaedit_plugin.easyedit.host import algorithms as algorithms_of
 from alphaedit_plugin.easyedit.host import copies, methods_of
+from alphaedit_plugin.easyedit.host_editor import _row
 from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import MARK
 from alphaedit_plugin.easyedit.run import plugged_in
@@ -396,12 +399,51 @@ def test_a_copy_that_a_script_imports_takes_the_flags_of_the_command_line(
     monkeypatch.delenv("EASYEDIT_HOME", raising=False)
     with without_host():
         sys.path[:0] = [str(tmp_path), str(DOUBLE)]
+        importlib.import_module("easyeditor")
+        alphaedit_plugin.register()
+        with plugged_in({"null_space": True}):
+            pass  # its flags end with it
         with plugged_in({"null_space": True}) as taken:
             other = importlib.import_module("EasyEdit.easyeditor")
             (memit,) = (m for m in methods_of(other.__name__) if m.name == "MEMIT")
             assert memit.hparams_class()(**tiny_host("linear").settings("MEMIT")).null_space
         assert taken == ["MEMITHyperParams"]
+        plain = memit.hparams_class()(**tiny_host("linear").settings("MEMIT"))
+        assert not getattr(plain, "null_space", False)
+        alphaedit_plugin.unregister()
         assert not hasattr(memit.hparams_class().__init__, "__wrapped__")
+
+
+def test_copies_of_the_host_share_what_they_know_of_a_model(
+    registered: ModuleType, linear: Host, tmp_path: Path
+) -> None:
+    """An edit through one copy counts in the next through another."""
+    (tmp_path / "EasyEdit").symlink_to(DOUBLE, target_is_directory=True)
+    sys.path.insert(0, str(tmp_path))
+    importlib.import_module("EasyEdit.easyeditor")
+    pair = (linear.model, linear.tokenizer)
+    for number, package in enumerate(copies(), 1):
+        (memit,) = (m for m in methods_of(package) if m.name == "MEMIT")
+        hparams = memit.hparams_class()(**linear.settings("MEMIT", model_name=pair, **FLAG))
+        editor = importlib.import_module(package).BaseEditor(hparams)
+        rows = {key: values[number - 1 :] for key, values in asked(number).items()}
+        editor.edit(**rows, sequential_edit=True)
+        assert len(kept_keys(linear)) == number
+    assert number == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("In {x: 1} the mother of {} is", "Ann"),
+        ("In } the mother of {} is", "Ann"),
+        ("The mother of {} is", "{x} Ann"),
+        ("The mother of {subject} in {} is", "Ann"),
+    ],
+)
+def test_braces_that_the_host_would_misread_are_refused(prompt: str, answer: str) -> None:
+    with pytest.raises(RequestError, match="misreads braces"):
+        _row(Request.parse(prompt, "Bob", answer))
 
 
 def test_editors_made_before_stay_plain(double: ModuleType, linear: Host) -> None:

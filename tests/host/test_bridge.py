@@ -14,7 +14,7 @@ import alphaedit_plugin
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.config.statistics import host_files, load_moments
+from alphaedit_plugin.config.statistics import load_moments
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.host import HostError, second_moment_of
 from alphaedit_plugin.easyedit.host_editor import HostedEditor
@@ -59,6 +59,19 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
         theirs.apply(batch)
     ours.finalize()
     theirs.finalize()
+    for layer in chosen.model.layers:
+        expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
+        assert (found - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("base", ["rome", "memit"])
+@pytest.mark.parametrize("prompt", ['The {} is {"a": [1}}', "The {}} is"])
+def test_braces_of_the_text_reach_the_host(tiny: TinyHostModel, base: str, prompt: str) -> None:
+    chosen, request = config(tiny, base, True), tiny.requests[0]
+    batch = [Request.parse(prompt, request["subject"] + " {b}", request["target_new"])]
+    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    ours.apply(batch)
+    theirs.apply(batch)
     for layer in chosen.model.layers:
         expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
         assert (found - expected).norm() / expected.norm() < 1e-2
@@ -113,13 +126,14 @@ def test_moments_we_collect_are_found_by_the_host(tiny: TinyHostModel, tmp_path:
     )  # fmt: skip
     view = load_model(chosen.model)
     collected = load_moments(view, chosen.model)
-    files = host_files(view, chosen.model, tmp_path / "stats")
-    assert all(path.is_file() for path in files.values())
-    again = load_moments(view, chosen.model)
+    assert not list((tmp_path / "stats").glob("*/wikipedia_stats/*"))  # its text is another
+    (folder,) = (tmp_path / "stats").glob("*/corpus-*_stats")
+    dataset = folder.name.removesuffix("_stats")
     for layer, moment in collected.items():
-        assert torch.allclose(again[layer].mean, moment.mean, rtol=1e-6, atol=0)
-    hparams = tiny.hparams("MEMIT", stats_dir=str(tmp_path / "stats"))
-    for layer, moment in collected.items():
+        hparams = tiny.hparams(
+            "MEMIT", stats_dir=str(tmp_path / "stats"), mom2_dataset=dataset,
+            mom2_n_samples=moment.count,
+        )  # fmt: skip
         module = view.layout.down_proj.format(layer)
         theirs = second_moment_of(view.model, view.tokenizer, module, hparams)
         assert torch.allclose(theirs.double(), moment.mean, rtol=1e-6, atol=0)
