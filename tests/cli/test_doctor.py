@@ -142,7 +142,7 @@ def test_a_package_of_another_version_is_told_from_one_that_is_missing(
     """As transformers 5.24, which no longer has what the host of July 2026 imports."""
     clone = tmp_path / "clone"
     (clone / "easyeditor").mkdir(parents=True)
-    lines = "--pre\n\ntorch==2.9.1\ntransformers==5.5.4  # not later\nno_such==1\n"
+    lines = "--pre\n\ntorch==2.9.1\ntransformers==4.0.1  # not later\nno_such==1\n"
     (clone / "requirements.txt").write_text(lines)
     (clone / "easyeditor" / "__init__.py").write_text(
         "from transformers.no_longer import mask_of\n"
@@ -153,13 +153,13 @@ def test_a_package_of_another_version_is_told_from_one_that_is_missing(
     monkeypatch.setattr(host, "host_folder", lambda: clone)
     monkeypatch.setattr(run, "import_host", import_host)
     here = f"transformers {transformers.__version__} is here, and this EasyEdit was written for "
-    with pytest.raises(HostError, match=re.escape(here + "transformers==5.5.4")):
+    with pytest.raises(HostError, match=re.escape(here + "transformers==4.0.1")):
         import_host()
     versions_without(monkeypatch, {"torch": "2.13.0"})
     (found,) = doctor._host()
     assert "No module named 'transformers.no_longer'" in found.problem
     assert here in found.problem
-    assert found.fix == "pip install 'transformers==5.5.4' no_such torch==2.13.0"
+    assert found.fix == "pip install 'transformers==4.0.1' no_such torch==2.13.0"
 
 
 def test_a_host_that_fails_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,7 +169,11 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
-    with pytest.raises(ModelError, match="brings code of its own"):
+    # A tokenizer that cannot be read without that code may fail for what else would be tried.
+    said = ("brings code of its own", "cannot load the tokenizer")[
+        : 2 if part == "tokenizer" else 1
+    ]
+    with pytest.raises(ModelError, match="|".join(said)):
         NullSpaceEditor.from_pretrained(folder, overrides=["model.layers=[1]", corpus])
     given = ["model=custom", f"model.path={folder}", "model.layers=[1]", corpus]
     asked = ["request.prompt={} is", "request.subject=Ada", "request.target_new=a"]
@@ -179,7 +183,8 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(
         ["inspect", str(saved / "p.safetensors"), *given],
     ):
         assert main(words) != 0
-        assert "(model, tokenizer)" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert any(one in told for one in said)
     assert not marker.exists()
 
 
