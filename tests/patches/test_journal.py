@@ -108,14 +108,9 @@ def test_a_journal_is_read_and_shortened_without_a_model(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("runs")
-<<<<<<< HEAD:tests/patches/test_journal.py
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, "-m", "tests.patches.killed", str(place)]
-=======
     path = [os.getcwd(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
-    command = [sys.executable, "-m", "tests.journal.killed", str(place)]
->>>>>>> mine:tests/journal/test_folder.py
+    command = [sys.executable, "-m", "tests.patches.killed", str(place)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return place
