@@ -52,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     own = typed.index("--") if "--" in typed else len(typed)
     words, script = typed[:own], typed[own:]  # behind "--" nothing is ours to read
     verbose = [word for word in words if word in ("-v", "--verbose")]
+    words = [word for word in words if word not in verbose]
     _print_anything()
     console, errors = Console(), Console(stderr=True)
     _start_logging(errors, logging.INFO if verbose else logging.WARNING)
     try:
-        return _dispatch([word for word in words if word not in verbose], script, console)
+        return _dispatch(words, script, console)
     except AlphaEditError as error:
         say(errors, f"alphaedit: error: {_one_line(str(error))}")
         return FAILED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -129,10 +129,23 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
         say(console, note)
     holds = all(check.holds for check in edits) and all(check.holds for check in layers)
     good = sum(check.holds for check in edits)
-    measured = not any(check.promised and check.leakage is None for check in layers)
+    unproven = [check for check in layers if _unproven(check, projectors)]
+    if unproven:
+        say(
+            console,
+            "not checked is what this model's own text sees of the edits: the projector's file "
+            "does not say what it was fitted on; give corpus=…, and model=… as it was before",
+        )
+    measured = not unproven and not any(c.promised and c.leakage is None for c in layers)
     well = f"{'all' if holds else 'not all'} {'is well' if measured else 'that was asked is well'}"
     say(console, f"{good} of {len(edits)} edits hold; {well}")
     return holds
+
+
+def _unproven(check: LayerCheck, projectors: Mapping[int, Projector]) -> bool:
+    """Whether a layer was measured only with a ``U`` that may be another model's."""
+    alone = check.leakage is not None and check.seen is None
+    return alone and not projectors[check.layer].tokens
 
 
 def edit_table(edits: Sequence[EditCheck]) -> Table:

@@ -191,10 +191,21 @@ def provide_projectors(
     check_cut(view, cut, wanted)
     cache, folder = (Cache.usable() if config.model.moments.cache else None), config.model.moments
     if cache is None or folder.stats_dir is not None:
-        source = folder.stats_dir or corpus_for(config.model).name
-        return _of(fit_projectors(load(view, config.model, wanted), cut), source)
+        sources = _sources(view, config.model, wanted)  # before what is missing is written
+        fitted = fit_projectors(load(view, config.model, wanted), cut)
+        return {layer: replace(one, source=sources[layer]) for layer, one in fitted.items()}
     found = _cached_projectors(view, config.model, wanted, cut, cache, load)
     return _of(found, corpus_for(config.model).name)
+
+
+def _sources(view: EditableModel, config: ModelConfig, layers: Sequence[int]) -> dict[int, str]:
+    """Per layer what its second moment is from: EasyEdit's folder where it has one, or the text."""
+    folder = config.moments.stats_dir
+    files = {} if folder is None else host_files(view, config, Path(folder).expanduser(), layers)
+    return {
+        layer: folder if folder and is_file(files[layer]) else corpus_for(config).name
+        for layer in layers
+    }
 
 
 def _of(projectors: Mapping[int, Projector], source: str) -> dict[int, Projector]:

@@ -22,6 +22,7 @@ from typing import Any
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.models.offload import META
@@ -272,8 +273,9 @@ def second_moment_of(model: Any, tokenizer: Any, module: str, hparams: Any) -> A
         hparams=hparams,
     )
     moment = found.mom2.moment()
-    size, weight = len(moment), model.get_submodule(module).weight
-    if size not in weight.shape:
+    size, layer = len(moment), model.get_submodule(module)
+    weight = layer.weight
+    if size != weight.shape[0 if isinstance(layer, Conv1D) else 1]:
         raise HostError(
             f"the second moment of {module} in {hparams.stats_dir} is for keys of {size} "
             f"dimensions, but this model's weight is {list(weight.shape)}: it was made for another "

@@ -44,7 +44,7 @@ class Collection:
     """What has been read so far, and its sums.
 
     Attributes:
-        sums: per layer one sum or, to tell halves apart, two: of even and odd texts.
+        sums: per layer one sum or, to tell halves apart, two: of every other text, or window.
         position: how much of the corpus was read, by all processes together.
     """
 
@@ -184,7 +184,7 @@ class _Reader:
     position: Position
 
     def chunks(self, texts: Iterable[Text]) -> Iterator[tuple[int, list[tuple[int, Sentence]]]]:
-        """Each chunk's number, and its sentences with the numbers of their texts."""
+        """Each chunk's number, and its sentences with a number that is even for one half."""
         begin, held = self.position, 0
         chunk: list[tuple[int, Sentence]] = []
         for number, text in enumerate(islice(texts, begin.texts, None), begin.texts):
@@ -198,7 +198,7 @@ class _Reader:
                 if chunk and held + len(cut) > self.size:
                     yield self._step(number, done, held), chunk
                     chunk, held = [], 0
-                chunk.append((number, Sentence(cut, 0)))
+                chunk.append((number + done, Sentence(cut, 0)))  # one long text has halves, too
                 held += len(cut)
             else:
                 continue

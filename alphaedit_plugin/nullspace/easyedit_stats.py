@@ -69,7 +69,7 @@ def read_host_moment(path: Path) -> SecondMoment:
 
 def _problem(total: torch.Tensor, count: int) -> str | None:
     """Why these are not the sum of ``k kᵀ`` and the number of keys; ``None`` if they may be."""
-    if total.ndim != 2 or total.shape[0] != total.shape[1]:
+    if total.ndim != 2 or total.shape[0] != total.shape[1] or not len(total):
         return f"mom2.mom2 has shape {tuple(total.shape)}, not a square"
     if not total.is_floating_point():
         return f"mom2.mom2 holds {total.dtype}, not real numbers"

@@ -72,7 +72,7 @@ def _load(path: Path) -> Any:
         with path.open("rb") as stream:
             mapped = zipfile.is_zipfile(stream)  # what an old torch wrote cannot be mapped
             stream.seek(0)
-            page = stream.read(64).lstrip().lower().startswith((b"<!doctype", b"<html"))
+            page = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
         if not page:
             return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except FileNotFoundError:

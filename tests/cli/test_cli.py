@@ -217,6 +217,8 @@ def test_whatever_else_fails_takes_one_line(
         said = capsys.readouterr().err
         assert "fit fewer model.layers at a time" in said
         assert "batch_size" not in said
+        assert main(["-v", "fit"]) == 2
+        assert "fit fewer model.layers at a time" in capsys.readouterr().err
     assert main(["edit", "-v"]) == 2
     told = capsys.readouterr().err
     assert "Traceback" in told

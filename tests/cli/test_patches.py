@@ -89,6 +89,22 @@ def test_the_invariant_of_a_model_that_holds_the_edits_is_measured_with_its_file
     assert "4 of 4 edits hold; all is well" in said(capsys)
 
 
+def test_a_strangers_projector_alone_certifies_nothing(capsys: Capture) -> None:
+    """It measures its own edits as 1e-7, whatever this model's text sees of them."""
+    d_in = load_model(load_config().model).key_size(0)
+    basis = torch.linalg.qr(torch.randn(d_in, d_in // 2)).Q
+    torch.save((basis @ basis.T)[None], "stranger.pt")
+    assert main([*EDIT, "save=run", "projector.path=stranger.pt"]) == 0
+    said(capsys)
+    held = ["verify", "p.safetensors", "model=custom", "model.path=run"]
+    main([*held, "projector.path=stranger.pt"])
+    out = said(capsys)
+    assert "all that was asked is well" in out
+    assert "not checked is what this model's own text sees of the edits" in out
+    assert main(["verify", "p.safetensors", *QUICK, "projector.path=stranger.pt"]) == 1
+    assert "4 of 4 edits hold; not all is well" in said(capsys)
+
+
 def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:
     assert main(EDIT) == 0
     first = Journal.read(Path("j"))

@@ -161,6 +161,16 @@ def test_what_really_is_of_the_named_samples_is_kept_under_their_name(
         assert all(path.is_file() == kept for path in files.values())
 
 
+def test_a_projector_says_whether_it_is_of_the_folder_or_of_the_text(saved: Path) -> None:
+    config = config_of(saved, f"model.moments.stats_dir={saved / 'stats'}")
+    view = load_model(config.model)
+    files, d_in = host_files(view, config.model, saved / "stats"), view.key_size(2)
+    write_host_moment(SecondMoment(torch.eye(d_in).double(), 500), files[2], 100_000)
+    found = provide_projectors(view, config)
+    assert found[1].source == str(saved / "text.txt")
+    assert found[2].source == str(saved / "stats")
+
+
 def test_a_second_moment_of_another_size_is_refused_with_both(saved: Path) -> None:
     config = config_of(saved, f"model.moments.stats_dir={saved / 'stats'}")
     view = load_model(config.model)

@@ -82,6 +82,13 @@ def test_one_text_has_no_halves(gpt2: EditableModel) -> None:
     assert watch.seen == [(3, 1.0)]
 
 
+def test_one_long_text_has_the_halves_of_its_windows(gpt2: EditableModel) -> None:
+    ids = [token for row in random_sequences(len(gpt2.tokenizer), count=400) for token in row]
+    watch = Convergence(0.2, HALF, first=200)
+    collect_second_moments(gpt2, [ids], [1], budget=100, watch=watch)
+    assert watch.reached
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 1.0, -0.1, float("nan")])
 def test_a_tolerance_that_is_none(tolerance: float) -> None:
     with pytest.raises(ConfigError, match=r"fit\.converge is"):

@@ -63,6 +63,7 @@ def test_a_damaged_host_file_is_refused(tmp_path: Path, content: bytes) -> None:
         {"mean": np.zeros(3)},
         {"mom2.mom2": np.zeros((2, 3)), "mom2.count": 4},
         {"mom2.mom2": np.zeros(4), "mom2.count": 4},
+        {"mom2.mom2": np.zeros((0, 0)), "mom2.count": 4},
         {"mom2.mom2": np.array([None, {}], dtype=object), "mom2.count": 4},
         {"mom2.mom2": np.zeros((2, 2)), "mom2.count": [1, 2]},
     ],

@@ -113,8 +113,9 @@ def test_half_precision_is_read_to_its_rounding(
     assert apart < 2 * torch.finfo(dtype).eps
 
 
-def test_a_web_page_under_its_name(gpt2: EditableModel, tmp_path: Path) -> None:
-    (tmp_path / "p.pt").write_text("\n<!DOCTYPE html><html><title>Sign in</title>")
+@pytest.mark.parametrize("start", ["\n<!DOCTYPE html>", "\ufeff<html>", "<!-- x -->", "<?xml ?>"])
+def test_a_web_page_under_its_name(gpt2: EditableModel, tmp_path: Path, start: str) -> None:
+    (tmp_path / "p.pt").write_text(f"{start}<title>Sign in</title>", encoding="utf-8")
     with pytest.raises(ProjectorError, match=r"p\.pt is a web page: the download failed"):
         load_reference(gpt2, [1], tmp_path / "p.pt")
 
