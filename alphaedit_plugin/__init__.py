@@ -52,12 +52,12 @@ def __getattr__(name: str) -> Any:
         "config": ("EditorConfig", "load_config"),
         "easyedit": ("register", "unregister"),
         "editor": ("NullSpaceEditor",),
-        "loading": ("load_recipe",),
+        "config.build": ("load_recipe",),
         "methods": ("METHODS", "BaseMethod", "Projected"),
         "models": ("EditableModel",),
-        "projector": ("Cut", "CutRule", "Projector"),
-        "request": ("Probe", "Request"),
-        "session": ("EditSession",),
+        "nullspace": ("Cut", "CutRule", "Projector"),
+        "data.request": ("Probe", "Request"),
+        "editing.session": ("EditSession",),
     }
     for module, names in homes.items():
         if name in names:

@@ -17,8 +17,7 @@ from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.editing import targets as targets_module
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.experiments import causal_tracing as trace
-from alphaedit_plugin.experiments.suggest import Fact, TraceSettings, fact_of
+from alphaedit_plugin.experiments.causal_tracing import Fact, TraceSettings, fact_of, trace
 from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
 from alphaedit_plugin.metrics.per_edit import edit_quality
 from alphaedit_plugin.models import EditableModel

@@ -28,8 +28,8 @@ from alphaedit_plugin.common.errors import (
     is_out_of_memory,
     unknown_name,
 )
+from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.config.groups import groups, options
 
 logger = logging.getLogger(__name__)
 

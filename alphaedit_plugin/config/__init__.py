@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from alphaedit_plugin.common.groups import CONFIG_MODULE, options
 from alphaedit_plugin.config.checks import build_method
 from alphaedit_plugin.config.compose import as_config, load_config, register_configs
-from alphaedit_plugin.config.groups import CONFIG_MODULE, options
 from alphaedit_plugin.config.model import (
     ContextsConfig,
     LayoutConfig,

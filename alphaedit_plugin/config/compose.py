@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.groups import CONFIG_MODULE
 from alphaedit_plugin.config.checks import check
 from alphaedit_plugin.config.explain import explain
-from alphaedit_plugin.config.groups import CONFIG_MODULE
 from alphaedit_plugin.config.overrides import bases_with, key_of, read_overrides
 from alphaedit_plugin.config.schema import EditorConfig
 

@@ -11,7 +11,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import OmegaConf
 
 from alphaedit_plugin.common.errors import first_line, unknown_name
-from alphaedit_plugin.config.groups import options
+from alphaedit_plugin.common.groups import options
 from alphaedit_plugin.config.overrides import bases_with
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.methods import METHODS

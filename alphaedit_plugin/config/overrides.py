@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config.groups import groups, options
+from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.methods import METHODS
 
 

@@ -10,7 +10,7 @@ from omegaconf import MISSING
 
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.data.conflicts import OnConflict
-from alphaedit_plugin.data.sets.zsre import Target
+from alphaedit_plugin.data.settings import DataConfig
 from alphaedit_plugin.methods import Mode
 from alphaedit_plugin.nullspace import Cut
 
@@ -42,33 +42,6 @@ class ProjectorConfig:
     path: str | None = None
     trust: bool = False
     chosen: bool = False
-
-
-@dataclass
-class DataConfig:
-    """Which facts are edited.
-
-    Attributes:
-        name: a registered kind of data.
-        path: its file, where it has one.
-        target: which answer of a zsRE record is edited in; zsRE needs a choice.
-        references: CounterFact's reference texts (``attribute_snippets.json``), for consistency.
-        shuffle_seed: shuffles the records; ``None`` leaves them as they are.
-        unique: drop records that ask again what an earlier one asks: see `conflicts.questions`.
-        strict: refuse a record that cannot be read, edited or asked, rather than drop it.
-        offset: skip so many usable records.
-        limit: at most this many requests; ``None`` for all.
-    """
-
-    name: str = "default"
-    path: str | None = None
-    target: Target | None = None
-    references: str | None = None
-    shuffle_seed: int | None = None
-    unique: bool = True
-    strict: bool = False
-    offset: int = 0
-    limit: int | None = None
 
 
 @dataclass

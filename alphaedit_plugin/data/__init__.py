@@ -12,19 +12,15 @@ registers its own in the same way, or any function from a configuration to `Edit
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from alphaedit_plugin.data import sets  # noqa: F401  (registers all of them)
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD, Dropped, EditData, Place
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.selection import select_fitting
+from alphaedit_plugin.data.settings import Chosen
 from alphaedit_plugin.data.source import FileData, Reading
 
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import EditorConfig
 
-
-def read_data(config: EditorConfig) -> EditData:
+def read_data(config: Chosen) -> EditData:
     """All requests and retained facts that ``config.data`` names; see `select_fitting`.
 
     Raises:
@@ -34,7 +30,7 @@ def read_data(config: EditorConfig) -> EditData:
     return DATA.get(config.data.name)(config)
 
 
-def load_data(config: EditorConfig) -> EditData:
+def load_data(config: Chosen) -> EditData:
     """The requests and retained facts that ``config.data`` names and selects, for any model.
 
     Raises:

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.registry import Registry
 from alphaedit_plugin.data.request import Probe, Request
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.data.settings import Chosen
 
 NEIGHBOURHOOD = "neighbourhood"  # the locality probe that specificity is measured on
 
@@ -72,4 +69,4 @@ class EditData:
     texts: tuple[str, ...] = ()
 
 
-DATA: Registry[Callable[[EditorConfig], EditData]] = Registry("data")
+DATA: Registry[Callable[[Chosen], EditData]] = Registry("data")

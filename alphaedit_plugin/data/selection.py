@@ -7,16 +7,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError, counted
 from alphaedit_plugin.data.base import Dropped, EditData, Place
 from alphaedit_plugin.data.conflicts import Question, answer, questions
 from alphaedit_plugin.data.notes import summarise
 from alphaedit_plugin.data.request import Probe, Request
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import DataConfig
+from alphaedit_plugin.data.settings import DataConfig
 
 logger = logging.getLogger(__name__)
 

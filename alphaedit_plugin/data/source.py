@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
 from alphaedit_plugin.data.base import DATA, Dropped, EditData, Place
@@ -14,9 +13,7 @@ from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.notes import summarise
 from alphaedit_plugin.data.records import Broken, read_records
 from alphaedit_plugin.data.request import Request
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import DataConfig, EditorConfig
+from alphaedit_plugin.data.settings import Chosen, DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ class FileData:
         """Where the file comes from."""
         return f"get {self.file} from {self.url}" if self.url else f"make {self.file}"
 
-    def __call__(self, config: EditorConfig) -> EditData:
+    def __call__(self, config: Chosen) -> EditData:
         """Read the file of ``config.data.path``.
 
         Raises:

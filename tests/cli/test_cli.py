@@ -18,11 +18,11 @@ from alphaedit_plugin.cli import COMMANDS, OVERRIDES, edit_run, fit_run
 from alphaedit_plugin.cli import main as cli
 from alphaedit_plugin.cli.base import ANY_LAYER
 from alphaedit_plugin.cli.main import main
+from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config import Host, load_config
 from alphaedit_plugin.config import build as loading
 from alphaedit_plugin.config.build import load_model, load_moments
-from alphaedit_plugin.config.groups import groups, options
 from alphaedit_plugin.data import load_data
 from alphaedit_plugin.data.pocket_world import load_pocket
 from alphaedit_plugin.metrics.per_edit import edit_quality

@@ -364,7 +364,7 @@ def test_a_recipe_of_a_layer_that_cannot_be_edited_is_refused_at_once(gpt2: Edit
 def test_what_the_page_says_of_a_model_of_ones_own(
     gpt2: EditableModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = Path(__file__).parents[1] / "docs" / "models.md"
+    page = Path(__file__).parents[2] / "docs" / "models.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")

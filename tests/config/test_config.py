@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.config import (
     DataConfig,
     EditorConfig,
@@ -22,7 +23,6 @@ from alphaedit_plugin.config import (
     load_config,
     register_configs,
 )
-from alphaedit_plugin.config.groups import groups, options
 from alphaedit_plugin.data import DATA
 from alphaedit_plugin.methods import METHODS, Mode
 from alphaedit_plugin.models.tokens import FactToken

@@ -38,7 +38,7 @@ def test_one_file_and_one_yaml(tmp_path: Path) -> None:
     source = Path(alphaedit_plugin.__file__).parent
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(source.parent / "conf", package / "conf", dirs_exist_ok=True)
-    (package / "data" / "mine.py").write_text(MODULE, encoding="utf-8")
+    (package / "data" / "sets" / "mine.py").write_text(MODULE, encoding="utf-8")
     (package / "conf" / "data" / "mine.yaml").write_text("name: mine\n", encoding="utf-8")
     path = write(tmp_path, [{"question": "Ada speaks", "about": "Ada", "answer": "French"}])
     done = subprocess.run(

@@ -9,7 +9,7 @@ import pytest
 
 from alphaedit_plugin.data import NEIGHBOURHOOD
 from alphaedit_plugin.data.conflicts import conflicts, questions
-from alphaedit_plugin.data.sets.zsre import Target
+from alphaedit_plugin.data.settings import Target
 from tests.data.files import DATA_DIR, load
 
 

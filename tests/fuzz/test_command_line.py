@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import load_session
+from alphaedit_plugin.patches import load_session, save_session
 from tests.fuzz.strategies import any_text, documents, nearly_text, overrides
 from tests.patches.test_adapter import edited
 from tests.saved import config_of, overrides_of, save_model
@@ -41,7 +41,7 @@ def place(
         patch.chdir(folder)
         patch.setenv("ALPHAEDIT_CACHE", str(folder / "cache"))
         assert call(["fit", *overrides_of(folder), "fit.out=projector.safetensors"]) == 0
-        edited(load_model(config_of(folder).model)).save("patch.safetensors")
+        save_session(edited(load_model(config_of(folder).model)), "patch.safetensors")
         yield folder
 
 

@@ -15,17 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.records import read_records
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.settings import DataConfig
 from alphaedit_plugin.data.source import FileData, Reading
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import DataConfig
 
 SNIPPETS = "https://rome.baulab.info/data/dsets/attribute_snippets.json"
 ONE_HOP = "one_hop"  # EasyEdit's name for the portability probe

@@ -11,7 +11,6 @@ the reference texts.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.base import DATA
@@ -19,10 +18,8 @@ from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.data.sets.counterfact import read_counterfact
 from alphaedit_plugin.data.sets.zsre import CONVENTIONS, chosen_target, read_zsre
+from alphaedit_plugin.data.settings import DataConfig
 from alphaedit_plugin.data.source import FileData, Reading
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import DataConfig
 
 
 def read_leme(record: Fields, data: DataConfig) -> list[Request]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD, EditData
 from alphaedit_plugin.data.pocket_world import load_world
 from alphaedit_plugin.data.pocket_world.world import EditCase, Fact, World, edit_cases
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.settings import Chosen
 from alphaedit_plugin.data.source import refuse_unread
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import EditorConfig
 
 
 def load_pocket_data(seed: int, retained: int = 300) -> EditData:
@@ -60,12 +57,12 @@ def _probe(facts: Sequence[Fact]) -> Probe:
     return Probe(tuple(f.prompts[0] for f in facts), tuple(f.answer for f in facts))
 
 
-def _pocket(config: EditorConfig) -> EditData:
+def _pocket(config: Chosen) -> EditData:
     refuse_unread(config.data, ())
     return load_pocket_data(config.seed, config.compare.retention)
 
 
-def _default(config: EditorConfig) -> EditData:
+def _default(config: Chosen) -> EditData:
     """The pocket world's data for the pocket model; other models have none of their own."""
     if config.model.path is not None:
         raise ConfigError(

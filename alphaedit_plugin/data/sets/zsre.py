@@ -7,27 +7,15 @@ the old answer is not known. Figures of the two do not compare, so there is no d
 
 from __future__ import annotations
 
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
 from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.sets.counterfact import one_hop
+from alphaedit_plugin.data.settings import DataConfig, Target
 from alphaedit_plugin.data.source import FileData, Reading
-
-if TYPE_CHECKING:
-    from alphaedit_plugin.config import DataConfig
-
-
-class Target(str, Enum):
-    """Which of a zsRE record's answers is edited in."""
-
-    alt = "alt"
-    answers = "answers"
-
 
 CONVENTIONS = {
     Target.alt: "target alt, old answer answers[0]",

@@ -9,7 +9,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.data import NEIGHBOURHOOD
-from alphaedit_plugin.data.sets.zsre import Target
+from alphaedit_plugin.data.settings import Target
 from tests.data.files import load, write
 from tests.data.sets import test_counterfact, test_zsre
 

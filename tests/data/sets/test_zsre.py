@@ -11,7 +11,7 @@ from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config import load_config
 from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
 from alphaedit_plugin.data.request import Probe
-from alphaedit_plugin.data.sets.zsre import Target
+from alphaedit_plugin.data.settings import Target
 from tests.data.files import load, without, write
 
 RECORD: dict[str, Any] = {
