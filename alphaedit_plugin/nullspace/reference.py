@@ -59,7 +59,12 @@ def read_stack(path: Path) -> Tensor:
     """
     stack = _load(path)
     shape = stack.shape if isinstance(stack, Tensor) else ()
-    if len(shape) != 3 or shape[1] != shape[2] or _describe(stack) != str(tuple(shape)):
+    if (
+        len(shape) != 3
+        or shape[1] != shape[2]
+        or 0 in shape
+        or _describe(stack) != str(tuple(shape))
+    ):
         raise ProjectorError(
             f"{path} holds {_describe(stack)}, where AlphaEdit's files hold one projector per "
             "layer, (layers, d_in, d_in)"
@@ -81,8 +86,10 @@ def _load(path: Path) -> Any:
         RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError,
         LookupError, TypeError, AttributeError,  # of the unpickler, on what is no pickle
     ) as error:  # fmt: skip
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ProjectorError(f"{path} is no file of tensors: {first}") from None
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        # What torch advises there is to run whatever the file holds.
+        why = "it cannot be read safely" if isinstance(error, pickle.UnpicklingError) else said[0]
+        raise ProjectorError(f"{path} is no file of tensors: {why}") from None
     raise ProjectorError(
         f"{path} is a web page: the download failed, or wanted a login; get the file again"
     )

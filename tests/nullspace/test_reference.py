@@ -64,6 +64,9 @@ def test_nothing_in_it_is_executed(gpt2: EditableModel, tmp_path: Path, by_torch
     with pytest.raises(ProjectorError, match=r"p\.pt is no file of tensors"):
         load_reference(gpt2, [1], path)
     assert not trap.exists()
+    with pytest.raises(ProjectorError) as caught:
+        load_reference(gpt2, [1], path)
+    assert "weights_only" not in str(caught.value)
     if not by_torch:
         pickle.loads(path.read_bytes())
         assert trap.exists()  # it is a trap indeed
@@ -75,6 +78,7 @@ def test_nothing_in_it_is_executed(gpt2: EditableModel, tmp_path: Path, by_torch
         (torch.zeros(2, D_IN, D_IN), r"holds 2 projectors, but layers \[1\]"),
         (torch.zeros(1, 3, 3), "p.pt is for keys of 3 dimensions, but this model's .* has 128"),
         (torch.zeros(D_IN, D_IN), r"holds \(128, 128\)"),
+        (torch.zeros(2, 0, 0), r"holds \(2, 0, 0\)"),
         ([torch.zeros(D_IN, D_IN)], "holds list"),
         ({"a": 1}, "holds dict"),
         (2 * torch.eye(D_IN)[None], "no orthogonal projector"),
