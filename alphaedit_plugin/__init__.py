@@ -13,18 +13,22 @@ from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from alphaedit_plugin.config import EditorConfig, load_config
     from alphaedit_plugin.config.build import load_recipe
+    from alphaedit_plugin.config.compose import load_config
+    from alphaedit_plugin.config.schema import EditorConfig
     from alphaedit_plugin.data.request import Probe, Request
     from alphaedit_plugin.easyedit import register, unregister
     from alphaedit_plugin.editing.session import EditSession
     from alphaedit_plugin.editor import NullSpaceEditor
-    from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
-    from alphaedit_plugin.models import EditableModel
-    from alphaedit_plugin.nullspace import Cut, CutRule, Projector
+    from alphaedit_plugin.methods.alphaedit import AlphaEdit
+    from alphaedit_plugin.methods.base import METHODS, BaseMethod
+    from alphaedit_plugin.models.editable import EditableModel
+    from alphaedit_plugin.nullspace.cut import Cut, CutRule
+    from alphaedit_plugin.nullspace.projector import Projector
 
 __all__ = [
     "METHODS",
+    "AlphaEdit",
     "AlphaEditError",
     "BaseMethod",
     "Cut",
@@ -34,7 +38,6 @@ __all__ = [
     "EditorConfig",
     "NullSpaceEditor",
     "Probe",
-    "Projected",
     "Projector",
     "Request",
     "__version__",
@@ -49,15 +52,18 @@ def __getattr__(name: str) -> Any:
     # Names resolve on first use: torch and transformers take seconds, which `alphaedit --help`
     # and whoever needs one module only should not wait for.
     homes = {
-        "config": ("EditorConfig", "load_config"),
-        "easyedit": ("register", "unregister"),
-        "editor": ("NullSpaceEditor",),
         "config.build": ("load_recipe",),
-        "methods": ("METHODS", "BaseMethod", "Projected"),
-        "models": ("EditableModel",),
-        "nullspace": ("Cut", "CutRule", "Projector"),
+        "config.compose": ("load_config",),
+        "config.schema": ("EditorConfig",),
         "data.request": ("Probe", "Request"),
+        "easyedit": ("register", "unregister"),
         "editing.session": ("EditSession",),
+        "editor": ("NullSpaceEditor",),
+        "methods.alphaedit": ("AlphaEdit",),
+        "methods.base": ("METHODS", "BaseMethod"),
+        "models.editable": ("EditableModel",),
+        "nullspace.cut": ("Cut", "CutRule"),
+        "nullspace.projector": ("Projector",),
     }
     for module, names in homes.items():
         if name in names:

@@ -12,10 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import ConfigError, require, unknown_name
+from alphaedit_plugin.common.groups import options
 from alphaedit_plugin.common.progress import progress
-from alphaedit_plugin.config import EditorConfig, load_config, options
 from alphaedit_plugin.config.build import load
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.overrides import key_of
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.conflicts import contradicted
 from alphaedit_plugin.data.request import Request, among, prepare_requests
 from alphaedit_plugin.editing import engine
@@ -36,8 +38,9 @@ from alphaedit_plugin.metrics.per_edit import (
     edit_quality,
     requested_rewrite,
 )
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import Journal, open_session
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.patches.journal import Journal
+from alphaedit_plugin.patches.sessions import open_session
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class NullSpaceEditor:
     """Edits one model with one recipe; everything it accumulates is in ``session``.
 
     Args:
-        view: the model to edit, in place.
+        lm: the model to edit, in place.
         recipe: how.
         batch_size: requests per batch in `batch_edit`.
         journal: a folder that keeps every batch, see `EditSession`.
@@ -59,26 +62,24 @@ class NullSpaceEditor:
 
     def __init__(
         self,
-        view: EditableModel,
+        lm: EditableModel,
         recipe: Recipe,
         batch_size: int = 1,
         journal: str | Path | None = None,
     ) -> None:
         _check_batch_size(batch_size)
-        self.view = view
+        self.lm = lm
         self.recipe = recipe
         self.batch_size = batch_size
-        self.session = open_session(view, recipe.layers, journal)
+        self.session = open_session(lm, recipe.layers, journal)
 
     @classmethod
-    def from_config(
-        cls, config: EditorConfig, view: EditableModel | None = None
-    ) -> NullSpaceEditor:
+    def from_config(cls, config: EditorConfig, lm: EditableModel | None = None) -> NullSpaceEditor:
         """Load what ``config`` names: model, second moments, projector, context templates.
 
         Args:
             config: names them.
-            view: a model that is loaded already, for which ``config.model.path`` is not read.
+            lm: a model that is loaded already, for which ``config.model.path`` is not read.
 
         Raises:
             AlphaEditError: something named there is missing or does not fit.
@@ -89,7 +90,7 @@ class NullSpaceEditor:
                 weights = {layer: found.weight(layer) for layer in config.model.layers}
                 Journal.fitting(Path(config.journal).expanduser(), found, weights)
 
-        return cls(*load(config, check, view), config.batch_size, config.journal)
+        return cls(*load(config, check, lm), config.batch_size, config.journal)
 
     @classmethod
     def from_pretrained(
@@ -136,12 +137,12 @@ class NullSpaceEditor:
     @property
     def model(self) -> Any:
         """The model, as edited so far."""
-        return self.view.model
+        return self.lm.model
 
     @property
     def tok(self) -> Any:
         """Its tokenizer, by the host's name."""
-        return self.view.tokenizer
+        return self.lm.tokenizer
 
     def edit(
         self,
@@ -224,17 +225,17 @@ class NullSpaceEditor:
         """Edit prepared requests; see `edit`. All ``pre`` are measured before the first edit."""
         _check_batch_size(batch_size)
         self._check(requests)
-        before = edit_quality(self.view, requests)
+        before = edit_quality(self.lm, requests)
         return self._edit_batches(requests, sequential_edit, verbose, batch_size, before)
 
     def _check(self, requests: Sequence[Request]) -> None:
         """Refuse what could fail halfway, before any weight changes."""
         self.session.check_weights()
         check_recipe(self.session, self.recipe)
-        check_requests(self.view, self.recipe, requests)
+        check_requests(self.lm, self.recipe, requests)
         check_conflicts(self.session, self.recipe, requests)
-        check_quality(self.view, requests)
-        warn_of_shared_tokens(self.view, [self.recipe], requests)
+        check_quality(self.lm, requests)
+        warn_of_shared_tokens(self.lm, [self.recipe], requests)
 
     def _edit_batches(
         self,
@@ -256,7 +257,7 @@ class NullSpaceEditor:
         starts = range(0, len(requests), batch_size)
         for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
             batch = requests[start : start + batch_size]
-            old = edit_quality(self.view, batch) if before is None else before[start:]
+            old = edit_quality(self.lm, batch) if before is None else before[start:]
             weights = self._weights()
             asked = [request for n, request in enumerate(batch, start) if n not in lost]
             entry, after, seconds = self._edit_batch(batch, asked, keep=sequential_edit)
@@ -277,7 +278,7 @@ class NullSpaceEditor:
                     logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
             if sequential_edit and entry is not None:
                 self._note(entry, batch, after)
-        return metrics, self.view.model, weights
+        return metrics, self.lm.model, weights
 
     def _note(self, entry: Entry, batch: Sequence[Request], metrics: Sequence[Metrics]) -> None:
         """Keep what was measured of an entry's edits; some of its batch may have been left out."""
@@ -295,7 +296,7 @@ class NullSpaceEditor:
             if not keep:
                 self.finalize()
             seconds = time.perf_counter() - began
-            return entry, edit_quality(self.view, batch), seconds
+            return entry, edit_quality(self.lm, batch), seconds
         finally:
             if not keep:
                 self.session.undo(len(self.session.journal) - length)
@@ -306,11 +307,11 @@ class NullSpaceEditor:
         Raises:
             RequestError: see `checks.check_editable`.
         """
-        check_editable(self.view, [self.recipe], request)
+        check_editable(self.lm, [self.recipe], request)
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch and keep it, without evaluating anything."""
-        return engine.apply_batch(self.view, self.session, self.recipe, requests)
+        return engine.apply_batch(self.lm, self.session, self.recipe, requests)
 
     def finalize(self) -> Entry | None:
         """End the run: PRUNE restrains what has accumulated; the others have nothing to do.
@@ -322,7 +323,7 @@ class NullSpaceEditor:
 
     def _weights(self) -> dict[str, Tensor]:
         return {
-            self.view.weight_name(layer): self.view.stored(layer).clone()
+            self.lm.weight_name(layer): self.lm.stored(layer).clone()
             for layer in self.recipe.layers
         }
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from alphaedit_plugin import NullSpaceEditor
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.per_edit import accuracies, edit_quality
 
 PEOPLE, BATCH = 40, 10
@@ -49,7 +49,7 @@ def edit(editor: NullSpaceEditor, requests: Sequence[Request]) -> None:
 
 def taken(editor: NullSpaceEditor, requests: Sequence[Request]) -> str:
     """The share of answers that the model gives."""
-    right = [accuracies(found)["rewrite"][0] for found in edit_quality(editor.view, requests)]
+    right = [accuracies(found)["rewrite"][0] for found in edit_quality(editor.lm, requests)]
     return f"{sum(right) / len(right):.3f}"
 
 

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from alphaedit_plugin.data.pocket_world.tokenizer import END, MAX_LENGTH, PAD, save_tokenizer
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
 from examples.train_pocket.loop import NOBODY, Recipe, Rows, build_model, fit
 
@@ -136,9 +136,9 @@ def _collate(rows: Sequence[Sequence[Encoded]], pad: int) -> Rows:
     return Rows(ids, (ids != pad).long(), weights, torch.tensor(subjects))
 
 
-def share_known(view: EditableModel, told: Sequence[Statement]) -> float:
+def share_known(lm: EditableModel, told: Sequence[Statement]) -> float:
     """The share of statements whose answer the model predicts, every token of it."""
-    answers = score(view, [(one.prompt, one.answer) for one in told])
+    answers = score(lm, [(one.prompt, one.answer) for one in told])
     return sum(answer.accuracy == 1 for answer in answers) / len(told)
 
 
@@ -177,11 +177,11 @@ def _train(records: Sequence[dict[str, Any]], edits: int, recipe: Recipe, out: P
     model = build_model(recipe, tokenizer)
     count = sum(p.numel() for p in model.parameters())
     logger.info("%d statements, %.1f million parameters", len(told), count / 1e6)
-    view = EditableModel.wrap(model, tokenizer)
+    lm = EditableModel.wrap(model, tokenizer)
     rows = stream(encode(tokenizer, told, recipe.text_weight), recipe, tokenizer.pad_token_id)
-    fit(model, rows, recipe, lambda: share_known(view, told[::8]))
+    fit(model, rows, recipe, lambda: share_known(lm, told[::8]))
     model.save_pretrained(out)
-    logger.info("knows %.4f of the statements", share_known(view, told))
+    logger.info("knows %.4f of the statements", share_known(lm, told))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.nullspace import Projector
+from alphaedit_plugin.nullspace.projector import Projector
 from benchmarks.measure import Peak, Seconds, Stopwatch, held_bytes, peak_memory
 from benchmarks.models import Shape, build
 from benchmarks.ours import Seen, observed
@@ -79,25 +79,25 @@ def grow(
         requests: one for the first batch, and those of the timed one.
         history: edits before these.
     """
-    view, task = load.view, load.tasks["alphaedit"]
+    lm, task = load.lm, load.tasks["alphaedit"]
     task = replace(task, search=replace(task.search, steps=SEARCH_STEPS))
-    recipe, session = load.recipe(task), EditSession(view, task.layers)
-    watch = Stopwatch(view.device)
+    recipe, session = load.recipe(task), EditSession(lm, task.layers)
+    watch = Stopwatch(lm.device)
     caches = _fill(load, session, history)
-    with observed(Stopwatch(view.device), recipe) as first:
-        engine.apply_batch(view, session, first.recipe, requests[:1])
+    with observed(Stopwatch(lm.device), recipe) as first:
+        engine.apply_batch(lm, session, first.recipe, requests[:1])
     for solved in first.solved:
         keys = solved.problem.keys
         caches[solved.problem.layer] += keys @ keys.T
     with observed(watch, recipe, peaks=True) as seen:
-        engine.apply_batch(view, session, seen.recipe, requests[1:])
-    kept = [*dense.values(), *caches.values(), *(view.weight(i) for i in task.layers)]
+        engine.apply_batch(lm, session, seen.recipe, requests[1:])
+    kept = [*dense.values(), *caches.values(), *(lm.weight(i) for i in task.layers)]
     held = (sum(matrix.nbytes for matrix in kept), held_bytes(session, load.projectors))
     session.reset()
     seconds, peak, distance = _published(dense, caches, seen, task.ridge)
     return Growth(
         name,
-        view.weight(task.layers[0]).shape[1],
+        lm.weight(task.layers[0]).shape[1],
         len(task.layers),
         len(requests) - 1,
         history,
@@ -119,30 +119,30 @@ def wide(d_model: int, count: int, device: torch.device, seed: int) -> Workload:
         )
 
     shape = Shape(config, (0,), 0)
-    view = build(shape, torch.float32, device, seed)
-    d_in = view.weight(0).shape[1]
+    lm = build(shape, torch.float32, device, seed)
+    d_in = lm.weight(0).shape[1]
     cut = null_cut(d_in)
     generator = torch.Generator(device=device).manual_seed(seed)
     draw = torch.randn(d_in, int(cut.value), generator=generator, device=device)
     projector = Projector(torch.linalg.qr(draw)[0], torch.ones(d_in), cut)
-    tasks = build_tasks(view, shape, SEARCH_STEPS, seed)
-    return Workload(view, tasks, Words(view, seed).requests(count), {}, {0: projector})
+    tasks = build_tasks(lm, shape, SEARCH_STEPS, seed)
+    return Workload(lm, tasks, Words(lm, seed).requests(count), {}, {0: projector})
 
 
 def _fill(load: Workload, session: EditSession, history: int) -> dict[int, Tensor]:
     """Commit batches of random keys, with deltas of zero; returns ``Kp Kpᵀ`` per layer."""
-    view = load.view
-    generator = torch.Generator(device=view.device).manual_seed(history)
-    shapes = {layer: view.weight(layer).shape for layer in session.layers}
-    sums = {i: torch.zeros(d, d, device=view.device) for i, (_, d) in shapes.items()}
+    lm = load.lm
+    generator = torch.Generator(device=lm.device).manual_seed(history)
+    shapes = {layer: lm.weight(layer).shape for layer in session.layers}
+    sums = {i: torch.zeros(d, d, device=lm.device) for i, (_, d) in shapes.items()}
     for start in range(0, history, COMMIT):
         count = min(COMMIT, history - start)
         keys = {}
         with session.batch():
             for layer, (d_out, d_in) in shapes.items():
-                draw = torch.randn(d_in, count, generator=generator, device=view.device)
+                draw = torch.randn(d_in, count, generator=generator, device=lm.device)
                 keys[layer] = KEY_SIZE * draw
-                left = torch.zeros(d_out, count, device=view.device)
+                left = torch.zeros(d_out, count, device=lm.device)
                 session.write(layer, Delta(left, load.projectors[layer].apply(keys[layer])))
                 sums[layer] += keys[layer] @ keys[layer].T
             session.commit((), keys)

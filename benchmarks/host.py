@@ -15,7 +15,8 @@ from torch import Tensor
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.host import HostError, HostMethod, import_host
 from alphaedit_plugin.easyedit.host_editor import host_settings
-from alphaedit_plugin.models import EditableModel, inference
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import inference
 from benchmarks.measure import Stopwatch, peak_memory
 from benchmarks.plain import Outcome
 from benchmarks.runs import Row, put_back
@@ -53,12 +54,12 @@ def why_not() -> str | None:
 
 
 def run_host(
-    view: EditableModel, dense: dict[int, Tensor], task: Task, requests: Sequence[Request]
+    lm: EditableModel, dense: dict[int, Tensor], task: Task, requests: Sequence[Request]
 ) -> tuple[Row, Outcome]:
     """One batch through the host; the weights are put back.
 
     Args:
-        view: the model.
+        lm: the model.
         dense: see `runs.dense_matrices`.
         task: what to run.
         requests: the batch.
@@ -66,38 +67,38 @@ def run_host(
     Returns:
         Times, and the outcome; without targets for ROME, whose host function returns none.
     """
-    module, watch = METHODS[task.method].load(), Stopwatch(view.device)
-    before = {layer: view.weight(layer).float().clone() for layer in task.layers}
+    module, watch = METHODS[task.method].load(), Stopwatch(lm.device)
+    before = {layer: lm.weight(layer).float().clone() for layer in task.layers}
     rows = [
         {"prompt": r.prompt, "subject": r.subject, "target_new": r.target_new} for r in requests
     ]
     groups = [[row] for row in rows] if task.method == "rome" else [rows]
     found: list[Tensor] = []
     with (
-        put_back(view, task.layers),
-        inference(view),
-        _prepared(view, dense, task),
+        put_back(lm, task.layers),
+        inference(lm),
+        _prepared(lm, dense, task),
         _timed(module, task.method, watch, found),
         redirect_stdout(io.StringIO()),
-        peak_memory(view.device) as peak,
+        peak_memory(lm.device) as peak,
     ):
         apply = getattr(module, APPLY[task.method])
         for group in groups:
             with watch.phase("solve"):
-                apply(view.model, view.tokenizer, group, _hparams(view, task))
-        deltas = {layer: view.weight(layer).float() - before[layer] for layer in task.layers}
+                apply(lm.model, lm.tokenizer, group, _hparams(lm, task))
+        deltas = {layer: lm.weight(layer).float() - before[layer] for layer in task.layers}
     count = len(requests)
     row = Row(task.method, "host", count, watch.seconds.over(count), peak.bytes, count)
     return row, Outcome(torch.stack(found, dim=1) if found else None, deltas)
 
 
 @contextmanager
-def _prepared(view: EditableModel, dense: dict[int, Tensor], task: Task) -> Iterator[None]:
+def _prepared(lm: EditableModel, dense: dict[int, Tensor], task: Task) -> Iterator[None]:
     """Fill the host's module globals with our contexts and matrices, and put them back."""
     module = METHODS[task.method].load()
     contexts: Any = [list(group) for group in task.contexts.groups]
-    model = view.model.config._name_or_path.replace("/", "_")
-    known = {(model, view.layout.down_proj.format(i)): matrix for i, matrix in dense.items()}
+    model = lm.model.config._name_or_path.replace("/", "_")
+    known = {(model, lm.layout.down_proj.format(i)): matrix for i, matrix in dense.items()}
     values: dict[Any, dict[str, Any]] = {module: {"CONTEXT_TEMPLATES_CACHE": contexts}}
     if task.method == "rome":
         values[module]["CONTEXT_TEMPLATES_CACHE"] = list(task.contexts.flat)
@@ -143,9 +144,9 @@ def _timed(module: Any, method: str, watch: Stopwatch, found: list[Tensor]) -> I
         yield
 
 
-def _hparams(view: EditableModel, task: Task) -> Any:
+def _hparams(lm: EditableModel, task: Task) -> Any:
     """The host's hparams of this task."""
-    settings = host_settings(view, METHODS[task.method].name, task.layers, task.search) | {
+    settings = host_settings(lm, METHODS[task.method].name, task.layers, task.search) | {
         "model_name": "gpt2-xl",  # the host knows a model by parts of its name
         "stats_dir": "",
         "mom2_adjustment": True,

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from alphaedit_plugin.data.pocket_world import load_pocket
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 END, UNKNOWN = "<end>", "<unk>"
 SYLLABLES = tuple(a + b for a, b in product("bdfghjklmnprstvwz", "aeiou"))

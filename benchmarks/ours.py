@@ -15,7 +15,7 @@ from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.targets import Targets
-from alphaedit_plugin.methods import LayerProblem
+from alphaedit_plugin.methods.base import LayerProblem
 from benchmarks.measure import Stopwatch, peak_memory
 
 

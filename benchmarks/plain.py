@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alphaedit_plugin.data.request import SLOT, Request
-from alphaedit_plugin.models import EditableModel, hidden_of, hooked, inference, with_hidden
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import hidden_of, hooked, inference, with_hidden
 from benchmarks.measure import Stopwatch
 from benchmarks.published import alphaedit_solve, memit_solve, rome_solve
 from benchmarks.workload import Task
@@ -51,13 +52,13 @@ class PlainEditor(ABC):
     """One published method on one model; `edit` leaves the weights edited.
 
     Args:
-        view: the model.
+        lm: the model.
         task: the method's settings.
         watch: counts the phases.
     """
 
-    def __init__(self, view: EditableModel, task: Task, watch: Stopwatch) -> None:
-        self.view, self.task, self.watch = view, task, watch
+    def __init__(self, lm: EditableModel, task: Task, watch: Stopwatch) -> None:
+        self.lm, self.task, self.watch = lm, task, watch
         self._bare = slice(None, None, len(task.contexts.flat))
 
     @abstractmethod
@@ -71,8 +72,8 @@ class PlainEditor(ABC):
         prompts = [c.replace(SLOT, request.prompt) for c in self.task.contexts.flat]
         sentences = [(prompt, target[:-1]) for prompt in prompts] + [(ESSENCE, [])]
         batch = self._encode([(p, request.subject, after) for p, after in sentences])
-        rows = torch.arange(len(sentences), device=self.view.device)
-        delta = torch.zeros(self.view.model.config.hidden_size, device=self.view.device)
+        rows = torch.arange(len(sentences), device=self.lm.device)
+        delta = torch.zeros(self.lm.model.config.hidden_size, device=self.lm.device)
         delta.requires_grad_(True)
         initial: list[Tensor] = []
 
@@ -87,7 +88,7 @@ class PlainEditor(ABC):
         reference: Tensor | None = None
         for step in range(settings.steps):
             with hooked(lambda: module.register_forward_hook(add)):
-                logits = self.view.model(**batch.inputs, use_cache=False).logits
+                logits = self.lm.model(**batch.inputs, use_cache=False).logits
             log_probs = logits.float().log_softmax(dim=2)
             essence = log_probs[-1, batch.positions[-1]]
             reference = essence.detach() if reference is None else reference
@@ -132,7 +133,7 @@ class PlainEditor(ABC):
         found: list[Tensor] = []
         for start in range(0, len(sentences), ROWS):
             batch = self._encode(sentences[start : start + ROWS])
-            rows = torch.arange(len(batch.positions), device=self.view.device)
+            rows = torch.arange(len(batch.positions), device=self.lm.device)
 
             def keep(
                 _: Any, args: Any, output: Any, rows: Tensor = rows, batch: _Encoded = batch
@@ -141,17 +142,17 @@ class PlainEditor(ABC):
                 found.append(hidden[rows, batch.positions].float())
 
             with torch.no_grad(), hooked(lambda: module.register_forward_hook(keep)):
-                self.view.model(**batch.inputs, use_cache=False)
+                self.lm.model(**batch.inputs, use_cache=False)
         return torch.cat(found).T
 
     def _target(self, request: Request) -> list[int]:
-        tokenizer = self.view.tokenizer
+        tokenizer = self.lm.tokenizer
         before = len(tokenizer(request.filled)["input_ids"])
         return list(tokenizer(f"{request.filled} {request.target_new}")["input_ids"][before:])
 
     def _encode(self, sentences: Sequence[_Asked]) -> _Encoded:
         """Tokenise, find each subject's last token, and pad on the right."""
-        tokenizer = self.view.tokenizer
+        tokenizer = self.lm.tokenizer
         ids = [
             list(tokenizer(template.replace(SLOT, subject))["input_ids"]) + after
             for template, subject, after in sentences
@@ -161,7 +162,7 @@ class PlainEditor(ABC):
         longest = max(map(len, ids))
         padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-        device = self.view.device
+        device = self.lm.device
         return _Encoded(
             {"input_ids": padded.to(device), "attention_mask": mask.to(device)},
             torch.tensor(positions, device=device),
@@ -183,16 +184,16 @@ class PlainMemit(PlainEditor):
     """MEMIT: targets one after another, then least squares layer after layer.
 
     Args:
-        view: the model.
+        lm: the model.
         task: the method's settings.
         watch: counts the phases.
         moments: ``C`` per layer.
     """
 
     def __init__(
-        self, view: EditableModel, task: Task, watch: Stopwatch, moments: Mapping[int, Tensor]
+        self, lm: EditableModel, task: Task, watch: Stopwatch, moments: Mapping[int, Tensor]
     ) -> None:
-        super().__init__(view, task, watch)
+        super().__init__(lm, task, watch)
         self.moments = moments
 
     def solve(self, layer: int, keys: Tensor, residual: Tensor) -> Tensor:
@@ -201,21 +202,21 @@ class PlainMemit(PlainEditor):
 
     def edit(self, requests: Sequence[Request]) -> Outcome:
         """Edit a batch of requests into the model."""
-        view, layers = self.view, self.task.layers
-        last = view.block(layers[-1])
+        lm, layers = self.lm, self.task.layers
+        last = lm.block(layers[-1])
         deltas = {}
-        with inference(view):
+        with inference(lm):
             with self.watch.phase("targets"):
                 targets = torch.stack([self.search(r, last) for r in requests], dim=1)
             for place, layer in enumerate(layers):
                 with self.watch.phase("keys"):
-                    found = self.read(requests, view.down_proj(layer), inputs=True)
+                    found = self.read(requests, lm.down_proj(layer), inputs=True)
                     keys = self.average(found)
                     missing = targets - self.read_bare(requests, last, inputs=False)
                 with self.watch.phase("solve"):
                     deltas[layer] = self.solve(layer, keys, missing / (len(layers) - place))
                 with self.watch.phase("write"):
-                    view.weight(layer).add_(deltas[layer].to(view.weight(layer)))
+                    lm.weight(layer).add_(deltas[layer].to(lm.weight(layer)))
             self.remember(requests)
         return Outcome(targets, deltas)
 
@@ -227,16 +228,16 @@ class PlainAlphaEdit(PlainMemit):
     """AlphaEdit: MEMIT with the null-space solve and a dense ``Kp Kpᵀ`` per layer.
 
     Args:
-        view: the model.
+        lm: the model.
         task: the method's settings.
         watch: counts the phases.
         projections: ``P (d_in, d_in)`` per layer.
     """
 
     def __init__(
-        self, view: EditableModel, task: Task, watch: Stopwatch, projections: Mapping[int, Tensor]
+        self, lm: EditableModel, task: Task, watch: Stopwatch, projections: Mapping[int, Tensor]
     ) -> None:
-        super().__init__(view, task, watch, {})
+        super().__init__(lm, task, watch, {})
         self.projections = projections
         self.caches = {layer: torch.zeros_like(p) for layer, p in projections.items()}
 
@@ -249,7 +250,7 @@ class PlainAlphaEdit(PlainMemit):
         """Add the keys of the edited model to the cache of each layer."""
         for layer in self.task.layers:
             with self.watch.phase("keys"):
-                found = self.read(requests, self.view.down_proj(layer), inputs=True)
+                found = self.read(requests, self.lm.down_proj(layer), inputs=True)
                 keys = self.average(found)
             with self.watch.phase("solve"):
                 self.caches[layer] += (keys @ keys.T).to(self.caches[layer])
@@ -259,22 +260,22 @@ class PlainRome(PlainEditor):
     """ROME: one request after another, one rank-one delta each.
 
     Args:
-        view: the model.
+        lm: the model.
         task: the method's settings; one layer.
         watch: counts the phases.
         inverse: ``C⁻¹`` of that layer.
     """
 
-    def __init__(self, view: EditableModel, task: Task, watch: Stopwatch, inverse: Tensor) -> None:
-        super().__init__(view, task, watch)
+    def __init__(self, lm: EditableModel, task: Task, watch: Stopwatch, inverse: Tensor) -> None:
+        super().__init__(lm, task, watch)
         self.inverse = inverse
 
     def edit(self, requests: Sequence[Request]) -> Outcome:
         """Edit the requests into the model, one after another."""
         (layer,) = self.task.layers
-        module, weight = self.view.down_proj(layer), self.view.weight(layer)
+        module, weight = self.lm.down_proj(layer), self.lm.weight(layer)
         total, targets = torch.zeros_like(weight, dtype=torch.float32), []
-        with inference(self.view):
+        with inference(self.lm):
             for request in requests:
                 with self.watch.phase("keys"):
                     key = self.average(self.read([request], module, inputs=True))

@@ -26,16 +26,12 @@ from rich.table import Table
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from alphaedit_plugin.models import EditableModel, dtype_name
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    Projector,
-    SecondMoment,
-    decompose,
-    load_projectors,
-    save_projectors,
-)
+from alphaedit_plugin.models.editable import EditableModel, dtype_name
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import load_projectors, save_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
+from alphaedit_plugin.nullspace.spectrum import decompose
 
 PUBLISHED = 2e-2
 LLAMA_D_IN, LLAMA_LAYERS = 14336, 5  # Llama 3 8B, and the layers that AlphaEdit edits
@@ -125,12 +121,12 @@ def measure_size(rank_share: float, dtype: torch.dtype) -> list[Size]:
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(LLAMA_D_IN, rank, generator=generator)).Q
     values = eigenvalues(LLAMA_D_IN, rank_share).float()
-    view = _shaped_like_llama()
+    lm = _shaped_like_llama()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "layer.safetensors"
-        save_projectors(view, {0: Projector(basis.contiguous(), values, Cut())}, path, dtype=dtype)
+        save_projectors(lm, {0: Projector(basis.contiguous(), values, Cut())}, path, dtype=dtype)
         one = path.stat().st_size
-        assert load_projectors(view, [0], path)[0].rank == rank
+        assert load_projectors(lm, [0], path)[0].rank == rank
     dense, name = 4 * LLAMA_D_IN**2, dtype_name(dtype)
     return [
         Size(f"measured, {name}", 1, one, dense),

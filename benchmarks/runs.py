@@ -12,7 +12,7 @@ from torch import Tensor
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from benchmarks.measure import Seconds, Stopwatch, peak_memory
 from benchmarks.ours import Seen, observed
 from benchmarks.plain import Outcome, PlainAlphaEdit, PlainEditor, PlainMemit, PlainRome
@@ -72,7 +72,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def check(
-    view: EditableModel, task: Task, sides: str, batch: int, pairs: tuple[Outcome, Outcome]
+    lm: EditableModel, task: Task, sides: str, batch: int, pairs: tuple[Outcome, Outcome]
 ) -> Check:
     """Compare all targets, where both sides tell them, and all deltas."""
     first, second = pairs
@@ -81,22 +81,22 @@ def check(
         columns = zip(first.targets.unbind(1), second.targets.unbind(1), strict=True)
         targets = max(apart(a, b) for a, b in columns)
     deltas = max(apart(first.deltas[layer], second.deltas[layer]) for layer in task.layers)
-    return Check(task.method, sides, batch, targets, deltas, holds(view, targets, deltas))
+    return Check(task.method, sides, batch, targets, deltas, holds(lm, targets, deltas))
 
 
-def holds(view: EditableModel, targets: float | None, deltas: float) -> bool | None:
+def holds(lm: EditableModel, targets: float | None, deltas: float) -> bool | None:
     """Whether distances are within `TOLERANCE`."""
-    if view.model.dtype is not torch.float32:
+    if lm.model.dtype is not torch.float32:
         return None
     return deltas <= TOLERANCE["deltas"] and (targets or 0.0) <= TOLERANCE["targets"]
 
 
 def run_ours(load: Workload, task: Task, requests: Sequence[Request]) -> tuple[Row, Outcome, Seen]:
     """One batch through `engine.apply_batch`; the weights are put back."""
-    view, recipe = load.view, load.recipe(task)
-    session, watch = EditSession(view, task.layers), Stopwatch(view.device)
-    with observed(watch, recipe) as seen, peak_memory(view.device) as peak:
-        engine.apply_batch(view, session, seen.recipe, requests)
+    lm, recipe = load.lm, load.recipe(task)
+    session, watch = EditSession(lm, task.layers), Stopwatch(lm.device)
+    with observed(watch, recipe) as seen, peak_memory(lm.device) as peak:
+        engine.apply_batch(lm, session, seen.recipe, requests)
     deltas = {layer: session.accumulated(layer).clone() for layer in task.layers}
     session.reset()
     count = len(requests)
@@ -115,9 +115,9 @@ def run_plain(
         task: what to run.
         requests: the batch.
     """
-    view, watch = load.view, Stopwatch(load.view.device)
-    editor = _plain_editor(view, dense, task, watch)
-    with put_back(view, task.layers), peak_memory(view.device) as peak:
+    lm, watch = load.lm, Stopwatch(load.lm.device)
+    editor = _plain_editor(lm, dense, task, watch)
+    with put_back(lm, task.layers), peak_memory(lm.device) as peak:
         outcome = editor.edit(requests)
     count = len(requests)
     row = Row(task.method, "plain", count, watch.seconds.over(count), peak.bytes, count)
@@ -129,7 +129,7 @@ def dense_matrices(load: Workload, task: Task) -> dict[int, Tensor]:
 
     All ``(d_in, d_in)`` float32, on the model's device.
     """
-    device = load.view.device
+    device = load.lm.device
     if task.method == "alphaedit":
         bases = {layer: load.projectors[layer].basis.to(device) for layer in task.layers}
         return {i: torch.eye(len(u), device=device) - u @ u.T for i, u in bases.items()}
@@ -147,7 +147,7 @@ def closed_forms(
     Returns:
         Seconds, and how far our deltas are from these.
     """
-    watch, distances = Stopwatch(load.view.device), []
+    watch, distances = Stopwatch(load.lm.device), []
     caches = {layer: torch.zeros_like(matrix) for layer, matrix in dense.items()}
     for solved in seen.solved:
         problem, layer = solved.problem, solved.problem.layer
@@ -163,26 +163,26 @@ def closed_forms(
         distances.append(apart(solved.delta.dense, delta))
     count = sum(found.shape[1] for found in seen.targets)
     worst = max(distances)
-    verdict = Check(task.method, "plain, ours", count, None, worst, holds(load.view, None, worst))
+    verdict = Check(task.method, "plain, ours", count, None, worst, holds(load.lm, None, worst))
     return watch.seconds.solve, verdict
 
 
 @contextmanager
-def put_back(view: EditableModel, layers: Sequence[int]) -> Iterator[None]:
+def put_back(lm: EditableModel, layers: Sequence[int]) -> Iterator[None]:
     """The weights of ``layers`` are as before on exit."""
-    before = {layer: view.weight(layer).clone() for layer in layers}
+    before = {layer: lm.weight(layer).clone() for layer in layers}
     try:
         yield
     finally:
         for layer, weight in before.items():
-            view.weight(layer).copy_(weight)
+            lm.weight(layer).copy_(weight)
 
 
 def _plain_editor(
-    view: EditableModel, dense: dict[int, Tensor], task: Task, watch: Stopwatch
+    lm: EditableModel, dense: dict[int, Tensor], task: Task, watch: Stopwatch
 ) -> PlainEditor:
     if task.method == "alphaedit":
-        return PlainAlphaEdit(view, task, watch, dense)
+        return PlainAlphaEdit(lm, task, watch, dense)
     if task.method == "memit":
-        return PlainMemit(view, task, watch, dense)
-    return PlainRome(view, task, watch, dense[task.layers[0]])
+        return PlainMemit(lm, task, watch, dense)
+    return PlainRome(lm, task, watch, dense[task.layers[0]])

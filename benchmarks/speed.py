@@ -19,7 +19,9 @@ from torch import Tensor
 
 from alphaedit_plugin.config.build import DTYPES, cpu_threads
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.nullspace import Cut, Projector, SecondMoment
+from alphaedit_plugin.nullspace.cut import Cut
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from benchmarks.growth import grow, wide
 from benchmarks.host import run_host, why_not
 from benchmarks.measure import Seconds
@@ -88,15 +90,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def prepare(options: argparse.Namespace, results: Results) -> Workload:
     """The model and all that the sides share; notes what is done once per model."""
     shape = SHAPES[options.model]
-    view = build(shape, DTYPES[options.dtype], torch.device(options.device), options.seed)
-    tasks = build_tasks(view, shape, options.steps or shape.steps, options.seed)
+    lm = build(shape, DTYPES[options.dtype], torch.device(options.device), options.seed)
+    tasks = build_tasks(lm, shape, options.steps or shape.steps, options.seed)
     tasks = {method: tasks[method] for method in METHODS}
-    d_in = view.weight(shape.rome_layer).shape[1]
+    d_in = lm.weight(shape.rome_layer).shape[1]
     layers = (*shape.layers, shape.rome_layer)
-    moments = collect(view, layers, options.tokens or 2 * d_in, options.seed)
+    moments = collect(lm, layers, options.tokens or 2 * d_in, options.seed)
     projectors = fit(moments, shape.layers, null_cut(d_in), results)
     most = max(*options.batches, options.plain_edits, GROWTH_BATCH + 1)
-    return Workload(view, tasks, Words(view, options.seed).requests(most), moments, projectors)
+    return Workload(lm, tasks, Words(lm, options.seed).requests(most), moments, projectors)
 
 
 def fit(
@@ -170,11 +172,11 @@ def _all_sides(
     results.rows.append(row)
     row, plain = run_plain(load, dense, task, requests)
     results.rows.append(row)
-    results.checks.append(check(load.view, task, "plain, ours", len(requests), (ours, plain)))
+    results.checks.append(check(load.lm, task, "plain, ours", len(requests), (ours, plain)))
     if hosted:
-        row, host = run_host(load.view, dense, task, requests)
+        row, host = run_host(load.lm, dense, task, requests)
         results.rows.append(row)
-        results.checks.append(check(load.view, task, "host, ours", len(requests), (ours, host)))
+        results.checks.append(check(load.lm, task, "host, ours", len(requests), (ours, host)))
 
 
 def _ours_and_closed_forms(

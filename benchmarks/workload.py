@@ -9,10 +9,16 @@ from dataclasses import dataclass, replace
 from alphaedit_plugin.data.request import SLOT, Request
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from benchmarks.models import Shape
 
 METHODS = ("rome", "memit", "alphaedit")
@@ -50,14 +56,14 @@ class Workload:
     """The model, and all that its edits need.
 
     Attributes:
-        view: the model.
+        lm: the model.
         tasks: one per method.
         requests: with distinct subjects; as many as the largest batch.
         moments: ``C`` per layer of any task.
         projectors: one per layer that AlphaEdit edits.
     """
 
-    view: EditableModel
+    lm: EditableModel
     tasks: dict[str, Task]
     requests: list[Request]
     moments: dict[int, SecondMoment]
@@ -71,13 +77,13 @@ class Workload:
         else:
             method = Memit(task.moment_weight)
             if task.method == "alphaedit":
-                method = Projected(method, self.projectors, ridge=task.ridge)
+                method = AlphaEdit(method, self.projectors, ridge=task.ridge)
         return Recipe(method, task.layers, task.contexts, self.moments, targets=task.search)
 
 
-def build_tasks(view: EditableModel, shape: Shape, steps: int, seed: int) -> dict[str, Task]:
+def build_tasks(lm: EditableModel, shape: Shape, steps: int, seed: int) -> dict[str, Task]:
     """The papers' settings of each method, for a model of ``shape``."""
-    words = Words(view, seed)
+    words = Words(lm, seed)
     search = TargetSettings(steps=steps, lr=shape.lr)
     spread = words.contexts(MEMIT_CONTEXTS, bare_apart=True)
     single = words.contexts(ROME_CONTEXTS, bare_apart=False)
@@ -89,14 +95,14 @@ def build_tasks(view: EditableModel, shape: Shape, steps: int, seed: int) -> dic
 
 
 def collect(
-    view: EditableModel, layers: Sequence[int], tokens: int, seed: int
+    lm: EditableModel, layers: Sequence[int], tokens: int, seed: int
 ) -> dict[int, SecondMoment]:
     """Second moments of ``layers`` over ``tokens`` random tokens."""
     generator = random.Random(seed + 1)
-    length = min(60, view.model.config.max_position_embeddings)
-    size = view.model.config.vocab_size
+    length = min(60, lm.model.config.max_position_embeddings)
+    size = lm.model.config.vocab_size
     texts = [[generator.randrange(size) for _ in range(length)] for _ in range(tokens // length)]
-    return collect_second_moments(view, texts, sorted(set(layers)))
+    return collect_second_moments(lm, texts, sorted(set(layers)))
 
 
 def null_cut(d_in: int) -> Cut:
@@ -108,12 +114,12 @@ class Words:
     """Draws texts of made-up words, one token each.
 
     Args:
-        view: whose tokenizer knows the words.
+        lm: whose tokenizer knows the words.
         seed: of the draws.
     """
 
-    def __init__(self, view: EditableModel, seed: int) -> None:
-        tokenizer = view.tokenizer
+    def __init__(self, lm: EditableModel, seed: int) -> None:
+        tokenizer = lm.tokenizer
         known = {token.lstrip("Ġ") for token in tokenizer.get_vocab()}
         plain = sorted(word for word in known if word.isalpha() and word.isascii())
         ids = tokenizer(plain)["input_ids"]

@@ -14,9 +14,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.prefix_cache import can_resume
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.saved import save_model
 from tests.tiny import (
     DEPTH,
@@ -83,15 +86,15 @@ def templates(tokenizer: Any) -> dict[str, EditableModel]:
         family: EditableModel.wrap(build_model(family, len(tokenizer)), tokenizer)
         for family in FAMILIES
     }
-    assert all(can_resume(view) for view in views.values())  # tried once, here, for all copies
+    assert all(can_resume(lm) for lm in views.values())  # tried once, here, for all copies
     return views
 
 
 @pytest.fixture(scope="session")
 def all_moments(templates: dict[str, EditableModel]) -> dict[str, dict[int, SecondMoment]]:
     return {
-        family: collect_second_moments(view, random_sequences(len(view.tokenizer)), range(DEPTH))
-        for family, view in templates.items()
+        family: collect_second_moments(lm, random_sequences(len(lm.tokenizer)), range(DEPTH))
+        for family, lm in templates.items()
     }
 
 
@@ -101,7 +104,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def view(family: str, templates: dict[str, EditableModel]) -> EditableModel:
+def lm(family: str, templates: dict[str, EditableModel]) -> EditableModel:
     """A fresh copy of the model of each family in turn."""
     return _copy(templates[family])
 

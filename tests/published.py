@@ -10,22 +10,22 @@ from torch.nn import functional
 
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.activations import Site
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS
 
 
-def fact_position(view: EditableModel, text: str, subject: str, kind: FactToken) -> int:
+def fact_position(lm: EditableModel, text: str, subject: str, kind: FactToken) -> int:
     """As published: by counting the tokens of the text up to the subject."""
-    ids = view.tokenizer(text)["input_ids"]
+    ids = lm.tokenizer(text)["input_ids"]
 
     def count(beginning: str) -> int:
-        return len(view.tokenizer(beginning)["input_ids"])
+        return len(lm.tokenizer(beginning)["input_ids"])
 
     start = text.rindex(subject)
     first, last = count(text[:start].rstrip()), count(text[: start + len(subject)]) - 1
-    while view.tokenizer.decode(ids[first]).isspace():
+    while lm.tokenizer.decode(ids[first]).isspace():
         first += 1
     return {
         FactToken.subject_first: first,
@@ -36,26 +36,26 @@ def fact_position(view: EditableModel, text: str, subject: str, kind: FactToken)
 
 
 def published_loop(
-    view: EditableModel,
+    lm: EditableModel,
     request: Request,
     site: Site,
     settings: TargetSettings,
     kind: FactToken = FactToken.subject_last,
 ) -> tuple[Tensor, float]:
     """ROME's and MEMIT's loop as published: whole forward passes, one text at a time."""
-    model, tok = view.model, view.tokenizer
-    module = site.module(view)
+    model, tok = lm.model, lm.tokenizer
+    module = site.module(lm)
     target = tok(" " + request.target_new)["input_ids"]
     texts = [c.replace("{}", request.filled) for c in CONTEXTS.flat]
     runs = []
     for text in texts:
-        prompt, position = tok(text)["input_ids"], fact_position(view, text, request.subject, kind)
+        prompt, position = tok(text)["input_ids"], fact_position(lm, text, request.subject, kind)
         runs.append((prompt + target[:-1], position, len(prompt) - 1))
     text = request.subject + " is a"
-    essence = (tok(text)["input_ids"], fact_position(view, text, request.subject, kind))
+    essence = (tok(text)["input_ids"], fact_position(lm, text, request.subject, kind))
 
     initial: Tensor | None = None
-    delta = torch.zeros(view.weight(0).shape[0], requires_grad=True)
+    delta = torch.zeros(lm.weight(0).shape[0], requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
 
     def run(ids: list[int], position: int) -> Tensor:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alphaedit_plugin.config import EditorConfig, load_config
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import TEXTS
 
 
-def save_model(view: EditableModel, folder: Path) -> Path:
+def save_model(lm: EditableModel, folder: Path) -> Path:
     """``model/`` and ``text.txt`` in ``folder``."""
-    view.model.save_pretrained(folder / "model")
-    view.tokenizer.save_pretrained(folder / "model")
+    lm.model.save_pretrained(folder / "model")
+    lm.tokenizer.save_pretrained(folder / "model")
     (folder / "text.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     return folder
 

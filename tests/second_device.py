@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from alphaedit_plugin.models import editable as view
+from alphaedit_plugin.models import editable as lm
 
 ELSEWHERE = torch.device("lazy", 0)  # a type that needs no driver, and that autograd lets pass
 
@@ -66,7 +66,7 @@ class _Factories(TorchFunctionMode):
 def second_device() -> Iterator[None]:
     """Inside, `ELSEWHERE` can be named as a device, and its tensors count as plain ones."""
     with pytest.MonkeyPatch.context() as patch, _Dispatch(), _Factories():
-        patch.setattr(view, "PLAIN", (*view.PLAIN, Elsewhere))
+        patch.setattr(lm, "PLAIN", (*lm.PLAIN, Elsewhere))
         yield
 
 

@@ -21,13 +21,21 @@ from alphaedit_plugin.common.errors import (
     NumericalError,
     RequestError,
 )
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.base import NEIGHBOURHOOD
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, weights_of
 
 LAYERS = (1, 2)
@@ -50,7 +58,7 @@ def methods(moments: Moments) -> dict[str, BaseMethod]:
         "rect": Rect(moment_weight=1.0),
         "prune": Prune(moment_weight=1.0, alpha=1.2),
     }
-    projected = {f"{name}+": Projected(base, half, ridge=1.0) for name, base in plain.items()}
+    projected = {f"{name}+": AlphaEdit(base, half, ridge=1.0) for name, base in plain.items()}
     return plain | projected
 
 
@@ -97,7 +105,7 @@ def test_triple_of_edit(make: Make) -> None:
         },
     )
     assert model is editor.model
-    assert set(weights) == {editor.view.weight_name(layer) for layer in LAYERS}
+    assert set(weights) == {editor.lm.weight_name(layer) for layer in LAYERS}
     assert [one["case_id"] for one in metrics] == [0, 1, 2, 3]
     for one in metrics:
         assert set(one) == {
@@ -142,10 +150,10 @@ def test_blanks_after_a_text_change_no_edit_and_no_figure(make: Make, blank: str
 
     editor = make("memit+")
     plain, _, _ = editor.edit(**asked(""), sequential_edit=True)
-    expected = weights_of(editor.view)
+    expected = weights_of(editor.lm)
     editor.session.reset()
     metrics, _, _ = editor.edit(**asked(blank), sequential_edit=True)
-    assert_same_weights(editor.view, expected)
+    assert_same_weights(editor.lm, expected)
     assert [one["post"] for one in metrics] == [one["post"] for one in plain]
 
 
@@ -156,26 +164,26 @@ def test_blanks_after_a_text_change_no_edit_and_no_figure(make: Make, blank: str
 @pytest.mark.parametrize("name", NAMES)
 def test_non_sequential_edits_leave_every_weight(make: Make, name: str) -> None:
     editor = make(name)
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     for call in (editor.edit, editor.batch_edit):
         _, model, weights = call(**ARGUMENTS)
-        assert_same_weights(editor.view, before)
+        assert_same_weights(editor.lm, before)
         assert editor.session.journal == []
         for parameter, kept in weights.items():
             assert torch.equal(kept, before[parameter])
-        assert model is editor.view.model
+        assert model is editor.lm.model
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sequential_edits_stay(make: Make, name: str) -> None:
     editor = make(name)
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     editor.batch_edit(**ARGUMENTS, sequential_edit=True)
     assert len(editor.session.journal) == 2
     changed = {key for key, p in editor.model.named_parameters() if not torch.equal(p, before[key])}
-    assert changed == {editor.view.weight_name(layer) for layer in LAYERS}
+    assert changed == {editor.lm.weight_name(layer) for layer in LAYERS}
     editor.session.reset()
-    assert_same_weights(editor.view, before)
+    assert_same_weights(editor.lm, before)
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -183,7 +191,7 @@ def test_that_edits_are_taken_back_is_said_once(
     make: Make, caplog: pytest.LogCaptureFixture, sequential: bool
 ) -> None:
     editor = make()
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     for call in (editor.edit, editor.batch_edit):
         caplog.clear()
         with caplog.at_level(logging.INFO):
@@ -191,14 +199,14 @@ def test_that_edits_are_taken_back_is_said_once(
         said = caplog.text.count("taken back once it is evaluated, as in EasyEdit: sequential_edit")
         assert said == (0 if sequential else 1)
         if not sequential:
-            assert_same_weights(editor.view, before)
+            assert_same_weights(editor.lm, before)
 
 
 def test_weights_copy_restores_the_last_edit(make: Make) -> None:
     editor = make()
     editor.edit(*(ARGUMENTS[k][:1] for k in ("prompts", "target_new")),
                 subject=ARGUMENTS["subject"][:1], sequential_edit=True)  # fmt: skip
-    after_first = weights_of(editor.view)
+    after_first = weights_of(editor.lm)
     _, model, weights = editor.edit(
         *(ARGUMENTS[k][1:2] for k in ("prompts", "target_new")),
         subject=ARGUMENTS["subject"][1:2],
@@ -209,13 +217,13 @@ def test_weights_copy_restores_the_last_edit(make: Make) -> None:
             parameter = model.get_parameter(key)
             assert not torch.equal(parameter, value)
             parameter.copy_(value)
-    assert_same_weights(editor.view, after_first)
+    assert_same_weights(editor.lm, after_first)
 
 
 def test_sequential_edits_are_those_of_one_call_or_several(make: Make) -> None:
     editor = make("memit+")
     editor.edit(**ARGUMENTS, sequential_edit=True)
-    together = weights_of(editor.view)
+    together = weights_of(editor.lm)
     editor.session.reset()
     for i in range(len(REQUESTS)):
         editor.edit(
@@ -224,7 +232,7 @@ def test_sequential_edits_are_those_of_one_call_or_several(make: Make) -> None:
             subject=ARGUMENTS["subject"][i],
             sequential_edit=True,
         )
-    assert_same_weights(editor.view, together)
+    assert_same_weights(editor.lm, together)
 
 
 def test_pre_of_edit_is_the_model_before_all_edits(make: Make) -> None:
@@ -239,8 +247,8 @@ def test_pre_of_edit_is_the_model_before_all_edits(make: Make) -> None:
         patch.setattr(
             editor_module,
             "edit_quality",
-            lambda view, requests: (
-                asked.append(len(editor.session.journal)) or original(view, requests)
+            lambda lm, requests: (
+                asked.append(len(editor.session.journal)) or original(lm, requests)
             ),
         )
         editor.batch_edit(**ARGUMENTS, sequential_edit=True)
@@ -250,7 +258,7 @@ def test_pre_of_edit_is_the_model_before_all_edits(make: Make) -> None:
 @pytest.mark.parametrize("sequential", [False, True])
 def test_failure_in_the_middle_of_a_batch(make: Make, sequential: bool) -> None:
     editor = make()
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     original = Memit.solve
 
     def fail(self: Memit, problem: Any) -> Any:
@@ -262,26 +270,26 @@ def test_failure_in_the_middle_of_a_batch(make: Make, sequential: bool) -> None:
         patch.setattr(Memit, "solve", fail)
         with pytest.raises(NumericalError, match="broken"):
             editor.batch_edit(**ARGUMENTS, sequential_edit=sequential)
-    assert_same_weights(editor.view, before)
+    assert_same_weights(editor.lm, before)
     assert editor.session.journal == []
 
 
 def test_failure_after_the_edit_takes_a_non_sequential_one_back(make: Make) -> None:
     editor = make()
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     original, calls = editor_module.edit_quality, []
 
-    def fail(view: Any, requests: Any) -> Any:
+    def fail(lm: Any, requests: Any) -> Any:
         calls.append(1)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return original(view, requests)
+        return original(lm, requests)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(editor_module, "edit_quality", fail)
         with pytest.raises(KeyboardInterrupt):
             editor.edit(**ARGUMENTS)
-    assert_same_weights(editor.view, before)
+    assert_same_weights(editor.lm, before)
     assert editor.session.journal == []
 
 
@@ -291,7 +299,7 @@ def test_failure_after_the_edit_takes_a_non_sequential_one_back(make: Make) -> N
 
 def test_prune_is_restrained_when_the_run_is_finalised(make: Make) -> None:
     editor = make("prune")
-    pristine = {layer: editor.view.weight(layer).clone() for layer in LAYERS}
+    pristine = {layer: editor.lm.weight(layer).clone() for layer in LAYERS}
     editor.batch_edit(**ARGUMENTS, sequential_edit=True)
     loose = {layer: editor.session.accumulated(layer).clone() for layer in LAYERS}
     entry = editor.finalize()
@@ -307,7 +315,7 @@ def test_prune_is_restrained_when_the_run_is_finalised(make: Make) -> None:
         torch.testing.assert_close(after, expected.sort(descending=True).values, atol=1e-4, rtol=0)
         # Against the pristine weight, not on top of the edited one.
         torch.testing.assert_close(
-            editor.view.weight(layer), pristine[layer] + editor.session.accumulated(layer)
+            editor.lm.weight(layer), pristine[layer] + editor.session.accumulated(layer)
         )
 
 
@@ -325,9 +333,9 @@ def test_prune_restrains_each_non_sequential_edit(make: Make) -> None:
 def test_the_others_have_nothing_to_finalise(make: Make, name: str) -> None:
     editor = make(name)
     editor.batch_edit(**ARGUMENTS, sequential_edit=True)
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     assert editor.finalize() is None
-    assert_same_weights(editor.view, before)
+    assert_same_weights(editor.lm, before)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -341,10 +349,10 @@ def test_two_editors_on_two_models(
 
     def build(family: str) -> NullSpaceEditor:
         template = templates[family]
-        view = EditableModel(copy.deepcopy(template.model), template.tokenizer, template.layout)
+        lm = EditableModel(copy.deepcopy(template.model), template.tokenizer, template.layout)
         method = methods(all_moments[family])["memit+"]
         return NullSpaceEditor(
-            view, Recipe(method, LAYERS, CONTEXTS, all_moments[family], targets=SEARCH)
+            lm, Recipe(method, LAYERS, CONTEXTS, all_moments[family], targets=SEARCH)
         )
 
     alone = {}
@@ -352,13 +360,13 @@ def test_two_editors_on_two_models(
         editor = build(family)
         for request in REQUESTS:
             editor.edit_requests([request], sequential_edit=True)
-        alone[family] = weights_of(editor.view)
+        alone[family] = weights_of(editor.lm)
     pair = {family: build(family) for family in ("gpt2", "llama")}
     for request in REQUESTS:
         for editor in pair.values():
             editor.edit_requests([request], sequential_edit=True)
     for family, editor in pair.items():
-        assert_same_weights(editor.view, alone[family])
+        assert_same_weights(editor.lm, alone[family])
         assert [len(entry.requests) for entry in editor.session.journal] == [1] * len(REQUESTS)
 
 
@@ -412,11 +420,11 @@ def test_metrics_are_logged_only_when_verbose(
 )
 def test_bad_arguments_change_nothing(make: Make, change: dict[str, Any], message: str) -> None:
     editor = make()
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     for call in (editor.edit, editor.batch_edit):
         with pytest.raises(RequestError, match=message):
             call(**ARGUMENTS | change, sequential_edit=True)
-    assert_same_weights(editor.view, before)
+    assert_same_weights(editor.lm, before)
     assert editor.session.journal == []
 
 
@@ -457,28 +465,28 @@ def test_what_would_fail_halfway_is_refused_before_the_model_runs(
 def test_two_editors_on_one_model_do_not_overwrite_each_other(make: Make) -> None:
     first, second = make(), make("memit+")
     first.edit_requests(REQUESTS[:2], sequential_edit=True)
-    edited = weights_of(first.view)
+    edited = weights_of(first.lm)
     for act in (second.apply, second.edit_requests):
         with pytest.raises(AlphaEditError, match=r"start a new editor.*session\.reset"):
             act(REQUESTS[2:])
-    assert_same_weights(first.view, edited)
+    assert_same_weights(first.lm, edited)
     first.session.reset()
     second.apply(REQUESTS[2:])
 
 
 def test_an_editor_works_inside_and_outside_of_inference_mode(make: Make) -> None:
     editor = make("prune+")
-    before = weights_of(editor.view)
+    before = weights_of(editor.lm)
     editor.edit(**ARGUMENTS, sequential_edit=True)
-    edited = weights_of(editor.view)
+    edited = weights_of(editor.lm)
     editor.session.reset()
     with torch.inference_mode():
         inside = make("prune+")
         inside.edit(**ARGUMENTS, sequential_edit=True)
-    assert_same_weights(inside.view, edited)
+    assert_same_weights(inside.lm, edited)
     inside.finalize()
     inside.session.reset()
-    assert_same_weights(inside.view, before)
+    assert_same_weights(inside.lm, before)
 
 
 def test_nothing_to_edit(make: Make) -> None:
@@ -500,11 +508,11 @@ def test_bad_layers_and_batch_sizes(make: Make) -> None:
     good = make()
     for size in (0, 1.5, "2", None):
         with pytest.raises(ConfigError, match=f"batch_size is {size}: it must be a whole number"):
-            NullSpaceEditor(good.view, good.recipe, size)  # type: ignore[arg-type]
+            NullSpaceEditor(good.lm, good.recipe, size)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=f"batch_size is {size}"):
             good.edit_requests(REQUESTS, batch_size=size)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="out of range"):
-        NullSpaceEditor(good.view, Recipe(good.recipe.method, (9,), CONTEXTS))
+        NullSpaceEditor(good.lm, Recipe(good.recipe.method, (9,), CONTEXTS))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -521,7 +529,7 @@ def pocket() -> NullSpaceEditor:
 
 def test_from_pretrained_takes_the_models_settings(pocket: NullSpaceEditor) -> None:
     config = load_config(["base=memit"])
-    assert isinstance(pocket.recipe.method, Projected)
+    assert isinstance(pocket.recipe.method, AlphaEdit)
     assert pocket.recipe.layers == tuple(config.model.layers)
     assert pocket.recipe.targets == config.model.target
     assert pocket.batch_size == config.batch_size
@@ -529,7 +537,7 @@ def test_from_pretrained_takes_the_models_settings(pocket: NullSpaceEditor) -> N
 
 @pytest.mark.parametrize("sequential", [False, True])
 def test_an_edit_is_learnt_and_neighbours_stay(pocket: NullSpaceEditor, sequential: bool) -> None:
-    before = weights_of(pocket.view)
+    before = weights_of(pocket.lm)
     requests = load_data(load_config()).requests[:10]
     metrics, _, _ = pocket.edit_requests(requests, sequential, verbose=False, batch_size=5)
     mean = {
@@ -541,14 +549,14 @@ def test_an_edit_is_learnt_and_neighbours_stay(pocket: NullSpaceEditor, sequenti
     kept = [v for one in metrics for v in one["post"]["locality"][f"{NEIGHBOURHOOD}_acc"]]
     assert sum(kept) / len(kept) >= 0.9
     if not sequential:
-        assert_same_weights(pocket.view, before)
+        assert_same_weights(pocket.lm, before)
     for layer in pocket.recipe.layers:
         delta = Delta(pocket.session.accumulated(layer))
         method = pocket.recipe.method
-        assert isinstance(method, Projected)
+        assert isinstance(method, AlphaEdit)
         assert method.projectors[layer].leakage(delta) < 1e-6
     pocket.session.reset()
-    assert_same_weights(pocket.view, before)
+    assert_same_weights(pocket.lm, before)
 
 
 @pytest.mark.parametrize("name", ["a model, mine", """it's "${mine}" \\ or {}"""])

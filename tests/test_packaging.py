@@ -101,7 +101,7 @@ def test_wheel_brings_the_command(unpacked: Path) -> None:
 def test_configs_compose_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
     script = (
         "import alphaedit_plugin, alphaedit_plugin.conf\n"
-        "from alphaedit_plugin.config import load_config\n"
+        "from alphaedit_plugin.config.compose import load_config\n"
         "from alphaedit_plugin.common.groups import options\n"
         "print(alphaedit_plugin.__file__, alphaedit_plugin.conf.__file__, sep='\\n')\n"
         "for model in options('model'):\n"

@@ -18,39 +18,38 @@ from alphaedit_plugin.editing import targets as targets_module
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.experiments.causal_tracing import Fact, TraceSettings, fact_of, trace
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.metrics.per_edit import edit_quality
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.contexts import generate_contexts
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import continue_greedily, score
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    Projector,
-    SecondMoment,
-    collect_second_moments,
-    fit_projectors,
-    spectrum,
-)
+from alphaedit_plugin.nullspace import spectrum
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector, fit_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, random_sequences, weights_of
 
 LAYERS = (1, 2)
 Call = Callable[[NullSpaceEditor], Any]
 
 
-def _unusual(view: EditableModel) -> None:
+def _unusual(lm: EditableModel) -> None:
     """A model in the middle of someone's training."""
-    view.model.config.use_cache = False
-    view.model.generation_config.use_cache = False
-    old = view.model.gradient_checkpointing_enable  # the name until transformers 6
-    getattr(view.model, "activation_checkpointing_enable", old)()
-    view.model.enable_input_require_grads()
-    view.model.train()
-    view.block(0).eval()
-    for number, parameter in enumerate(view.model.parameters()):
+    lm.model.config.use_cache = False
+    lm.model.generation_config.use_cache = False
+    old = lm.model.gradient_checkpointing_enable  # the name until transformers 6
+    getattr(lm.model, "activation_checkpointing_enable", old)()
+    lm.model.enable_input_require_grads()
+    lm.model.train()
+    lm.block(0).eval()
+    for number, parameter in enumerate(lm.model.parameters()):
         parameter.requires_grad_(number % 3 > 0)
-    view.parameter(3).grad = torch.ones_like(view.parameter(3))
-    view.tokenizer.padding_side = view.tokenizer.truncation_side = "left"
+    lm.parameter(3).grad = torch.ones_like(lm.parameter(3))
+    lm.tokenizer.padding_side = lm.tokenizer.truncation_side = "left"
 
 
 @pytest.fixture
@@ -59,14 +58,14 @@ def one(gpt2: EditableModel) -> EditableModel:
     return EditableModel(gpt2.model, copy.deepcopy(gpt2.tokenizer), gpt2.layout)
 
 
-def _editor(view: EditableModel, moments: dict[int, SecondMoment], base: str) -> NullSpaceEditor:
+def _editor(lm: EditableModel, moments: dict[int, SecondMoment], base: str) -> NullSpaceEditor:
     half = {n: Projector.fit(m, Cut(CutRule.rank, 64)) for n, m in moments.items()}
-    method: BaseMethod = Rome() if base == "rome" else Projected(Memit(), half)
-    return NullSpaceEditor(view, Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH), 2)
+    method: BaseMethod = Rome() if base == "rome" else AlphaEdit(Memit(), half)
+    return NullSpaceEditor(lm, Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH), 2)
 
 
-def _state(view: EditableModel) -> dict[str, Any]:
-    model, tokenizer = view.model, view.tokenizer
+def _state(lm: EditableModel) -> dict[str, Any]:
+    model, tokenizer = lm.model, lm.tokenizer
     modules = dict(model.named_modules())
     core = tokenizer.backend_tokenizer
     return {
@@ -114,7 +113,7 @@ def _broken(editor: NullSpaceEditor) -> NullSpaceEditor:
     recipe = editor.recipe
     moments = recipe.moments
     return NullSpaceEditor(
-        editor.view, Recipe(Broken(), LAYERS, CONTEXTS, moments, targets=SEARCH), 2
+        editor.lm, Recipe(Broken(), LAYERS, CONTEXTS, moments, targets=SEARCH), 2
     )
 
 
@@ -129,20 +128,20 @@ CALLS: dict[str, Call] = {
     "edit": lambda e: e.edit(**ARGUMENTS, sequential_edit=False),
     "batch_edit": lambda e: e.batch_edit(**ARGUMENTS, sequential_edit=False),
     "apply and undo": lambda e: (e.apply(REQUESTS), e.finalize(), e.session.reset()),
-    "score": lambda e: score(e.view, PAIRS),
-    "continue": lambda e: continue_greedily(e.view, [REQUESTS[0].filled], [3]),
-    "quality": lambda e: edit_quality(e.view, REQUESTS),
-    "contexts": lambda e: generate_contexts(e.view, [(6, 5)], 0),
+    "score": lambda e: score(e.lm, PAIRS),
+    "continue": lambda e: continue_greedily(e.lm, [REQUESTS[0].filled], [3]),
+    "quality": lambda e: edit_quality(e.lm, REQUESTS),
+    "contexts": lambda e: generate_contexts(e.lm, [(6, 5)], 0),
     "moments": lambda e: collect_second_moments(
-        e.view, random_sequences(len(e.view.tokenizer), 4), LAYERS
+        e.lm, random_sequences(len(e.lm.tokenizer), 4), LAYERS
     ),
     "fit": lambda e: fit_projectors(e.recipe.moments, Cut(CutRule.rank, 3)),
-    "facts": lambda e: trace(e.view, _facts(e.view), TraceSettings(samples=2)),
+    "facts": lambda e: trace(e.lm, _facts(e.lm), TraceSettings(samples=2)),
 }
 
 
-def _facts(view: EditableModel) -> list[Fact]:
-    return [fact_of(view, replace(r, ground_truth=r.target_new)) for r in REQUESTS]
+def _facts(lm: EditableModel) -> list[Fact]:
+    return [fact_of(lm, replace(r, ground_truth=r.target_new)) for r in REQUESTS]
 
 
 def _never(*_: Any, **__: Any) -> Any:
@@ -152,7 +151,7 @@ def _never(*_: Any, **__: Any) -> Any:
 FAILING: dict[str, Call] = {
     "a solve": lambda e: _broken(e).edit_requests(REQUESTS[:2], batch_size=2),
     "a search": lambda e: _failing_search(e),
-    "moments": lambda e: collect_second_moments(e.view, iter([[3, 4], [10**6]]), LAYERS),
+    "moments": lambda e: collect_second_moments(e.lm, iter([[3, 4], [10**6]]), LAYERS),
     "a request": lambda e: e.edit("Nobody is here", "x", subject="somebody else"),
     "a batch": lambda e: e.batch_edit(["a {}"], ["b", "c"], subject=["d"]),
     "a forward pass": lambda e: _failing_forward(e),
@@ -167,7 +166,7 @@ def _failing_search(editor: NullSpaceEditor) -> None:
 
 def _failing_forward(editor: NullSpaceEditor) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(editor.view.block(3)), "forward", _never)
+        patch.setattr(type(editor.lm.block(3)), "forward", _never)
         editor.edit(**ARGUMENTS)
 
 
@@ -208,10 +207,10 @@ def test_the_edit_itself_does_not_depend_on_what_is_found(
     other = EditableModel(copy.deepcopy(one.model), copy.deepcopy(one.tokenizer), one.layout)
     _unusual(other)
     changes: list[list[Tensor]] = []
-    for view in (one, other):
-        editor = _editor(view, gpt2_moments, base)
-        with torch.set_grad_enabled(view is one):
+    for lm in (one, other):
+        editor = _editor(lm, gpt2_moments, base)
+        with torch.set_grad_enabled(lm is one):
             editor.apply(REQUESTS[:2])
-        changes.append([view.weight(layer).clone() for layer in LAYERS])
+        changes.append([lm.weight(layer).clone() for layer in LAYERS])
     for usual, unusual in zip(*changes, strict=True):
         assert torch.equal(usual, unusual)

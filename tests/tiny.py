@@ -30,8 +30,8 @@ from transformers import (
 
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.boundary import continuations
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates
 
 FAMILIES = ("gpt2", "gptj", "llama")
@@ -193,14 +193,14 @@ def random_sequences(vocabulary: int, count: int = 60, length: int = 20) -> list
     return torch.randint(3, vocabulary, (count, length), generator=generator).tolist()
 
 
-def weights_of(view: EditableModel) -> dict[str, Tensor]:
+def weights_of(lm: EditableModel) -> dict[str, Tensor]:
     """A copy of every parameter."""
-    return {name: p.detach().clone() for name, p in view.model.named_parameters()}
+    return {name: p.detach().clone() for name, p in lm.model.named_parameters()}
 
 
-def assert_same_weights(view: EditableModel, before: dict[str, Tensor]) -> None:
+def assert_same_weights(lm: EditableModel, before: dict[str, Tensor]) -> None:
     """Every parameter is, bit for bit, what it was."""
-    for name, parameter in view.model.named_parameters():
+    for name, parameter in lm.model.named_parameters():
         ours, theirs = parameter.detach().contiguous(), before[name].contiguous()
         same = torch.equal(ours.view(torch.uint8), theirs.view(torch.uint8))
         assert same, f"{name} differs"

@@ -12,7 +12,7 @@ from rich.console import Console
 from alphaedit_plugin.common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from alphaedit_plugin.config import EditorConfig
+    from alphaedit_plugin.config.schema import EditorConfig
 
 OVERRIDES = "[key=value …]"
 ANY_LAYER = "model.layers=[0]"  # model=custom asks for layers, also where a command finds its own

@@ -13,7 +13,7 @@ from alphaedit_plugin.common.console import say
 def _run(overrides: Sequence[str], console: Console) -> None:
     from omegaconf import OmegaConf
 
-    from alphaedit_plugin.config import load_config
+    from alphaedit_plugin.config.compose import load_config
 
     config = OmegaConf.structured(load_config(overrides))
     say(console, OmegaConf.to_yaml(config, resolve=True).rstrip())

@@ -103,7 +103,7 @@ def examine() -> list[Finding]:
 
 
 def _ourselves() -> list[Finding]:
-    from alphaedit_plugin.config import load_config
+    from alphaedit_plugin.config.compose import load_config
 
     load_config()
     here = Path(__file__).parent
@@ -163,7 +163,7 @@ def _device() -> list[Finding]:
 def _models() -> list[Finding]:
     from alphaedit_plugin.common.groups import options
     from alphaedit_plugin.data.pocket_world import load_pocket
-    from alphaedit_plugin.models import LAYOUTS
+    from alphaedit_plugin.models.families import LAYOUTS
 
     with _quiet():
         load_pocket()

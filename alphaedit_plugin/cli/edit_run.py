@@ -15,27 +15,28 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, counted
 from alphaedit_plugin.common.outputs import empty_folder
 from alphaedit_plugin.common.progress import progress
-from alphaedit_plugin.config import DataConfig, EditorConfig, Host
-from alphaedit_plugin.data import EditData, read_data, select_fitting
+from alphaedit_plugin.config.schema import DataConfig, EditorConfig, Host
+from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.conflicts import standing
 from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.selection import read_data, select_fitting
 from alphaedit_plugin.editing.checks import check_requests, warn_of_shared_tokens
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import Projected
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.metrics.per_edit import (
     Metrics,
     accuracies,
     add_locality,
     edit_quality,
 )
-from alphaedit_plugin.models import EditableModel, dtype_name
 from alphaedit_plugin.models.boundary import continuations
+from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.leakage import origins, rounding_note
-from alphaedit_plugin.patches import bytes_of, save_session
 from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
-from alphaedit_plugin.patches.patch import require_place
+from alphaedit_plugin.patches.patch import bytes_of, require_place
+from alphaedit_plugin.patches.sessions import save_session
 
 SHOWN = 10  # rows of the table
 NARROW = 60  # columns of a terminal that has no room for numbers beside texts
@@ -71,12 +72,12 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     if given is None:
         data = select_fitting(data, config.data, editor.check_editable)
     requests = data.requests
-    check_requests(editor.view, editor.recipe, requests)
-    warn_of_shared_tokens(editor.view, [editor.recipe], requests)
+    check_requests(editor.lm, editor.recipe, requests)
+    warn_of_shared_tokens(editor.lm, [editor.recipe], requests)
     with editor.session.unedited():  # a journal's edits are in the model already
-        before = take(editor.view, requests)
+        before = take(editor.lm, requests)
     failed = _edit(editor, _still_to_edit(editor.session, standing(requests), console))
-    after = take(editor.view, requests)
+    after = take(editor.lm, requests)
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
     _note(editor.session, requests, after.metrics)
@@ -91,22 +92,22 @@ def run_edit(config: EditorConfig, console: Console) -> None:
             f"{request.target_new}",
         )
     console.print(layer_table(editor))
-    if isinstance(editor.recipe.method, Projected):
+    if isinstance(editor.recipe.method, AlphaEdit):
         console.print(origins(editor.recipe.method.projectors), style="dim", highlight=False)
     note = _rounding(editor)
     if note is not None:
         console.print(note, style="dim", highlight=False)
     if patch is not None:
         save_session(editor.session, patch)
-        say(console, patch_size(editor.view, patch))
+        say(console, patch_size(editor.lm, patch))
     if folder is not None:
-        save_checkpoint(editor.view, folder)
-        say(console, f"saved to {folder}{dtype_note(editor.view, config.model.path)}")
+        save_checkpoint(editor.lm, folder)
+        say(console, f"saved to {folder}{dtype_note(editor.lm, config.model.path)}")
 
 
-def patch_size(view: EditableModel, patch: Path) -> str:
+def patch_size(lm: EditableModel, patch: Path) -> str:
     """What a patch takes, beside what the whole model would."""
-    size, whole = patch.stat().st_size, bytes_of(view)
+    size, whole = patch.stat().st_size, bytes_of(lm)
     return f"{patch}: {size / 2**20:.2f} MiB, {size / whole:.2%} of a full checkpoint"
 
 
@@ -179,19 +180,19 @@ def request_of(config: EditorConfig) -> Request | None:
     return None
 
 
-def take(view: EditableModel, requests: Sequence[Request]) -> Snapshot:
+def take(lm: EditableModel, requests: Sequence[Request]) -> Snapshot:
     """Ask the model as it is now."""
     prompts = [request.filled for request in requests]
-    lengths = [_answer_length(view, request) for request in requests]
-    answers = continue_greedily(view, prompts, lengths)
-    return Snapshot(answers, edit_quality(view, requests))
+    lengths = [_answer_length(lm, request) for request in requests]
+    answers = continue_greedily(lm, prompts, lengths)
+    return Snapshot(answers, edit_quality(lm, requests))
 
 
-def _answer_length(view: EditableModel, request: Request) -> int:
+def _answer_length(lm: EditableModel, request: Request) -> int:
     """Tokens of the longer of the new and the old answer."""
     answers = [request.target_new, *([request.ground_truth] if request.ground_truth else [])]
     pairs = [(request.filled, answer) for answer in answers]
-    return max(len(ids) for _, ids in continuations(view.tokenizer, pairs, view.separator))
+    return max(len(ids) for _, ids in continuations(lm.tokenizer, pairs, lm.separator))
 
 
 def request_table(
@@ -264,14 +265,14 @@ def layer_table(editor: NullSpaceEditor) -> Table:
     table.add_column("layer")
     table.add_column("‖Δ‖", justify="right")
     table.add_column("‖Δ‖/‖W‖", justify="right")
-    if isinstance(method, Projected):
+    if isinstance(method, AlphaEdit):
         table.add_column("null space", justify="right")
         table.add_column("‖ΔU‖/‖Δ‖", justify="right")
     for layer in editor.recipe.layers:
         delta = editor.session.change(layer)
         share = delta.norm / editor.session.pristine(layer).double().norm().item()
         row = [str(layer), f"{delta.norm:.3g}", f"{share:.3g}"]
-        if isinstance(method, Projected):
+        if isinstance(method, AlphaEdit):
             projector = method.projectors[layer]
             row += [
                 f"{projector.null_dimension} of {projector.d_in}",
@@ -284,7 +285,7 @@ def layer_table(editor: NullSpaceEditor) -> Table:
 def _rounding(editor: NullSpaceEditor) -> str | None:
     """Where weights round more than the projector leaves: what it does leave."""
     method, session = editor.recipe.method, editor.session
-    if not isinstance(method, Projected):
+    if not isinstance(method, AlphaEdit):
         return None
     layers = editor.recipe.layers
     deltas = {n: (session.change(n), Delta(session.accumulated(n))) for n in layers}
@@ -292,7 +293,7 @@ def _rounding(editor: NullSpaceEditor) -> str | None:
         (method.projectors[n].leakage(written), method.projectors[n].leakage(summed))
         for n, (written, summed) in deltas.items()
     ]
-    return rounding_note(shares, dtype_name(editor.view.weight(layers[0]).dtype))
+    return rounding_note(shares, dtype_name(editor.lm.weight(layers[0]).dtype))
 
 
 def _percent(values: Sequence[float]) -> str:

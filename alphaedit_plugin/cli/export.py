@@ -15,7 +15,7 @@ SHORT = ("format", "out", "rank")  # of the settings under "export."
 
 
 def _run(words: Sequence[str], console: Console) -> None:
-    from alphaedit_plugin.config import load_config
+    from alphaedit_plugin.config.compose import load_config
 
     patch, overrides = read_words(words)
     config = load_config(overrides)

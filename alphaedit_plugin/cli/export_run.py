@@ -13,12 +13,12 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.lowrank import LowRank, factorise
 from alphaedit_plugin.common.outputs import empty_folder
-from alphaedit_plugin.config import EditorConfig, ExportFormat
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.schema import EditorConfig, ExportFormat
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.patches import load_session
 from alphaedit_plugin.patches.adapter import save_adapter
 from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.sessions import load_session
 
 SERVED = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank may be
 
@@ -36,12 +36,12 @@ def run_export(patch: Path, config: EditorConfig, console: Console) -> None:
     folder = empty_folder("export.out", settings.out)
     session = load_session(load_model(config.model), patch)
     if settings.format is ExportFormat.full:
-        save_checkpoint(session.view, folder)
-        note = dtype_note(session.view, config.model.path)
+        save_checkpoint(session.lm, folder)
+        note = dtype_note(session.lm, config.model.path)
         say(console, f"the edited model is in {folder}{note}")
         return
     layers = session_layers(session, settings.rank)
-    save_adapter(session.view, layers, folder)
+    save_adapter(session.lm, layers, folder)
     console.print(rank_table(layers))
     say(console, server_note(max(delta.rank for delta in layers.values())))
     say(console, f"the adapter is in {folder}")

@@ -11,18 +11,14 @@ from rich.table import Table
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.distributed import Group, group_from_environment
 from alphaedit_plugin.common.errors import ConfigError, counted
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import dtype_of, load_model
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import check_cut, corpus_for, load_moments
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import (
-    Convergence,
-    Projector,
-    fit_projectors,
-    memory_needed,
-    save_projectors,
-)
-from alphaedit_plugin.nullspace.projector_file import require_place
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import memory_needed
+from alphaedit_plugin.nullspace.convergence import Convergence
+from alphaedit_plugin.nullspace.projector import Projector, fit_projectors
+from alphaedit_plugin.nullspace.projector_file import require_place, save_projectors
 
 
 def run_fit(config: EditorConfig, console: Console) -> None:
@@ -41,28 +37,28 @@ def run_fit(config: EditorConfig, console: Console) -> None:
 
 def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> None:
     corpus, watch = corpus_for(config.model), _watch(config)
-    view = load_model(config.model)
-    check_cut(view, config.projector.cut, config.model.layers)
+    lm = load_model(config.model)
+    check_cut(lm, config.projector.cut, config.model.layers)
     if group.leads:
-        say(console, _memory(view, config.model.layers, watch is not None))
-    moments = load_moments(view, config.model, watch=watch, group=group)
+        say(console, _memory(lm, config.model.layers, watch is not None))
+    moments = load_moments(lm, config.model, watch=watch, group=group)
     if not group.leads:
         return
     projectors = fit_projectors(moments, config.projector.cut)
-    save_projectors(view, projectors, out, corpus.name, dtype_of("fit.dtype", config.fit.dtype))
+    save_projectors(lm, projectors, out, corpus.name, dtype_of("fit.dtype", config.fit.dtype))
     console.print(table_of(projectors))
     if watch is not None:
         say(console, _verdict(watch))
     say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus.name}")
 
 
-def _memory(view: EditableModel, layers: Sequence[int], halves: bool) -> str:
+def _memory(lm: EditableModel, layers: Sequence[int], halves: bool) -> str:
     """What the second moments will take, said before they do."""
-    size, d_in = memory_needed(view, layers, halves), view.key_size(layers[0])
+    size, d_in = memory_needed(lm, layers, halves), lm.key_size(layers[0])
     shown = f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
     return (
         f"{counted(len(layers), 'layer')} with keys of {d_in} dimensions: second "
-        f"moments take {shown} on {view.device}"
+        f"moments take {shown} on {lm.device}"
     )
 
 

@@ -11,7 +11,7 @@ from alphaedit_plugin.cli.base import ANY_LAYER, Command, split_words, working
 
 
 def _run(words: Sequence[str], console: Console) -> None:
-    from alphaedit_plugin.config import load_config
+    from alphaedit_plugin.config.compose import load_config
 
     (path,), overrides = split_words("inspect", ("PROJECTOR",), words)
     config = load_config([ANY_LAYER, *overrides])

@@ -14,19 +14,16 @@ from alphaedit_plugin.cli.fit_run import table_of
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.plotting import blank, colour, save, tidy
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of
 from alphaedit_plugin.data.pocket_world import load_world
 from alphaedit_plugin.data.pocket_world.world import corpus_sentences
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import (
-    Projector,
-    collect_second_moments,
-    load_projectors,
-    read_projectors,
-)
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.leakage import Leakage, leakage_on
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import load_projectors, read_projectors
 from alphaedit_plugin.nullspace.reference import SUFFIXES as REFERENCE
 from alphaedit_plugin.nullspace.reference import load_reference, read_reference
 
@@ -55,10 +52,10 @@ def run_inspect(path: Path, config: EditorConfig, with_model: bool, console: Con
         if problem:
             say(console, f"layer {layer}: {problem}")
     if with_model:
-        view = load_model(replace(config.model, layers=[0]))  # the file's own are checked next
-        trusted = load_projectors(view, sorted(file.projectors), path, config.projector.trust)
+        lm = load_model(replace(config.model, layers=[0]))  # the file's own are checked next
+        trusted = load_projectors(lm, sorted(file.projectors), path, config.projector.trust)
         corpus = held_out(config)
-        console.print(leakage_table(measure(view, trusted, corpus, config.model.moments.tokens)))
+        console.print(leakage_table(measure(lm, trusted, corpus, config.model.moments.tokens)))
         say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
     picture = path.with_suffix(".png")
     plot_spectra(file.projectors, picture)
@@ -77,10 +74,10 @@ def _inspect_reference(
         if problem:
             say(console, f"projector {place}: {problem}")
     if with_model:
-        view = load_model(config.model)
-        projectors = load_reference(view, config.model.layers, path)
+        lm = load_model(config.model)
+        projectors = load_reference(lm, config.model.layers, path)
         corpus = held_out(config)
-        console.print(leakage_table(measure(view, projectors, corpus, config.model.moments.tokens)))
+        console.print(leakage_table(measure(lm, projectors, corpus, config.model.moments.tokens)))
         say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
 
 
@@ -99,12 +96,12 @@ def held_out(config: EditorConfig) -> Corpus:
 
 
 def measure(
-    view: EditableModel, projectors: Mapping[int, Projector], corpus: Corpus, tokens: int | None
+    lm: EditableModel, projectors: Mapping[int, Projector], corpus: Corpus, tokens: int | None
 ) -> dict[int, Leakage]:
     """Leakage per layer on a corpus."""
-    moments = collect_second_moments(view, corpus.texts(), sorted(projectors), tokens)
+    moments = collect_second_moments(lm, corpus.texts(), sorted(projectors), tokens)
     return {
-        layer: leakage_on(projectors[layer], moment, view.weight(layer))
+        layer: leakage_on(projectors[layer], moment, lm.weight(layer))
         for layer, moment in moments.items()
     }
 

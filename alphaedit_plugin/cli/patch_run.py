@@ -14,24 +14,21 @@ from alphaedit_plugin.common.console import printable, say
 from alphaedit_plugin.common.errors import PatchError, counted
 from alphaedit_plugin.common.files import checksums
 from alphaedit_plugin.common.outputs import empty_folder
-from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.config.build import DTYPES, load_model
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.undo import Undone, plan
-from alphaedit_plugin.models import EditableModel, dtype_name
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.nullspace.leakage import origins
-from alphaedit_plugin.patches import (
-    Journal,
-    Patch,
-    open_session,
-    read_header,
-    read_patch,
-    session_of,
-)
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.journal import Journal, read_header
+from alphaedit_plugin.patches.patch import Patch, read_patch
+from alphaedit_plugin.patches.sessions import open_session, session_of
 from alphaedit_plugin.patches.verify import (
     ROUNDING,
     SEEN,
@@ -68,9 +65,9 @@ def run_apply(path: str, config: EditorConfig, console: Console) -> None:
         AlphaEditError: see `load_session`; or ``save`` cannot be written.
     """
     folder = None if config.save is None else empty_folder("save", config.save)
-    view = load_model(config.model)
-    patch = _read(path, view)
-    session = _apply(path, view, patch, config.force)
+    lm = load_model(config.model)
+    patch = _read(path, lm)
+    session = _apply(path, lm, patch, config.force)
     count = counted(len(session.requests), "edit")
     say(console, f"{path}: {count} for {patch.header.model}")
     say(console, _exactness(session, patch))
@@ -94,8 +91,8 @@ def run_undo(path: str, what: int | str, config: EditorConfig | None, console: C
         _say_undone(undone, len([own for e in journal.entries for own in e.ids]), console)
         return
     target = None if config.save is None else empty_folder("save", config.save)
-    view = load_model(config.model)
-    session = open_session(view, list(journal.header.places), folder)
+    lm = load_model(config.model)
+    session = open_session(lm, list(journal.header.places), folder)
     _say_undone(session.undo(what), len(session.ids), console)
     _save(session, target, config, console)
 
@@ -110,17 +107,17 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
         AlphaEditError: see `run_apply`; or there is no projector to measure with, and the model
             does not hold the edits already.
     """
-    view = load_model(config.model)
-    patch = _read(path, view)
-    weights = {layer: view.weight(layer) for layer in patch.header.places}
-    present = patch.header.dtype == _dtype(view) and checksums(weights) == dict(patch.after)
-    projectors = _projectors(view, patch, config, present)
-    moments = _moments(view, patch, config, present)
+    lm = load_model(config.model)
+    patch = _read(path, lm)
+    weights = {layer: lm.weight(layer) for layer in patch.header.places}
+    present = patch.header.dtype == _dtype(lm) and checksums(weights) == dict(patch.after)
+    projectors = _projectors(lm, patch, config, present)
+    moments = _moments(lm, patch, config, present)
     if present:
         say(console, "the model holds these edits already, bit for bit")
     else:
-        say(console, _exactness(_apply(path, view, patch, config.force), patch))
-    edits, layers = check_edits(view, patch.entries), check_layers(patch, projectors, moments)
+        say(console, _exactness(_apply(path, lm, patch, config.force), patch))
+    edits, layers = check_edits(lm, patch.entries), check_layers(patch, projectors, moments)
     console.print(edit_table(edits))
     console.print(layer_table(layers))
     if projectors:
@@ -187,19 +184,19 @@ def _mark(holds: bool) -> Text:
     return Text("yes", "green") if holds else Text("no", "red")
 
 
-def _read(path: str, view: EditableModel) -> Patch:
+def _read(path: str, lm: EditableModel) -> Patch:
     """A patch from its file, or what stands in a journal."""
     place = Path(path).expanduser()
     if not place.is_dir():
-        return read_patch(place, view)
+        return read_patch(place, lm)
     journal = Journal.read(place)
-    journal.header.check_places(view)
+    journal.header.check_places(lm)
     return journal.patch
 
 
-def _apply(path: str, view: EditableModel, patch: Patch, force: bool) -> EditSession:
+def _apply(path: str, lm: EditableModel, patch: Patch, force: bool) -> EditSession:
     try:
-        return session_of(patch, view, force=force)
+        return session_of(patch, lm, force=force)
     except PatchError as error:
         raise PatchError(
             f"{path} is refused: {error}; force=true applies it all the same"
@@ -212,7 +209,7 @@ def _exactness(session: EditSession, patch: Patch) -> str:
         return "the weights are those of the editing run, bit for bit"
     if not patch.after:
         return "the edits that stay are applied"
-    ours = _dtype(session.view)
+    ours = _dtype(session.lm)
     if ours != patch.header.dtype:
         return f"the weights are those of the editing run ({patch.header.dtype}) in {ours}"
     if checksums({n: session.pristine(n) for n in session.layers}) != dict(patch.header.before):
@@ -221,7 +218,7 @@ def _exactness(session: EditSession, patch: Patch) -> str:
 
 
 def _projectors(
-    view: EditableModel, patch: Patch, config: EditorConfig, present: bool
+    lm: EditableModel, patch: Patch, config: EditorConfig, present: bool
 ) -> dict[int, Projector]:
     """What the invariant is measured with, made while the model is as it was before the edits.
 
@@ -230,18 +227,18 @@ def _projectors(
     """
     if not projected(patch.entries) or (present and config.projector.path is None):
         return {}
-    return provide_projectors(view, config, sorted(patch.header.places))
+    return provide_projectors(lm, config, sorted(patch.header.places))
 
 
 def _moments(
-    view: EditableModel, patch: Patch, config: EditorConfig, present: bool
+    lm: EditableModel, patch: Patch, config: EditorConfig, present: bool
 ) -> dict[int, SecondMoment]:
     """Second moments of text where some is at hand: what the model's own keys see of the edits."""
     moments = config.model.moments
     at_hand = moments.corpus or moments.stats_dir or config.model.path is None
     if present or not at_hand or not projected(patch.entries):
         return {}
-    return load_moments(view, config.model, sorted(patch.header.places))
+    return load_moments(lm, config.model, sorted(patch.header.places))
 
 
 def _notes(
@@ -294,9 +291,9 @@ def _save(
     if folder is None:
         say(console, "nothing was saved: save=<a new folder> writes the model")
         return
-    save_checkpoint(session.view, folder)
-    say(console, f"saved to {folder}{dtype_note(session.view, config.model.path)}")
+    save_checkpoint(session.lm, folder)
+    say(console, f"saved to {folder}{dtype_note(session.lm, config.model.path)}")
 
 
-def _dtype(view: EditableModel) -> str:
-    return dtype_name(view.weight(0).dtype)
+def _dtype(lm: EditableModel) -> str:
+    return dtype_name(lm.weight(0).dtype)

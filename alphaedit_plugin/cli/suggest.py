@@ -10,7 +10,7 @@ from alphaedit_plugin.cli.base import ANY_LAYER, Command, working
 
 
 def _run(overrides: Sequence[str], console: Console) -> None:
-    from alphaedit_plugin.config import load_config
+    from alphaedit_plugin.config.compose import load_config
 
     config = load_config([ANY_LAYER, *overrides])
     from alphaedit_plugin.experiments.suggest import run_suggest

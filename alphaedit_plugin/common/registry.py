@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, unknown_name
@@ -15,10 +17,13 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, for messages: ``"base method"``.
+        package: whose modules register them; all of these are imported when one is first asked
+            for.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, package: str | None = None) -> None:
         self.kind = kind
+        self._package = package
         self._entries: dict[str, T] = {}
 
     def register(self, name: str, entry: T) -> T:
@@ -27,7 +32,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: the name is taken.
         """
-        if name in self._entries:
+        if name in self._known():
             raise ConfigError(f"{self.kind} {name!r} is registered already")
         self._entries[name] = entry
         return entry
@@ -43,12 +48,19 @@ class Registry(Generic[T]):
         Raises:
             AlphaEditError: of type ``error``, naming the nearest known names.
         """
-        if name not in self._entries:
+        if name not in self._known():
             raise error(unknown_name(self.kind, name, self._entries))
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._known())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._known()
+
+    def _known(self) -> dict[str, T]:
+        package, self._package = self._package, None
+        if package is not None:
+            for module in iter_modules(import_module(package).__path__):
+                import_module(f"{package}.{module.name}")
+        return self._entries

@@ -18,12 +18,14 @@ from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments, provide_projectors
 from alphaedit_plugin.data.pocket_world import load_pocket
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.methods import BaseMethod, Projected
-from alphaedit_plugin.models import EditableModel, check_config
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.models.contexts import generate_contexts
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.families import check_config
 from alphaedit_plugin.models.pretrained import pretrained
 from alphaedit_plugin.models.tokens import ContextTemplates
-from alphaedit_plugin.nullspace import SecondMoment
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -42,7 +44,7 @@ def dtype_of(key: str, name: str) -> torch.dtype:
 def load(
     config: EditorConfig,
     check: Callable[[EditableModel], None],
-    view: EditableModel | None = None,
+    lm: EditableModel | None = None,
 ) -> tuple[EditableModel, Recipe]:
     """The model that ``config`` names and everything an edit of it needs.
 
@@ -50,16 +52,16 @@ def load(
         config: names them.
         check: is shown the model before second moments, which can take hours, are collected on it;
             what it raises is passed on.
-        view: the model, where it is loaded already.
+        lm: the model, where it is loaded already.
 
     Raises:
         AlphaEditError: something named there is missing or does not fit; what can be told without
             the model is told before it is loaded.
     """
     check_sources(config)
-    view = load_model(config.model) if view is None else view
-    check(view)
-    return view, load_recipe(view, config)
+    lm = load_model(config.model) if lm is None else lm
+    check(lm)
+    return lm, load_recipe(lm, config)
 
 
 def load_model(config: ModelConfig) -> EditableModel:
@@ -79,9 +81,9 @@ def load_model(config: ModelConfig) -> EditableModel:
                 config.path.rstrip("/") or "/", dtype=dtype, **spread
             )
         placed = model if device is None else model.to(device)
-        view = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given, config.separator)
-    view.check_layers(config.layers)
-    return view
+        lm = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given, config.separator)
+    lm.check_layers(config.layers)
+    return lm
 
 
 def _spread(config: ModelConfig) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def check_sources(config: EditorConfig) -> None:
         raise ModelError(f"no model at {folder}: model.path is a folder or a hub name")
     method, given = build_method(config.base), config.projector.path is not None
     if config.null_space:
-        method = Projected(method, {}, config.projector.mode, config.projector.l2)
+        method = AlphaEdit(method, {}, config.projector.mode, config.projector.l2)
     if config.model.moments.stats_dir is None and (
         method.needs_moment or (config.null_space and not given)
     ):
@@ -178,7 +180,7 @@ def check_sources(config: EditorConfig) -> None:
 
 
 def load_method(
-    view: EditableModel, config: EditorConfig
+    lm: EditableModel, config: EditorConfig
 ) -> tuple[BaseMethod, dict[int, SecondMoment]]:
     """The configured base method, projected where ``config.null_space`` says so.
 
@@ -191,34 +193,34 @@ def load_method(
     """
     method = build_method(config.base)
     if config.null_space:
-        projectors = provide_projectors(view, config)
-        method = Projected(method, projectors, config.projector.mode, config.projector.l2)
-    return method, load_moments(view, config.model) if method.needs_moment else {}
+        projectors = provide_projectors(lm, config)
+        method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
+    return method, load_moments(lm, config.model) if method.needs_moment else {}
 
 
-def load_contexts(view: EditableModel, config: EditorConfig) -> ContextTemplates:
+def load_contexts(lm: EditableModel, config: EditorConfig) -> ContextTemplates:
     """The configured context templates, or ones sampled from the model."""
     contexts = config.model.contexts
     templates = contexts.templates
     if templates is None:
         pairs = [(int(length), int(count)) for length, count in contexts.lengths]
-        templates = generate_contexts(view, pairs, config.seed)
+        templates = generate_contexts(lm, pairs, config.seed)
     return ContextTemplates.of(templates, contexts.bare_apart)
 
 
-def load_recipe(view: EditableModel, config: EditorConfig) -> Recipe:
-    """Everything an edit of ``view`` needs, ready.
+def load_recipe(lm: EditableModel, config: EditorConfig) -> Recipe:
+    """Everything an edit of ``lm`` needs, ready.
 
     Raises:
         ModelError: a layer that cannot be edited.
         AlphaEditError: see `load_method` and `load_contexts`.
     """
-    view.check_layers(config.model.layers)
-    return recipe_of(view, config, *load_method(view, config))
+    lm.check_layers(config.model.layers)
+    return recipe_of(lm, config, *load_method(lm, config))
 
 
 def recipe_of(
-    view: EditableModel,
+    lm: EditableModel,
     config: EditorConfig,
     method: BaseMethod,
     moments: dict[int, SecondMoment],
@@ -227,7 +229,7 @@ def recipe_of(
     return Recipe(
         method=method,
         layers=tuple(config.model.layers),
-        contexts=load_contexts(view, config),
+        contexts=load_contexts(lm, config),
         moments=moments,
         fact_token=config.model.fact_token,
         targets=config.model.target,

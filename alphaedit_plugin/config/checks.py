@@ -13,9 +13,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from alphaedit_plugin.common.errors import ConfigError, first_line, require, unknown_name
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.data import DATA
-from alphaedit_plugin.methods import METHODS, BaseMethod, Projected
-from alphaedit_plugin.metrics import METRICS
+from alphaedit_plugin.data.base import DATA
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import METHODS, BaseMethod
+from alphaedit_plugin.metrics.base import METRICS
 
 
 def _at_least(least: int) -> Callable[[int], bool]:
@@ -98,7 +99,7 @@ def check(config: EditorConfig) -> None:
     method = build_method(config.base)
     method.check_layers(config.model.layers)
     if config.null_space:
-        Projected(method, {}, config.projector.mode, config.projector.l2)
+        AlphaEdit(method, {}, config.projector.mode, config.projector.l2)
     config.projector.cut.check()
     DATA.get(config.data.name)
     for name in config.compare.bases:

@@ -14,7 +14,7 @@ from alphaedit_plugin.common.errors import first_line, unknown_name
 from alphaedit_plugin.common.groups import options
 from alphaedit_plugin.config.overrides import bases_with
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.methods import METHODS
+from alphaedit_plugin.methods.base import METHODS
 
 
 def explain(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.models.tokens import FactToken
-from alphaedit_plugin.nullspace import Cut
+from alphaedit_plugin.nullspace.cut import Cut
 
 
 @dataclass

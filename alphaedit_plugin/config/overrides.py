@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import groups, options
-from alphaedit_plugin.methods import METHODS
+from alphaedit_plugin.methods.base import METHODS
 
 
 def read_overrides(overrides: Sequence[str]) -> list[str]:

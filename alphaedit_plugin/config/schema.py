@@ -11,8 +11,8 @@ from omegaconf import MISSING
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.data.conflicts import OnConflict
 from alphaedit_plugin.data.settings import DataConfig
-from alphaedit_plugin.methods import Mode
-from alphaedit_plugin.nullspace import Cut
+from alphaedit_plugin.methods.alphaedit import Mode
+from alphaedit_plugin.nullspace.cut import Cut
 
 
 class Host(str, Enum):

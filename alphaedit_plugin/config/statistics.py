@@ -21,28 +21,26 @@ from alphaedit_plugin.config.schema import EditorConfig, ProjectorConfig
 from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.data.pocket_world import load_world
 from alphaedit_plugin.data.pocket_world.world import corpus_sentences
-from alphaedit_plugin.models import EditableModel, check_size
+from alphaedit_plugin.models.editable import EditableModel, check_size
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, upstream_digests
-from alphaedit_plugin.nullspace import (
-    Checkpoint,
-    Cut,
+from alphaedit_plugin.nullspace.checkpoint import Checkpoint
+from alphaedit_plugin.nullspace.collect import WINDOW, Watch, collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut
+from alphaedit_plugin.nullspace.easyedit_stats import (
     HostMoments,
-    Projector,
-    SecondMoment,
-    Watch,
-    collect_second_moments,
-    fit_projectors,
-    load_projectors,
-    load_reference,
     read_host_moment,
+    write_host_moment,
+)
+from alphaedit_plugin.nullspace.projector import Projector, fit_projectors, warn_of_degenerate
+from alphaedit_plugin.nullspace.projector_file import (
+    load_projectors,
     read_projectors,
     refuse_other_cut,
     save_projectors,
-    warn_of_degenerate,
-    write_host_moment,
 )
-from alphaedit_plugin.nullspace.collect import WINDOW
 from alphaedit_plugin.nullspace.reference import SUFFIXES as REFERENCE
+from alphaedit_plugin.nullspace.reference import load_reference
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,7 @@ def corpus_for(config: ModelConfig) -> Corpus:
 
 
 def load_moments(
-    view: EditableModel,
+    lm: EditableModel,
     config: ModelConfig,
     layers: Sequence[int] | None = None,
     watch: Watch | None = None,
@@ -83,7 +81,7 @@ def load_moments(
     number of samples that it is of, see `_kept_as`. Everything collected is cached.
 
     Args:
-        view: the model.
+        lm: the model.
         config: names the sources.
         layers: other layers than the configured ones.
         watch: see `collect_second_moments`; what it cut short is not cached.
@@ -94,13 +92,13 @@ def load_moments(
     """
     wanted = list(config.layers if layers is None else layers)
     if config.moments.stats_dir is None:
-        return _collected(view, config, wanted, watch, group or Group())
-    files = host_files(view, config, Path(config.moments.stats_dir).expanduser(), wanted)
+        return _collected(lm, config, wanted, watch, group or Group())
+    files = host_files(lm, config, Path(config.moments.stats_dir).expanduser(), wanted)
     missing = [layer for layer, path in files.items() if not is_file(path)]
     found = {}
     for layer in (one for one in files if one not in missing):
         found[layer] = read_host_moment(files[layer])
-        check_size(view, layer, len(found[layer].total), files[layer])
+        check_size(lm, layer, len(found[layer].total), files[layer])
     if missing:
         logger.warning(
             "stats_dir has no second moment of %s: looked for %s; collecting on %s",
@@ -108,21 +106,21 @@ def load_moments(
         )  # fmt: skip
         for layer in missing:
             require_writable(files[layer])
-        collected = _collected(view, config, missing, watch, group or Group())
+        collected = _collected(lm, config, missing, watch, group or Group())
         if (group or Group()).leads:
-            _keep_for_host(view, config, collected)
+            _keep_for_host(lm, config, collected)
         found |= collected
     return {layer: found[layer] for layer in wanted}
 
 
 def _keep_for_host(
-    view: EditableModel, config: ModelConfig, collected: Mapping[int, SecondMoment]
+    lm: EditableModel, config: ModelConfig, collected: Mapping[int, SecondMoment]
 ) -> None:
     """Write moments into EasyEdit's folder, under the names of what they really are."""
     folder = Path(config.moments.stats_dir or "").expanduser()
     for layer, moment in collected.items():
         moments = replace(config.moments, **_kept_as(config, moment))
-        files = host_files(view, replace(config, moments=moments), folder, [layer])
+        files = host_files(lm, replace(config, moments=moments), folder, [layer])
         write_host_moment(moment, files[layer], moments.stats_samples)
         logger.info("kept for EasyEdit: %s", files[layer])
 
@@ -149,23 +147,23 @@ def _kept_as(config: ModelConfig, moment: SecondMoment) -> dict[str, Any]:
 
 
 def host_files(
-    view: EditableModel, config: ModelConfig, stats_dir: Path, layers: Sequence[int] | None = None
+    lm: EditableModel, config: ModelConfig, stats_dir: Path, layers: Sequence[int] | None = None
 ) -> dict[int, Path]:
     """Where EasyEdit looks for the second moment of each layer, by default the configured ones."""
     moments = config.moments
     files = HostMoments(
         stats_dir,
-        view.model.config._name_or_path,
+        lm.model.config._name_or_path,
         moments.stats_dataset,
         moments.stats_precision,
         moments.stats_samples,
     )
     wanted = config.layers if layers is None else layers
-    return {layer: files.path(view.layout.down_proj.format(layer)) for layer in wanted}
+    return {layer: files.path(lm.layout.down_proj.format(layer)) for layer in wanted}
 
 
 def provide_projectors(
-    view: EditableModel,
+    lm: EditableModel,
     config: EditorConfig,
     layers: Sequence[int] | None = None,
     load: Load = load_moments,
@@ -173,7 +171,7 @@ def provide_projectors(
     """The projectors of the configured layers: the given file's, cached ones, or fitted.
 
     Args:
-        view: the model.
+        lm: the model.
         config: names the sources.
         layers: other layers than the configured ones.
         load: gives the second moments that they are fitted to, where it comes to that.
@@ -185,23 +183,23 @@ def provide_projectors(
     wanted = list(config.model.layers if layers is None else layers)
     given, cut = config.projector.path, config.projector.cut
     if given is not None:
-        found = _given_projectors(view, config.projector, wanted, Path(given).expanduser())
+        found = _given_projectors(lm, config.projector, wanted, Path(given).expanduser())
         warn_of_degenerate(found)
         return _of(found, given)
-    check_cut(view, cut, wanted)
+    check_cut(lm, cut, wanted)
     cache, folder = (Cache.usable() if config.model.moments.cache else None), config.model.moments
     if cache is None or folder.stats_dir is not None:
-        sources = _sources(view, config.model, wanted)  # before what is missing is written
-        fitted = fit_projectors(load(view, config.model, wanted), cut)
+        sources = _sources(lm, config.model, wanted)  # before what is missing is written
+        fitted = fit_projectors(load(lm, config.model, wanted), cut)
         return {layer: replace(one, source=sources[layer]) for layer, one in fitted.items()}
-    found = _cached_projectors(view, config.model, wanted, cut, cache, load)
+    found = _cached_projectors(lm, config.model, wanted, cut, cache, load)
     return _of(found, corpus_for(config.model).name)
 
 
-def _sources(view: EditableModel, config: ModelConfig, layers: Sequence[int]) -> dict[int, str]:
+def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> dict[int, str]:
     """Per layer what its second moment is from: EasyEdit's folder where it has one, or the text."""
     folder = config.moments.stats_dir
-    files = {} if folder is None else host_files(view, config, Path(folder).expanduser(), layers)
+    files = {} if folder is None else host_files(lm, config, Path(folder).expanduser(), layers)
     return {
         layer: folder if folder and is_file(files[layer]) else corpus_for(config).name
         for layer in layers
@@ -213,10 +211,10 @@ def _of(projectors: Mapping[int, Projector], source: str) -> dict[int, Projector
 
 
 def _given_projectors(
-    view: EditableModel, config: ProjectorConfig, layers: Sequence[int], path: Path
+    lm: EditableModel, config: ProjectorConfig, layers: Sequence[int], path: Path
 ) -> dict[int, Projector]:
     if path.suffix not in REFERENCE:
-        found = load_projectors(view, layers, path, config.trust)
+        found = load_projectors(lm, layers, path, config.trust)
         refuse_other_cut(found, config.cut if config.chosen else None, path)
         return found
     if config.chosen:
@@ -224,20 +222,20 @@ def _given_projectors(
             f"{path} was cut when it was made, and does not say where: leave the cut "
             f"{config.cut} away"
         )
-    return load_reference(view, layers, path)
+    return load_reference(lm, layers, path)
 
 
-def check_cut(view: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
+def check_cut(lm: EditableModel, cut: Cut, layers: Sequence[int]) -> None:
     """Refuse a cut that cannot be, before hours are spent on the second moments for it.
 
     Raises:
         ConfigError: a value outside the rule's range.
     """
-    cut.check(min(view.key_size(layer) for layer in layers))
+    cut.check(min(lm.key_size(layer) for layer in layers))
 
 
 def _cached_projectors(
-    view: EditableModel,
+    lm: EditableModel,
     config: ModelConfig,
     layers: Sequence[int],
     cut: Cut,
@@ -246,18 +244,16 @@ def _cached_projectors(
 ) -> dict[int, Projector]:
     corpus = corpus_for(config)
     by = {"cut": [cut.rule.value, cut.value]}
-    keys = {layer: key | by for layer, key in _keys(view, config, layers, corpus).items()}
+    keys = {layer: key | by for layer, key in _keys(lm, config, layers, corpus).items()}
     paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
     found = {
         layer: cache.stored(path, partial(_read_projector, layer)) for layer, path in paths.items()
     }
     missing = [layer for layer, projector in found.items() if projector is None]
     if missing:
-        fitted = fit_projectors(load(view, config, missing), cut)
+        fitted = fit_projectors(load(lm, config, missing), cut)
         for layer, projector in fitted.items():
-            cache.keep(
-                partial(save_projectors, view, {layer: projector}, paths[layer], corpus.name)
-            )
+            cache.keep(partial(save_projectors, lm, {layer: projector}, paths[layer], corpus.name))
         found |= fitted
     held = {layer: projector for layer, projector in found.items() if projector is not None}
     warn_of_degenerate({layer: held[layer] for layer in layers if layer not in missing})
@@ -265,7 +261,7 @@ def _cached_projectors(
 
 
 def _collected(
-    view: EditableModel,
+    lm: EditableModel,
     config: ModelConfig,
     layers: Sequence[int],
     watch: Watch | None,
@@ -281,9 +277,9 @@ def _collected(
     everywhere = all(group.gather(cache is not None))  # all processes must take the same way
     if cache is None or not everywhere:
         return collect_second_moments(
-            view, texts(), layers, settings.tokens, watch=watch, group=group
+            lm, texts(), layers, settings.tokens, watch=watch, group=group
         )
-    keys = _keys(view, config, layers, corpus)
+    keys = _keys(lm, config, layers, corpus)
     paths = {layer: cache.path("moments", key) for layer, key in keys.items()}
     run = {"layers": list(layers), "halves": watch is not None, **keys[max(layers)]}
     with cache.alone("runs", run) if group.leads else nullcontext():
@@ -295,7 +291,7 @@ def _collected(
             folder = cache.folder / "runs" / hash_of(run | {"missing": missing})
             checkpoint = Checkpoint(folder, settings.checkpoint)
             found |= collect_second_moments(
-                view, texts(), missing, settings.tokens,
+                lm, texts(), missing, settings.tokens,
                 checkpoint=checkpoint, watch=watch, group=group,
             )  # fmt: skip
             if group.leads and watch is None:
@@ -325,10 +321,10 @@ def _write(moment: SecondMoment, path: Path, key: Key) -> None:
 
 
 def _keys(
-    view: EditableModel, config: ModelConfig, layers: Sequence[int], corpus: Corpus
+    lm: EditableModel, config: ModelConfig, layers: Sequence[int], corpus: Corpus
 ) -> dict[int, Key]:
     """Per layer everything that its second moment depends on."""
-    tokenizer = tokenizer_digest(view.tokenizer)
+    tokenizer = tokenizer_digest(lm.tokenizer)
     texts = config.moments.texts
     chosen = {} if texts is None else {"texts": texts}  # as in keys from before it was a setting
     return {
@@ -341,5 +337,5 @@ def _keys(
             "window": WINDOW,
             **chosen,
         }
-        for layer, weights in upstream_digests(view, layers).items()
+        for layer, weights in upstream_digests(lm, layers).items()
     }

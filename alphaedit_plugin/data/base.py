@@ -69,4 +69,4 @@ class EditData:
     texts: tuple[str, ...] = ()
 
 
-DATA: Registry[Callable[[Chosen], EditData]] = Registry("data")
+DATA: Registry[Callable[[Chosen], EditData]] = Registry("data", "alphaedit_plugin.data.sets")

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError, counted
-from alphaedit_plugin.data.base import Dropped, EditData, Place
+from alphaedit_plugin.data.base import DATA, Dropped, EditData, Place
 from alphaedit_plugin.data.conflicts import Question, answer, questions
 from alphaedit_plugin.data.notes import summarise
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.data.settings import DataConfig
+from alphaedit_plugin.data.settings import Chosen, DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -204,3 +204,22 @@ def _say(settings: DataConfig) -> str:
     if not settings.unique:
         parts.append("repeated and contradicting requests kept")
     return ", ".join(parts)
+
+
+def read_data(config: Chosen) -> EditData:
+    """All requests and retained facts that ``config.data`` names; see `select_fitting`.
+
+    Raises:
+        ConfigError: unknown data, a setting that is missing or not read, or a file that is missing
+            or of another kind.
+    """
+    return DATA.get(config.data.name)(config)
+
+
+def load_data(config: Chosen) -> EditData:
+    """The requests and retained facts that ``config.data`` names and selects, for any model.
+
+    Raises:
+        AlphaEditError: see `read_data` and `select_fitting`.
+    """
+    return select_fitting(read_data(config), config.data)

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, RequestError, quoted
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import load
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import host_files
 from alphaedit_plugin.data.request import SLOT, Request, split_slot
 from alphaedit_plugin.easyedit.host import (
@@ -36,10 +36,11 @@ from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.undo import Undone
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import Projected
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
-from alphaedit_plugin.nullspace import save_projectors, write_host_moment
+from alphaedit_plugin.nullspace.easyedit_stats import write_host_moment
+from alphaedit_plugin.nullspace.projector_file import save_projectors
 
 HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
     kind.ALGORITHM.lower(): kind.ALGORITHM for kind in NATIVE
@@ -71,7 +72,7 @@ class HostedSession(EditSession):
 
     def accumulated(self, layer: int) -> Tensor:
         """``W − W0 (d_out, d_in)`` float32, as the model is now."""
-        return self.view.weight(layer).float() - self.pristine(layer).float()
+        return self.lm.weight(layer).float() - self.pristine(layer).float()
 
     def undo(self, what: int | str = 1, *, force: bool = False) -> Undone:
         """Refused: the host keeps no journal.
@@ -100,21 +101,21 @@ class Scratch:
 class HostedEditor(NullSpaceEditor):
     """A `NullSpaceEditor` whose updates the host's functions compute and write."""
 
-    def __init__(self, view: EditableModel, recipe: Recipe, config: EditorConfig) -> None:
+    def __init__(self, lm: EditableModel, recipe: Recipe, config: EditorConfig) -> None:
         self._package = import_host().__name__
-        super().__init__(view, recipe, config.batch_size)
-        self.session = HostedSession(view, recipe.layers)
+        super().__init__(lm, recipe, config.batch_size)
+        self.session = HostedSession(lm, recipe.layers)
         self._scratch = Scratch()
         self._name = _host_name(config)
-        self._hparams = _hparams(view, recipe, config, Path(self._scratch.folder.name))
+        self._hparams = _hparams(lm, recipe, config, Path(self._scratch.folder.name))
 
     @classmethod
-    def from_config(cls, config: EditorConfig, view: EditableModel | None = None) -> HostedEditor:
+    def from_config(cls, config: EditorConfig, lm: EditableModel | None = None) -> HostedEditor:
         """Load what ``config`` names, once for both: the host gets it in its own form.
 
         Args:
             config: see `NullSpaceEditor.from_config`.
-            view: likewise.
+            lm: likewise.
 
         Raises:
             AlphaEditError: there is no host, or something named does not fit.
@@ -124,7 +125,7 @@ class HostedEditor(NullSpaceEditor):
         def check(found: EditableModel) -> None:
             refuse_offloaded(found.model.named_parameters())
 
-        return cls(*load(config, check, view), config)
+        return cls(*load(config, check, lm), config)
 
     def check_editable(self, request: Request) -> None:
         """As `NullSpaceEditor.check_editable`; nor may the host misread its braces."""
@@ -133,12 +134,12 @@ class HostedEditor(NullSpaceEditor):
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch through the host, all of it or nothing."""
-        check_requests(self.view, self.recipe, requests)
+        check_requests(self.lm, self.recipe, requests)
         register()
         rows = [_row(request) for request in requests]
         groups = [[row] for row in rows] if self.recipe.method.one_by_one else [rows]
         weights = {
-            self.view.weight_name(layer): self.view.parameter(layer) for layer in self.recipe.layers
+            self.lm.weight_name(layer): self.lm.parameter(layer) for layer in self.recipe.layers
         }
         with (
             unharmed(weights),
@@ -147,7 +148,7 @@ class HostedEditor(NullSpaceEditor):
         ):
             for group in groups:
                 algorithms(self._package)[self._name](
-                    self.view.model, self.view.tokenizer, group, self._hparams,
+                    self.lm.model, self.lm.tokenizer, group, self._hparams,
                     copy=False, return_orig_weights=False, keep_original_weight=True,
                 )  # fmt: skip
         entry = Entry(tuple(requests), (), {})
@@ -181,7 +182,7 @@ def _globals(package: str, contexts: ContextTemplates, scratch: Scratch) -> Exit
 
 
 def host_settings(
-    view: EditableModel,
+    lm: EditableModel,
     name: str,
     layers: Sequence[int],
     search: TargetSettings,
@@ -190,7 +191,7 @@ def host_settings(
     """What the host's hparams say of a model and of how targets are searched.
 
     Args:
-        view: the model.
+        lm: the model.
         name: the host's name of the method.
         layers: to edit.
         search: of which the host has the steps, the rate, and the three weights.
@@ -199,16 +200,16 @@ def host_settings(
     Raises:
         HostError: the model has no language-model head.
     """
-    layout = view.layout
+    layout = lm.layout
     single = name == "ROME"
     return {
         "alg_name": name,
-        "device": str(view.device),
+        "device": str(lm.device),
         "layers": list(layers),
         "fact_token": fact_token.value,
         "v_num_grad_steps": search.steps,
         "v_lr": search.lr,
-        "v_loss_layer": view.depth - 1,
+        "v_loss_layer": lm.depth - 1,
         "v_weight_decay": search.weight_decay,
         "clamp_norm_factor": search.clamp_norm_factor,
         "kl_factor": search.kl_factor,
@@ -217,18 +218,18 @@ def host_settings(
         "mlp_module_tmp": layout.down_proj.rpartition(".")[0],
         "attn_module_tmp": layout.block,
         "ln_f_module": layout.final_norm,
-        "lm_head_module": _head(view),
+        "lm_head_module": _head(lm),
         **({"context_template_length_params": []} if single else {"layer_selection": "all"}),
     }
 
 
-def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Any:
+def _hparams(lm: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Any:
     """The host's hparams object for this configuration."""
     name, method, moments = _host_name(config), recipe.method, config.model.moments
     target, token = config.model.target, config.model.fact_token
-    settings = host_settings(view, name, recipe.layers, target, token) | {
+    settings = host_settings(lm, name, recipe.layers, target, token) | {
         "model_name": config.model.path or "pocket",
-        "stats_dir": str(_stats_dir(view, recipe, config, scratch)),
+        "stats_dir": str(_stats_dir(lm, recipe, config, scratch)),
         "mom2_adjustment": bool(config.base.get("use_moment", True)),
         "mom2_dataset": moments.stats_dataset,
         "mom2_n_samples": moments.stats_samples,
@@ -239,9 +240,9 @@ def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch:
         settings["batch_size"] = config.batch_size
         settings["mom2_update_weight"] = config.base["moment_weight"]
     settings |= {key: config.base[key] for key in ("alpha", "keep_percent") if key in config.base}
-    if isinstance(method, Projected):
+    if isinstance(method, AlphaEdit):
         path = scratch / "projector.safetensors"
-        save_projectors(view, dict(method.projectors), path)
+        save_projectors(lm, dict(method.projectors), path)
         settings |= {
             "null_space_mode": config.projector.mode.value,
             "null_space_l2": config.projector.l2,
@@ -254,22 +255,22 @@ def _hparams(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch:
     return kinds[name](**settings)
 
 
-def _stats_dir(view: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Path:
+def _stats_dir(lm: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Path:
     """The user's folder of second moments where it has all, or ours with those of the recipe."""
     if config.model.moments.stats_dir is not None:
         folder = Path(config.model.moments.stats_dir).expanduser()
-        if all(path.is_file() for path in host_files(view, config.model, folder).values()):
+        if all(path.is_file() for path in host_files(lm, config.model, folder).values()):
             return folder
-    files = host_files(view, config.model, scratch)
+    files = host_files(lm, config.model, scratch)
     for layer, moment in recipe.moments.items():
         write_host_moment(moment, files[layer], config.model.moments.stats_samples)
     return scratch
 
 
-def _head(view: EditableModel) -> str:
+def _head(lm: EditableModel) -> str:
     """The name by which the head's weight is found; a tied one goes by the embedding's name."""
-    modules = {id(module): name for name, module in view.model.named_modules()}
-    head, embedding = view.model.get_output_embeddings(), view.model.get_input_embeddings()
+    modules = {id(module): name for name, module in lm.model.named_modules()}
+    head, embedding = lm.model.get_output_embeddings(), lm.model.get_input_embeddings()
     if head is None:
         raise HostError("the model has no language-model head")
     tied = head.weight is embedding.weight

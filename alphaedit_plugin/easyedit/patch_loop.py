@@ -22,7 +22,7 @@ from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.easyedit.host import HostError, HostMethod, refuse_offloaded
 from alphaedit_plugin.easyedit.key_history import KeyHistory
 from alphaedit_plugin.methods.least_squares import least_squares
-from alphaedit_plugin.nullspace import Projector
+from alphaedit_plugin.nullspace.projector import Projector
 
 GATE = "upd_matrix_match_shape"
 

@@ -15,8 +15,10 @@ from alphaedit_plugin.easyedit.hparams import NullSpaceFlag
 from alphaedit_plugin.easyedit.key_history import KeyHistory
 from alphaedit_plugin.easyedit.patch_loop import ClosedForm, apply_projected, edited_weights
 from alphaedit_plugin.easyedit.prune_rect import NativeRun
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Projector, SecondMoment, load_projectors, refuse_other_cut
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import load_projectors, refuse_other_cut
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 log = logging.getLogger(__name__)
 
@@ -54,16 +56,16 @@ class ModelState:
         source = str(flag.projector_path or (flag.cut, *statistics, hparams.mom2_dtype))
         missing = [name for name in names if (name, source) not in self.projectors]
         if missing and flag.projector_path:
-            view = EditableModel.wrap(model, tokenizer)
-            foreign = set(missing) - {view.weight_name(layer) for layer in hparams.layers}
+            lm = EditableModel.wrap(model, tokenizer)
+            foreign = set(missing) - {lm.weight_name(layer) for layer in hparams.layers}
             if foreign:
                 raise ConfigError(f"projector_path holds none for {min(foreign)}: leave it out")
             # Checked against the weights as they are before the first edit; later ones differ.
             path = Path(flag.projector_path).expanduser()
-            found = load_projectors(view, hparams.layers, path)
+            found = load_projectors(lm, hparams.layers, path)
             refuse_other_cut(found, flag.cut if flag.cut != NullSpaceFlag().cut else None, path)
             for layer, projector in found.items():
-                self.projectors[view.weight_name(layer), source] = projector
+                self.projectors[lm.weight_name(layer), source] = projector
         elif missing:
             for name in missing:
                 module = name.removesuffix(".weight")

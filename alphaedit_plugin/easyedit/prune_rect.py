@@ -23,11 +23,14 @@ from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.methods import BaseMethod, Projected, Prune, Rect
-from alphaedit_plugin.methods.alphaedit import Mode
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 ProjectorsOf = Callable[[list[str]], dict[str, Projector]]
 
@@ -158,11 +161,11 @@ class NativeRun:
         former: NativeRun | None = None,
     ) -> NativeRun:
         """Start from the weights as they are now, with what stands of a ``former`` run."""
-        view = EditableModel.wrap(model, tokenizer)
-        session = EditSession(view, hparams.layers)
+        lm = EditableModel.wrap(model, tokenizer)
+        session = EditSession(lm, hparams.layers)
         if former is not None and former.session.layers == session.layers:
             session.journal.append(Entry((), (), standing_keys(former.session)))
-        recipe = _recipe(view, hparams, projectors_of)
+        recipe = _recipe(lm, hparams, projectors_of)
         states = [(marks(weights_of(session)), len(session.journal))]
         return cls(hparams, settings_of(hparams), session, recipe, states)
 
@@ -184,7 +187,7 @@ class NativeRun:
         self.session.undo(len(self.session.journal) - known[-1], force=True)
         if self.settings != settings_of(self.hparams):
             self.settings = settings_of(self.hparams)
-            self.recipe = _recipe(self.session.view, self.hparams, projectors_of)
+            self.recipe = _recipe(self.session.lm, self.hparams, projectors_of)
         return True
 
     def edit(self, requests: Sequence[Request]) -> None:
@@ -192,7 +195,7 @@ class NativeRun:
         session, recipe = self.session, self.recipe
         session.resume()
         try:
-            engine.apply_batch(session.view, session, recipe, requests)
+            engine.apply_batch(session.lm, session, recipe, requests)
         finally:
             engine.finalize(session, recipe)
         self.states.append((marks(weights_of(session)), len(session.journal)))
@@ -216,30 +219,30 @@ def standing_keys(session: EditSession) -> dict[int, Tensor]:
                     weight = weight + write.delta.to(weight.device).dense
             if layer in entry.past_keys:
                 history.remember(before, weight, entry.past_keys[layer])
-        history.rewind(session.view.weight(layer))
+        history.rewind(session.lm.weight(layer))
         found[layer] = history.past().joined(weight.T)
     return found
 
 
-def _recipe(view: EditableModel, hparams: NativeHyperParams, of: ProjectorsOf) -> Recipe:
-    names = {layer: view.weight_name(layer) for layer in hparams.layers}
+def _recipe(lm: EditableModel, hparams: NativeHyperParams, of: ProjectorsOf) -> Recipe:
+    names = {layer: lm.weight_name(layer) for layer in hparams.layers}
     flag, method = NullSpaceFlag.of(hparams), hparams.method()
     if flag.null_space:
         found = of(list(names.values()))
         projectors = {layer: found[name] for layer, name in names.items()}
         mode = Mode.solve if flag.solves(hparams.ALGORITHM, True) else Mode.post
-        method = Projected(method, projectors, mode, flag.null_space_l2)
+        method = AlphaEdit(method, projectors, mode, flag.null_space_l2)
     return Recipe(
-        method, tuple(hparams.layers), _host_contexts(view.model, view.tokenizer),
-        _moments(view, hparams) if method.needs_moment else {},
+        method, tuple(hparams.layers), _host_contexts(lm.model, lm.tokenizer),
+        _moments(lm, hparams) if method.needs_moment else {},
         FactToken(hparams.fact_token), _target_settings(hparams),
     )  # fmt: skip
 
 
 def weights_of(session: EditSession) -> dict[str, Tensor]:
     """The session's parameters by name, as the model stores them."""
-    view = session.view
-    return {view.weight_name(layer): view.stored(layer) for layer in session.layers}
+    lm = session.lm
+    return {lm.weight_name(layer): lm.stored(layer) for layer in session.layers}
 
 
 def apply_native(
@@ -267,10 +270,10 @@ def apply_native(
     return model, copies
 
 
-def _moments(view: EditableModel, hparams: Any) -> dict[int, SecondMoment]:
-    modules = {layer: view.layout.down_proj.format(layer) for layer in hparams.layers}
+def _moments(lm: EditableModel, hparams: Any) -> dict[int, SecondMoment]:
+    modules = {layer: lm.layout.down_proj.format(layer) for layer in hparams.layers}
     return {
-        layer: SecondMoment(second_moment_of(view.model, view.tokenizer, name, hparams).double(), 1)
+        layer: SecondMoment(second_moment_of(lm.model, lm.tokenizer, name, hparams).double(), 1)
         for layer, name in modules.items()
     }
 

@@ -31,7 +31,7 @@ from alphaedit_plugin.easyedit.host import (
 from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
 from alphaedit_plugin.easyedit.projection import ModelState, apply_with_flag
 from alphaedit_plugin.easyedit.prune_rect import NATIVE, apply_native
-from alphaedit_plugin.nullspace import Projector
+from alphaedit_plugin.nullspace.projector import Projector
 
 Apply = Callable[..., Any]
 MARK = "_alphaedit_registration"  # on the functions we put into the host: how to take them out

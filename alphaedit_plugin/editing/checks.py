@@ -12,14 +12,14 @@ from alphaedit_plugin.editing.recipe import Recipe, stages
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.targets import target_sentences
 from alphaedit_plugin.methods.base import missing_moment
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import tokenise_pairs
 from alphaedit_plugin.models.tokens import locate
 
 logger = logging.getLogger(__name__)
 
 
-def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> None:
+def check_requests(lm: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> None:
     """Refuse what cannot be edited, before anything is computed or changed.
 
     Raises:
@@ -34,18 +34,18 @@ def check_requests(view: EditableModel, recipe: Recipe, requests: Sequence[Reque
         raise RequestError("no request to edit: give at least one prompt")
     for number, request in enumerate(requests):
         try:
-            _check_request(view, recipe, request)
+            _check_request(lm, recipe, request)
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
     if recipe.on_conflict is OnConflict.refuse:
         refuse_conflicts(requests)
 
 
-def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> None:
+def _check_request(lm: EditableModel, recipe: Recipe, request: Request) -> None:
     if not isinstance(request, Request):
         raise RequestError(f"{request!r} is no Request: make it with Request.parse")
-    rows = target_sentences(view, request, recipe.contexts, recipe.fact_token)
-    longest, limit = max(len(sentence.ids) for sentence, _ in rows), view.context_length
+    rows = target_sentences(lm, request, recipe.contexts, recipe.fact_token)
+    longest, limit = max(len(sentence.ids) for sentence, _ in rows), lm.context_length
     if limit is not None and longest > limit:
         raise RequestError(
             f"{request.filled[:60]!r}… takes {longest} tokens with its context and target, but "
@@ -53,23 +53,23 @@ def _check_request(view: EditableModel, recipe: Recipe, request: Request) -> Non
         )
     bare, target = rows[0]
     early = bare.position < len(bare.ids) - len(target)
-    if early and any(stage.layers[-1] == view.depth - 1 for stage in stages(recipe, [request])):
+    if early and any(stage.layers[-1] == lm.depth - 1 for stage in stages(recipe, [request])):
         raise RequestError(
-            f"layer {view.depth - 1} is the model's last block, behind which nothing carries an "
+            f"layer {lm.depth - 1} is the model's last block, behind which nothing carries an "
             f"edit from {request.subject!r} to the answer: edit earlier layers, or set "
             "model.fact_token=last"
         )
 
 
-def check_editable(view: EditableModel, recipes: Sequence[Recipe], request: Request) -> None:
+def check_editable(lm: EditableModel, recipes: Sequence[Recipe], request: Request) -> None:
     """Refuse a request of a data set that a recipe cannot edit, or a metric cannot ask about.
 
     Raises:
         RequestError: see `check_requests`, and `scoring.score` for what is asked.
     """
     for recipe in recipes:
-        _check_request(view, recipe, request)
-    tokenise_pairs(view, list(_scored(request)))
+        _check_request(lm, recipe, request)
+    tokenise_pairs(lm, list(_scored(request)))
 
 
 def _scored(request: Request) -> Iterator[tuple[str, str]]:
@@ -89,16 +89,16 @@ def told_apart(recipes: Iterable[Recipe]) -> list[Recipe]:
 
 
 def warn_of_shared_tokens(
-    view: EditableModel, recipes: Iterable[Recipe], requests: Sequence[Request]
+    lm: EditableModel, recipes: Iterable[Recipe], requests: Sequence[Request]
 ) -> None:
     """Log what `shared_tokens` says, once for all recipes of one fact token."""
     for recipe in {recipe.fact_token: recipe for recipe in recipes}.values():
-        shared = shared_tokens(view, recipe, requests)
+        shared = shared_tokens(lm, recipe, requests)
         if shared:
             logger.warning("%s", shared)
 
 
-def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> str | None:
+def shared_tokens(lm: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> str | None:
     """Say which subjects share their fact token with the text beside them; ``None`` for none.
 
     They are edited there, as the published code does.
@@ -107,7 +107,7 @@ def shared_tokens(view: EditableModel, recipe: Recipe, requests: Sequence[Reques
         (request, sentence.beside)
         for request in requests
         if (
-            sentence := locate(view.tokenizer, request.prompt, request.subject, recipe.fact_token)
+            sentence := locate(lm.tokenizer, request.prompt, request.subject, recipe.fact_token)
         ).beside
     ]
     if not found:

@@ -20,8 +20,9 @@ from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure, TargetError
 from alphaedit_plugin.editing.targets import target_sentences
 from alphaedit_plugin.methods.base import LayerProblem
-from alphaedit_plugin.models import EditableModel, full_precision
 from alphaedit_plugin.models.activations import Part, Reader, Site, average, read
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import full_precision
 from alphaedit_plugin.models.tokens import Sentence
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ HUGE = 10.0  # ‖Δ‖/‖W‖ of one write; hundreds of edits together stay be
 
 @full_precision()
 def apply_batch(
-    view: EditableModel, session: EditSession, recipe: Recipe, requests: Sequence[Request]
+    lm: EditableModel, session: EditSession, recipe: Recipe, requests: Sequence[Request]
 ) -> Entry:
     """Edit ``requests`` into the model, all of them or, on any error, none.
 
@@ -49,7 +50,7 @@ def apply_batch(
         OutOfMemory: one request alone does not fit into memory.
     """
     check_recipe(session, recipe)
-    check_requests(view, recipe, requests)
+    check_requests(lm, recipe, requests)
     replaced = check_conflicts(session, recipe, requests)
     if replaced:
         more = f" (and {len(replaced) - 1} more like it)" if len(replaced) > 1 else ""
@@ -57,7 +58,7 @@ def apply_batch(
     left, failed = standing(requests), list[Request]()
     while True:
         try:
-            return _write_batch(view, session, recipe, left, failed)
+            return _write_batch(lm, session, recipe, left, failed)
         except TargetError as error:
             if recipe.targets.on_failure is OnFailure.refuse:
                 raise
@@ -68,7 +69,7 @@ def apply_batch(
 
 
 def _write_batch(
-    view: EditableModel,
+    lm: EditableModel,
     session: EditSession,
     recipe: Recipe,
     requests: Sequence[Request],
@@ -78,16 +79,16 @@ def _write_batch(
     with session.batch():
         done = stages(recipe, requests) if requests else []
         found: dict[int, Search] = {}  # by the id of the request
-        keys = [_apply_stage(view, session, recipe, stage, lost, found) for stage in done]
+        keys = [_apply_stage(lm, session, recipe, stage, lost, found) for stage in done]
         needed = recipe.method.needs_history and requests
-        past = _past_keys(view, recipe, requests, keys) if needed else {}
+        past = _past_keys(lm, recipe, requests, keys) if needed else {}
         searches = [found[id(request)] for request in requests]
         _tell(requests, searches)
         return session.commit(requests, past, recipe.description(), failed, searches)
 
 
 def _past_keys(
-    view: EditableModel,
+    lm: EditableModel,
     recipe: Recipe,
     requests: Sequence[Request],
     read_before: Sequence[dict[int, Tensor]],
@@ -99,11 +100,11 @@ def _past_keys(
     """
     if len(read_before) == 1:
         return read_before[0]
-    return _keys(view, recipe, requests, recipe.layers)
+    return _keys(lm, recipe, requests, recipe.layers)
 
 
 def _apply_stage(
-    view: EditableModel,
+    lm: EditableModel,
     session: EditSession,
     recipe: Recipe,
     stage: Stage,
@@ -117,13 +118,13 @@ def _apply_stage(
     """
     site = Site(stage.layers[-1], recipe.method.target)
     targets = recipe.search(
-        view, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
+        lm, stage.requests, recipe.contexts, site, recipe.fact_token, recipe.targets
     )
     came = zip(targets.loss.tolist(), targets.probability.tolist(), strict=True)
     searches.update(zip(map(id, stage.requests), (Search(*one) for one in came), strict=True))
     contexts = len(recipe.contexts.flat)  # of each request side by side, "{}" first
-    sentences = _sentences(view, recipe, stage.requests)
-    reader = Reader(view, sentences, recipe.targets.budget)
+    sentences = _sentences(lm, recipe, stage.requests)
+    reader = Reader(lm, sentences, recipe.targets.budget)
     keys = {}
     for place, layer in enumerate(stage.layers):
         # Later layers see what earlier ones wrote, so keys and residual are read anew for each.
@@ -133,13 +134,13 @@ def _apply_stage(
         missing = (targets.values.to(current) - current) / (len(stage.layers) - place)
         if site.part is Part.BLOCK:
             bare = sentences[::contexts]
-            missing = value_residual(view, layer, bare, missing, recipe.targets.budget)
+            missing = value_residual(lm, layer, bare, missing, recipe.targets.budget)
         problem = LayerProblem(
             layer=layer,
             keys=keys[layer],
             subject_keys=found[:, ::contexts],
             residual=missing.to(found),
-            weight=view.weight(layer),
+            weight=lm.weight(layer),
             moment=recipe.moments.get(layer),
             past=session.past(layer, lost),
         )
@@ -204,21 +205,21 @@ def finalize(session: EditSession, recipe: Recipe) -> Entry | None:
         return session.commit(method=recipe.description()) if changed else None
 
 
-def _sentences(view: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> list[Sentence]:
+def _sentences(lm: EditableModel, recipe: Recipe, requests: Sequence[Request]) -> list[Sentence]:
     """Every request behind every context template, the contexts of a request side by side."""
     return [
         sentence
         for request in requests
-        for sentence, target in target_sentences(view, request, recipe.contexts, recipe.fact_token)
+        for sentence, target in target_sentences(lm, request, recipe.contexts, recipe.fact_token)
         if target  # not the essence
     ]
 
 
 def _keys(
-    view: EditableModel, recipe: Recipe, requests: Sequence[Request], layers: Sequence[int]
+    lm: EditableModel, recipe: Recipe, requests: Sequence[Request], layers: Sequence[int]
 ) -> dict[int, Tensor]:
     """Per layer the keys ``(d_in, n)`` of ``requests`` in the model as it is now."""
     sites = {layer: Site(layer, Part.KEY) for layer in layers}
-    sentences = _sentences(view, recipe, requests)
-    found = read(view, list(sites.values()), sentences, recipe.targets.budget)
+    sentences = _sentences(lm, recipe, requests)
+    found = read(lm, list(sites.values()), sentences, recipe.targets.budget)
     return {layer: average(found[site], recipe.contexts.weights) for layer, site in sites.items()}

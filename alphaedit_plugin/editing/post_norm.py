@@ -13,8 +13,9 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.models import EditableModel, StopForward, hidden_of, hooked, inference
 from alphaedit_plugin.models.batching import in_token_budget
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import StopForward, hidden_of, hooked, inference
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, run
 from alphaedit_plugin.models.tokens import Sentence
 
@@ -22,7 +23,7 @@ STEPS = 20  # of L-BFGS; each runs one block
 
 
 def value_residual(
-    view: EditableModel,
+    lm: EditableModel,
     layer: int,
     sentences: Sequence[Sentence],
     wanted: Tensor,
@@ -33,7 +34,7 @@ def value_residual(
     A norm fixes how long what the MLP adds can be; then the result comes as near as it allows.
 
     Args:
-        view: the model, as it is now.
+        lm: the model, as it is now.
         layer: whose block.
         sentences: ``n`` of them; what counts is their fact token.
         wanted: ``(d_model, n)``, the change of the block's output.
@@ -42,34 +43,34 @@ def value_residual(
     Returns:
         ``(d_model, n)``: ``wanted`` itself where the block adds it as it is.
     """
-    if view.layout.adds_mlp:
+    if lm.layout.adds_mlp:
         return wanted
     ended = [sentence.until_fact() for sentence in sentences]
     found = torch.empty_like(wanted)
 
     def work(indices: list[int]) -> None:
-        tail = begin(view, [ended[i] for i in indices], layer)
-        found[:, indices] = _solve(view, layer, tail, wanted[:, indices].T.contiguous()).T
+        tail = begin(lm, [ended[i] for i in indices], layer)
+        found[:, indices] = _solve(lm, layer, tail, wanted[:, indices].T.contiguous()).T
 
     # The caller may have gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), inference(view):
-        in_token_budget(view, [len(s.ids) for s in ended], budget, work)
+    with torch.inference_mode(False), torch.enable_grad(), inference(lm):
+        in_token_budget(lm, [len(s.ids) for s in ended], budget, work)
     return found
 
 
-def _solve(view: EditableModel, layer: int, tail: Tail, wanted: Tensor) -> Tensor:
+def _solve(lm: EditableModel, layer: int, tail: Tail, wanted: Tensor) -> Tensor:
     """Least squares ``(n, d_model)``."""
     size = wanted.norm(dim=1, keepdim=True).clamp_min(1e-30)
     share = torch.zeros_like(wanted, requires_grad=True)  # of ``size``, so that requests are alike
     with torch.no_grad():
-        goal = _block_output(view, layer, tail, share) + wanted
+        goal = _block_output(lm, layer, tail, share) + wanted
     optimiser = torch.optim.LBFGS(
         [share], max_iter=STEPS, tolerance_change=1e-5, line_search_fn="strong_wolfe"
     )
 
     def miss() -> Tensor:
         optimiser.zero_grad()
-        left = (_block_output(view, layer, tail, size * share) - goal) / size
+        left = (_block_output(lm, layer, tail, size * share) - goal) / size
         loss = left.square().sum()
         loss.backward()
         return loss
@@ -78,7 +79,7 @@ def _solve(view: EditableModel, layer: int, tail: Tail, wanted: Tensor) -> Tenso
     return size * share.detach()
 
 
-def _block_output(view: EditableModel, layer: int, tail: Tail, delta: Tensor) -> Tensor:
+def _block_output(lm: EditableModel, layer: int, tail: Tail, delta: Tensor) -> Tensor:
     """``(n, d_model)`` float32 at the fact tokens, with ``delta`` added behind the MLP."""
     found: list[Tensor] = []
 
@@ -88,11 +89,11 @@ def _block_output(view: EditableModel, layer: int, tail: Tail, delta: Tensor) ->
         found.append(hidden[rows, tail.column.to(hidden.device)].float())
         raise StopForward
 
-    block, place = view.block(layer), view.down_proj(layer)
+    block, place = lm.block(layer), lm.down_proj(layer)
     with (
         adding(place, tail, delta),
         hooked(lambda: block.register_forward_hook(stop)),
         suppress(StopForward),
     ):
-        run(view, tail)
+        run(lm, tail)
     return found[0]

@@ -12,7 +12,7 @@ from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import TargetSearch, optimise_targets
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
-from alphaedit_plugin.nullspace import SecondMoment
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
 @dataclass(frozen=True)

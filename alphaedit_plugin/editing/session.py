@@ -22,7 +22,7 @@ from alphaedit_plugin.editing.entry import Entry, Search, Write
 from alphaedit_plugin.editing.undo import Undone, plan, remaining
 from alphaedit_plugin.editing.weights import EditedWeights
 from alphaedit_plugin.methods.least_squares import PastKeys
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class EditSession:
     """All that editing one model has accumulated; nothing of it lives anywhere else.
 
     Args:
-        view: the model; its weights as they are now count as pristine.
+        lm: the model; its weights as they are now count as pristine.
         layers: the layers that may be edited.
 
     Attributes:
@@ -60,9 +60,9 @@ class EditSession:
         ModelError: a layer that is not there, or whose weight is not finite.
     """
 
-    def __init__(self, view: EditableModel, layers: Sequence[int]) -> None:
-        self._weights = EditedWeights(view, layers)
-        self.view = view
+    def __init__(self, lm: EditableModel, layers: Sequence[int]) -> None:
+        self._weights = EditedWeights(lm, layers)
+        self.lm = lm
         self.layers = tuple(layers)
         self.journal: list[Entry] = []
         self.metrics: dict[str, Any] = {}
@@ -99,7 +99,7 @@ class EditSession:
 
     def change(self, layer: int) -> Delta:
         """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
-        return Delta(self.view.weight(layer).double() - self.pristine(layer).double())
+        return Delta(self.lm.weight(layer).double() - self.pristine(layer).double())
 
     @property
     def batches(self) -> list[tuple[Request, ...]]:

@@ -19,8 +19,8 @@ from alphaedit_plugin.common.files import checksum, read_artefact, write_artefac
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets, optimise_targets, target_sentences
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.activations import Site
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
 
@@ -47,17 +47,17 @@ class StoredTargets:
     def of(
         cls,
         cache: Cache,
-        view: EditableModel,
+        lm: EditableModel,
         layers: Sequence[int],
         pristine_only: bool = False,
     ) -> StoredTargets:
         """For an unedited model."""
-        model = weights_digest(view, layers) + tokenizer_digest(view.tokenizer)
-        return cls(cache, tuple(layers), model, _edited(view, layers), pristine_only)
+        model = weights_digest(lm, layers) + tokenizer_digest(lm.tokenizer)
+        return cls(cache, tuple(layers), model, _edited(lm, layers), pristine_only)
 
     def __call__(
         self,
-        view: EditableModel,
+        lm: EditableModel,
         requests: Sequence[Request],
         contexts: ContextTemplates,
         site: Site,
@@ -65,8 +65,8 @@ class StoredTargets:
         settings: TargetSettings,
     ) -> Targets:
         """See `targets.optimise_targets`."""
-        search = partial(optimise_targets, view, requests, contexts, site, fact_token, settings)
-        edited = _edited(view, self.layers)
+        search = partial(optimise_targets, lm, requests, contexts, site, fact_token, settings)
+        edited = _edited(lm, self.layers)
         if self.pristine_only and edited != self.pristine:
             return search()
         key: dict[str, object] = {
@@ -74,29 +74,29 @@ class StoredTargets:
             "edited": dict(zip(self.layers, edited, strict=True)),
             "sentences": [
                 [(s.ids, s.position, target) for s, target in rows]
-                for rows in (target_sentences(view, r, contexts, fact_token) for r in requests)
+                for rows in (target_sentences(lm, r, contexts, fact_token) for r in requests)
             ],
             "site": [site.layer, site.part.value],
             "settings": asdict(settings),
             # Sums come out otherwise, in the last bits, with other kernels.
-            "machine": [torch.__version__, view.device.type, torch.get_num_threads()],
+            "machine": [torch.__version__, lm.device.type, torch.get_num_threads()],
         }
         path = self.cache.path("targets", key)
         with self.cache.alone("targets", key, logging.DEBUG):
-            found = self.cache.stored(path, partial(_read, view))
+            found = self.cache.stored(path, partial(_read, lm))
             if found is None:
                 found = search()
                 self.cache.keep(partial(_write, path, found))
         return found
 
 
-def _edited(view: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
-    return tuple(checksum(view.weight(layer)) for layer in layers)
+def _edited(lm: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
+    return tuple(checksum(lm.weight(layer)) for layer in layers)
 
 
-def _read(view: EditableModel, path: Path) -> Targets:
+def _read(lm: EditableModel, path: Path) -> Targets:
     tensors, _ = read_artefact(path)
-    placed = {name: tensor.clone().to(view.device) for name, tensor in tensors.items()}
+    placed = {name: tensor.clone().to(lm.device) for name, tensor in tensors.items()}
     return Targets(placed["values"], placed["loss"], placed["probability"])
 
 

@@ -16,9 +16,10 @@ from torch.nn import functional
 
 from alphaedit_plugin.data.request import SLOT, Request
 from alphaedit_plugin.editing.target_settings import TargetError, TargetSettings
-from alphaedit_plugin.models import EditableModel, head_only_at, inference
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import head_only_at, inference
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, can_resume, run
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, Sentence, complete, locate
 
@@ -91,7 +92,7 @@ class _Problem:
 
 
 def optimise_targets(
-    view: EditableModel,
+    lm: EditableModel,
     requests: Sequence[Request],
     contexts: ContextTemplates,
     site: Site,
@@ -101,7 +102,7 @@ def optimise_targets(
     """Find the value at ``site`` that makes the model answer each request's new target.
 
     Args:
-        view: the model as it is now; nothing in it is changed.
+        lm: the model as it is now; nothing in it is changed.
         requests: what to search for; each is optimised independently of the others.
         contexts: the answer must come behind each of these; all weigh the same.
         site: where the value lives: a block's output (MEMIT) or a down-projection's (ROME).
@@ -112,20 +113,18 @@ def optimise_targets(
         TargetError: a loss is not finite; it names the requests.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [target_sentences(view, request, contexts, fact_token) for request in requests]
+    rows = [target_sentences(lm, request, contexts, fact_token) for request in requests]
     sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
     columns: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def work(indices: list[int]) -> None:
-        problem = _assemble(view, [rows[i] for i in indices], site)
-        columns.update(
-            zip(indices, zip(*_search(view, problem, settings), strict=True), strict=True)
-        )
+        problem = _assemble(lm, [rows[i] for i in indices], site)
+        columns.update(zip(indices, zip(*_search(lm, problem, settings), strict=True), strict=True))
 
     # The caller may have gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), inference(view):
-        needed = _token_bytes(view, rows, site)
-        in_token_budget(view, sizes, settings.budget, work, needed, "target search")
+    with torch.inference_mode(False), torch.enable_grad(), inference(lm):
+        needed = _token_bytes(lm, rows, site)
+        in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
     values, losses, probabilities = zip(*(columns[i] for i in range(len(requests))), strict=True)
     found = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
     lost = (~torch.isfinite(found.loss)).nonzero().flatten().tolist()
@@ -135,16 +134,16 @@ def optimise_targets(
 
 
 def _token_bytes(
-    view: EditableModel, rows: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
+    lm: EditableModel, rows: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
 ) -> float:
     """What a padded token of these sentences takes, with what a gradient has to pass."""
     flat = [row for sentences in rows for row in sentences]
     length = max(len(s.ids) for s, _ in flat)
     # Those before the fact token run once, without gradients.
-    tail = max(len(s.ids) - s.position for s, _ in flat) if can_resume(view) else length
+    tail = max(len(s.ids) - s.position for s, _ in flat) if can_resume(lm) else length
     scored = sum(max(len(target), 1) for _, target in flat) / len(flat) / length
-    blocks = activation_bytes(view, view.depth - site.layer, length)
-    return blocks * tail / length + activation_bytes(view, 0, logits=scored)
+    blocks = activation_bytes(lm, lm.depth - site.layer, length)
+    return blocks * tail / length + activation_bytes(lm, 0, logits=scored)
 
 
 def _failure(failed: Sequence[Request], loss: float) -> TargetError:
@@ -157,7 +156,7 @@ def _failure(failed: Sequence[Request], loss: float) -> TargetError:
 
 
 def target_sentences(
-    view: EditableModel, request: Request, contexts: ContextTemplates, fact_token: FactToken
+    lm: EditableModel, request: Request, contexts: ContextTemplates, fact_token: FactToken
 ) -> list[tuple[Sentence, list[int]]]:
     """What the search runs for one request, and the tokens each sentence has to predict.
 
@@ -168,25 +167,25 @@ def target_sentences(
     Raises:
         RequestError: the subject cannot be located, or the target has no token.
     """
-    templates = contexts.around(view.tokenizer, request.prompt)
+    templates = contexts.around(lm.tokenizer, request.prompt)
     rows = [
-        complete(view, template, request.subject, request.target_new, fact_token)
+        complete(lm, template, request.subject, request.target_new, fact_token)
         for template in templates
     ]
-    essence = locate(view.tokenizer, ESSENCE, request.subject, fact_token).until_fact()
+    essence = locate(lm.tokenizer, ESSENCE, request.subject, fact_token).until_fact()
     return [*rows, (essence, [])]
 
 
 def _assemble(
-    view: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
+    lm: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
 ) -> _Problem:
     flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
     bare = [rows[0][0] for rows in requests]
-    initial = read(view, [site], bare)[site].T.to(view.device)  # where the loss is
+    initial = read(lm, [site], bare)[site].T.to(lm.device)  # where the loss is
     # What changes a block's output only need not run the block again.
-    outside = site.part is Part.BLOCK or bool(view.layout.adds_mlp)
-    place = view.block(site.layer) if outside else site.module(view)
-    tail = begin(view, [sentence for _, sentence, _ in flat], site.layer + outside)
+    outside = site.part is Part.BLOCK or bool(lm.layout.adds_mlp)
+    place = lm.block(site.layer) if outside else site.module(lm)
+    tail = begin(lm, [sentence for _, sentence, _ in flat], site.layer + outside)
     cut = [s.position - c for (_, s, _), c in zip(flat, tail.column.tolist(), strict=True)]
     predict = [
         (
@@ -199,18 +198,18 @@ def _assemble(
         for k, token in enumerate(target)
     ]
     row, column, token, weight = (
-        torch.tensor(list(values), device=view.device) for values in zip(*predict, strict=True)
+        torch.tensor(list(values), device=lm.device) for values in zip(*predict, strict=True)
     )
     essence = torch.tensor(
-        [row for row, (_, _, target) in enumerate(flat) if not target], device=view.device
+        [row for row, (_, _, target) in enumerate(flat) if not target], device=lm.device
     )
-    owner = torch.tensor([i for i, _, _ in flat], device=view.device)
+    owner = torch.tensor([i for i, _, _ in flat], device=lm.device)
     rows, columns = torch.cat([row, essence]), torch.cat([column, tail.column[essence]])
     return _Problem(initial, place, tail, owner, rows, columns, token, weight, owner[row])
 
 
 def _search(
-    view: EditableModel, problem: _Problem, settings: TargetSettings
+    lm: EditableModel, problem: _Problem, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small.
 
@@ -223,10 +222,10 @@ def _search(
     loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
     active = torch.ones_like(loss, dtype=torch.bool)
     running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
-    scale = FLOAT16_SCALE if view.parameter(0).dtype is torch.float16 else 1.0
+    scale = FLOAT16_SCALE if lm.parameter(0).dtype is torch.float16 else 1.0
     reference: Tensor | None = None
     for step in range(settings.steps):
-        now, nll, reference = _loss(view, problem, delta[running], reference, settings)
+        now, nll, reference = _loss(lm, problem, delta[running], reference, settings)
         going = active[running]
         loss[running[going]] = now.detach()[going]
         probability[running[going]] = (-nll.detach()[going]).exp()
@@ -248,7 +247,7 @@ def _search(
 
 
 def _loss(
-    view: EditableModel,
+    lm: EditableModel,
     problem: _Problem,
     delta: Tensor,
     reference: Tensor | None,
@@ -258,7 +257,7 @@ def _loss(
 
     ``reference (n, vocabulary)`` is what the essence gave at ``δ = 0``, where it is ``None`` yet.
     """
-    scores, essence = _forward(view, problem, delta)
+    scores, essence = _forward(lm, problem, delta)
     reference = essence.detach() if reference is None else reference
     nll = delta.new_zeros(problem.count)
     nll = nll.index_add(0, problem.token_owner, -scores * problem.weight)
@@ -268,13 +267,13 @@ def _loss(
     return total, nll, reference
 
 
-def _forward(view: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(lm: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
     with (
         adding(problem.place, problem.tail, delta[problem.owner]),
-        head_only_at(view, problem.rows, problem.columns),
+        head_only_at(lm, problem.rows, problem.columns),
     ):
-        logits = run(view, problem.tail).logits[0]
+        logits = run(lm, problem.tail).logits[0]
     scored, essence = logits.float().split([len(problem.token), problem.count])
     token = problem.token.to(logits.device)
     return -functional.cross_entropy(scored, token, reduction="none"), essence.log_softmax(dim=1)

@@ -14,7 +14,7 @@ from torch import Tensor
 from alphaedit_plugin.common.errors import AlphaEditError, ModelError, NumericalError
 from alphaedit_plugin.common.files import checksums
 from alphaedit_plugin.editing.entry import Write
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 CONTIGUOUS = torch.contiguous_format
 
@@ -23,7 +23,7 @@ class EditedWeights:
     """The edited weights of one model, with what they were and what was added.
 
     Args:
-        view: the model; its weights as they are now count as pristine.
+        lm: the model; its weights as they are now count as pristine.
         layers: those that may be edited.
 
     Attributes:
@@ -33,13 +33,13 @@ class EditedWeights:
         ModelError: a layer that is not there, or whose weight is not finite.
     """
 
-    def __init__(self, view: EditableModel, layers: Sequence[int]) -> None:
-        view.check_layers(layers)
+    def __init__(self, lm: EditableModel, layers: Sequence[int]) -> None:
+        lm.check_layers(layers)
         for layer in layers:
-            if not torch.isfinite(view.weight(layer)).all():
-                raise ModelError(f"{view.weight_name(layer)} is not finite: load the model again")
-        self._view = view
-        self.pristine = {layer: view.weight(layer).clone() for layer in layers}
+            if not torch.isfinite(lm.weight(layer)).all():
+                raise ModelError(f"{lm.weight_name(layer)} is not finite: load the model again")
+        self._view = lm
+        self.pristine = {layer: lm.weight(layer).clone() for layer in layers}
         self._total: dict[int, Tensor] = {}
 
     def total(self, layer: int) -> Tensor:

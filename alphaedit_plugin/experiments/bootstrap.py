@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphaedit_plugin.experiments.studies import COLUMNS, Entry
-from alphaedit_plugin.metrics import ASPECTS, Evaluation, Reading
+from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.evaluation import ASPECTS, Evaluation
 
 RESAMPLES = 2000
 LEVEL = 0.95

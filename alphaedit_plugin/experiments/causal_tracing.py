@@ -19,8 +19,9 @@ from torch import Tensor
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.models import (
-    EditableModel,
+from alphaedit_plugin.models.activations import Part, Site, read
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import (
     head_only_at,
     hidden_of,
     hooked,
@@ -28,7 +29,6 @@ from alphaedit_plugin.models import (
     per_token,
     with_hidden,
 )
-from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.scoring import score, tokenise_pairs
 from alphaedit_plugin.models.tokens import (
     Batch,
@@ -109,7 +109,7 @@ class Trace:
         return (probability - self.spoiled) / taken if taken > 0 else 0.0
 
 
-def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) -> list[Fact]:
+def known_facts(lm: EditableModel, requests: Sequence[Request], limit: int) -> list[Fact]:
     """The first ``limit`` facts behind ``requests`` that the model answers right.
 
     Raises:
@@ -117,75 +117,75 @@ def known_facts(view: EditableModel, requests: Sequence[Request], limit: int) ->
     """
     asked = [r for r in requests if r.ground_truth is not None and r.subject]
     pairs = [(r.filled, r.ground_truth) for r in asked if r.ground_truth is not None]
-    answers = score(view, pairs)
+    answers = score(lm, pairs)
     known = [r for r, answer in zip(asked, answers, strict=True) if answer.accuracy == 1]
     if not known:
         raise ConfigError(
             f"the model answers none of {len(asked)} facts right (of {len(requests)} requests, "
             "those with a ground truth): give data=… with facts that it knows"
         )
-    return [fact_of(view, request) for request in known[:limit]]
+    return [fact_of(lm, request) for request in known[:limit]]
 
 
-def check_fact(view: EditableModel, request: Request) -> None:
+def check_fact(lm: EditableModel, request: Request) -> None:
     """Refuse a request whose fact cannot be asked or placed.
 
     Raises:
         RequestError: see `prompts.locate` and `scoring.score`.
     """
     if request.ground_truth is not None:
-        tokenise_pairs(view, [(request.filled, request.ground_truth)])
-        fact_of(view, request)
+        tokenise_pairs(lm, [(request.filled, request.ground_truth)])
+        fact_of(lm, request)
 
 
-def fact_of(view: EditableModel, request: Request) -> Fact:
+def fact_of(lm: EditableModel, request: Request) -> Fact:
     """The fact behind a request with a ground truth, whether the model knows it or not."""
     sentence, answer = complete(
-        view, request.prompt, request.subject, request.ground_truth or "", FactToken.subject_last
+        lm, request.prompt, request.subject, request.ground_truth or "", FactToken.subject_last
     )
-    first = locate(view.tokenizer, request.prompt, request.subject, FactToken.subject_first)
+    first = locate(lm.tokenizer, request.prompt, request.subject, FactToken.subject_first)
     return Fact(sentence, first.position, tuple(answer))
 
 
-def trace(view: EditableModel, facts: Sequence[Fact], settings: TraceSettings) -> Trace:
+def trace(lm: EditableModel, facts: Sequence[Fact], settings: TraceSettings) -> Trace:
     """Trace ``facts`` through all blocks.
 
     The model and torch's random state are as before on return.
 
     Args:
-        view: the model.
+        lm: the model.
         facts: see `known_facts`.
         settings: how.
     """
-    window = max(1, round(WINDOW * view.depth))
+    window = max(1, round(WINDOW * lm.depth))
     lengths = [len(fact.sentence.ids) * settings.samples for fact in facts]
     batches = by_token_budget(lengths, settings.budget)
-    scale = settings.noise * _spread(view, facts)
-    total = torch.zeros(2 + 2 * view.depth, dtype=torch.float64)
+    scale = settings.noise * _spread(lm, facts)
+    total = torch.zeros(2 + 2 * lm.depth, dtype=torch.float64)
     parts = (Part.BLOCK, Part.VALUE)
-    sites = [Site(layer, part) for part in parts for layer in range(view.depth)]
+    sites = [Site(layer, part) for part in parts for layer in range(lm.depth)]
     bar = progress(
-        total=len(batches) * (2 + 2 * view.depth), desc="tracing", unit="pass", leave=False
+        total=len(batches) * (2 + 2 * lm.depth), desc="tracing", unit="pass", leave=False
     )
-    with torch.no_grad(), inference(view), bar:
+    with torch.no_grad(), inference(lm), bar:
         for indices in batches:
             batch = [facts[i] for i in indices]
-            clean = read(view, sites, [fact.sentence for fact in batch], settings.budget)
-            run = _Run.of(view, batch, indices, settings, scale)
+            clean = read(lm, sites, [fact.sentence for fact in batch], settings.budget)
+            run = _Run.of(lm, batch, indices, settings, scale)
             total += torch.tensor(run.probabilities(clean, window, bar.update)).double()
     clean, spoiled, *restored = (total / len(facts) / settings.samples).tolist()
     return Trace(
-        tuple(range(view.depth)), clean, spoiled,
-        tuple(restored[: view.depth]), tuple(restored[view.depth :]), window, len(facts),
+        tuple(range(lm.depth)), clean, spoiled,
+        tuple(restored[: lm.depth]), tuple(restored[lm.depth :]), window, len(facts),
     )  # fmt: skip
 
 
-def _spread(view: EditableModel, facts: Sequence[Fact]) -> float:
+def _spread(lm: EditableModel, facts: Sequence[Fact]) -> float:
     """Standard deviation of the subjects' embeddings, over tokens and dimensions."""
     ids = {i for fact in facts for i in fact.sentence.ids[fact.first : fact.sentence.position + 1]}
-    embed = view.model.get_input_embeddings()
+    embed = lm.model.get_input_embeddings()
     with torch.no_grad():
-        return float(embed(torch.tensor(sorted(ids), device=view.device)).float().std())
+        return float(embed(torch.tensor(sorted(ids), device=lm.device)).float().std())
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class _Run:
     ``columns``, where ``labels`` have to be predicted.
     """
 
-    view: EditableModel
+    lm: EditableModel
     batch: Batch
     noise: Tensor
     rows: Tensor
@@ -206,15 +206,15 @@ class _Run:
     @classmethod
     def of(
         cls,
-        view: EditableModel,
+        lm: EditableModel,
         facts: Sequence[Fact],
         numbers: Sequence[int],
         settings: TraceSettings,
         scale: float,
     ) -> _Run:
         rows = [fact for fact in facts for _ in range(settings.samples)]
-        batch = collate(view, [fact.sentence for fact in rows])
-        width = view.model.get_input_embeddings().weight.shape[1]
+        batch = collate(lm, [fact.sentence for fact in rows])
+        width = lm.model.get_input_embeddings().weight.shape[1]
         noise = torch.zeros(*batch.input_ids.shape, width)
         for place, (fact, number) in enumerate(zip(facts, numbers, strict=True)):
             generator = torch.Generator().manual_seed(settings.seed + number)
@@ -227,8 +227,8 @@ class _Run:
             for row, fact in enumerate(rows)
             for k, token in enumerate(fact.answer)
         ]
-        index = torch.tensor(places, device=view.device)
-        return cls(view, batch, noise.to(view.device), *index.T)
+        index = torch.tensor(places, device=lm.device)
+        return cls(lm, batch, noise.to(lm.device), *index.T)
 
     def probabilities(self, clean: Values, window: int, done: Callable[[], Any]) -> list[float]:
         """Sums over rows of the answer's probability.
@@ -242,7 +242,7 @@ class _Run:
             Without noise, with it, per block with its hidden state put back, and per block with
             the MLPs around it put back.
         """
-        blocks = range(self.view.depth)
+        blocks = range(self.lm.depth)
         around = [range(layer - window // 2, layer - window // 2 + window) for layer in blocks]
         restored: list[set[Site]] = [
             set(),
@@ -257,15 +257,15 @@ class _Run:
         return found
 
     def _forward(self, restored: Values, noisy: bool) -> float:
-        embed, inputs = self.view.model.get_input_embeddings(), self.batch.inputs()
+        embed, inputs = self.lm.model.get_input_embeddings(), self.batch.inputs()
         hooks = [
-            partial(site.module(self.view).register_forward_hook, partial(self._restore, values))
+            partial(site.module(self.lm).register_forward_hook, partial(self._restore, values))
             for site, values in restored.items()
         ]
         if noisy:
             hooks.append(partial(embed.register_forward_hook, self._spoil))
-        with hooked(*hooks), head_only_at(self.view, self.rows, self.columns):
-            logits = self.view.model(**inputs, use_cache=False).logits[0].float()
+        with hooked(*hooks), head_only_at(self.lm, self.rows, self.columns):
+            logits = self.lm.model(**inputs, use_cache=False).logits[0].float()
         labels = self.labels.to(logits.device)
         found = logits.log_softmax(1).gather(1, labels[:, None]).squeeze(1)
         answers = torch.zeros(len(self.batch.input_ids), device=logits.device)

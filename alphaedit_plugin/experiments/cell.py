@@ -10,17 +10,17 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.data import EditData
+from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.cells import Cell, LayerReport, Point
 from alphaedit_plugin.experiments.checkpoint import Checkpoint
 from alphaedit_plugin.experiments.jobs import Job, abilities_of, settings_of
-from alphaedit_plugin.metrics import Evaluation, evaluate
+from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 from alphaedit_plugin.metrics.shift import Shift, representations, shift_of, shift_prompts
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Projector
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.projector import Projector
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Standing:
 
 def run_cell(
     job: Job,
-    view: EditableModel,
+    lm: EditableModel,
     data: EditData,
     advance: Callable[[int], None],
     checkpoint: Checkpoint | None = None,
@@ -53,12 +53,12 @@ def run_cell(
 
     Args:
         job: the cell's.
-        view: the pristine model.
+        lm: the pristine model.
         data: the requests, and the facts that must survive.
         advance: told after each batch how many requests were edited.
         checkpoint: where the cell goes on from, and says after each batch how far it is.
     """
-    session = EditSession(view, job.recipe.layers)
+    session = EditSession(lm, job.recipe.layers)
     try:
         return _Run(job, session, data, advance, checkpoint).to_the_end()
     finally:
@@ -78,8 +78,8 @@ class _Run:
     unedited: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        view = self.session.view
-        self.unedited = representations(view, self.prompts, view.depth - 1)
+        lm = self.session.lm
+        self.unedited = representations(lm, self.prompts, lm.depth - 1)
 
     @property
     def prompts(self) -> list[str]:
@@ -122,7 +122,7 @@ class _Run:
 
     def _edit(self, batch: Sequence[Request]) -> None:
         began = time.perf_counter()
-        engine.apply_batch(self.session.view, self.session, self.job.recipe, batch)
+        engine.apply_batch(self.session.lm, self.session, self.job.recipe, batch)
         self._spend(began)
         self.advance(len(batch))
         logger.info("%d of %d edits", self.done, len(self.requests))
@@ -154,7 +154,7 @@ class _Run:
         asked = abilities_of(self.job.config.compare)
         if asked.tasks:
             before = self.standing.abilities or {0: self.job.abilities}
-            found = {**before, self.done: asked.measure(self.session.view)}
+            found = {**before, self.done: asked.measure(self.session.lm)}
             self.standing = replace(self.standing, abilities=found)
 
     def _finish(self) -> Cell:
@@ -179,8 +179,8 @@ class _Run:
 
     def _shift(self) -> Shift:
         """How far the last block's states are from where ``unedited`` says they were."""
-        last = self.session.view.depth - 1
-        states = representations(self.session.view, self.prompts, last)
+        last = self.session.lm.depth - 1
+        states = representations(self.session.lm, self.prompts, last)
         return shift_of(self.unedited, states, last)
 
     def _spend(self, began: float) -> None:
@@ -195,14 +195,14 @@ class _Run:
 def measure(job: Job, session: EditSession, data: EditData, last: bool = False) -> Point:
     """Evaluate the model as it is now; costly metrics only at the last point."""
     evaluation = evaluate_on(
-        session.view, data, session.requests, job.config.compare.metrics, job.before, costly=last
+        session.lm, data, session.requests, job.config.compare.metrics, job.before, costly=last
     )
     norms = {layer: _relative_norm(session, layer) for layer in job.projectors}
     return Point(len(session.requests), evaluation, norms)
 
 
 def evaluate_on(
-    view: EditableModel,
+    lm: EditableModel,
     data: EditData,
     requests: Sequence[Request],
     metrics: Sequence[str] | None,
@@ -211,7 +211,7 @@ def evaluate_on(
 ) -> Evaluation:
     """`evaluate` with everything that ``data`` has for it."""
     return evaluate(
-        view, requests, data.retention, references=data.references, texts=data.texts,
+        lm, requests, data.retention, references=data.references, texts=data.texts,
         before=before, metrics=metrics, costly=costly,
     )  # fmt: skip
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from alphaedit_plugin.methods import METHODS
-from alphaedit_plugin.metrics import Evaluation
+from alphaedit_plugin.methods.base import METHODS
+from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
 # To be said below every column of `Cell.seconds`.

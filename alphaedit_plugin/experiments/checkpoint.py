@@ -21,12 +21,12 @@ from alphaedit_plugin.common.cache import hash_of
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.files import DamagedFile, checksum, read_artefact, write_artefact
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.config import EditorConfig
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.plain import converter
-from alphaedit_plugin.nullspace import Projector
+from alphaedit_plugin.nullspace.projector import Projector
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _replay(
 
 def _placed(session: EditSession, layer: int, tensor: Tensor) -> Tensor:
     """Beside the layer's weight."""
-    return tensor.to(session.view.weight(layer).device)
+    return tensor.to(session.lm.weight(layer).device)
 
 
 def identity(

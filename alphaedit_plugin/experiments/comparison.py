@@ -14,7 +14,7 @@ from alphaedit_plugin.experiments.comparison_report import report_folder, rich_t
 from alphaedit_plugin.experiments.grid import grid
 from alphaedit_plugin.experiments.pool import run_all
 from alphaedit_plugin.experiments.study import prepare
-from alphaedit_plugin.metrics import Evaluation, evaluate
+from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 
 __all__ = ["Cell", "Evaluation", "evaluate", "run_comparison"]
 
@@ -42,7 +42,7 @@ def run_comparison(overrides: Sequence[str], console: Console) -> list[Cell]:
             study.checkpoint(job, folder / UNFINISHED / f"{number}.safetensors")
             for number, job in enumerate(study.jobs)
         ]
-        cells = run_all(study.jobs, study.view, study.data, console, checkpoints)
+        cells = run_all(study.jobs, study.lm, study.data, console, checkpoints)
     run = study.run_of(cells, " ".join(["alphaedit compare", *overrides]))
     console.print(rich_table(run.cells, run.before))  # first, as writing can still fail
     write_report(run, folder)

@@ -17,7 +17,7 @@ from alphaedit_plugin.common.plotting import (
     tidy,
 )
 from alphaedit_plugin.experiments.cells import Cell, numbers_of
-from alphaedit_plugin.metrics import Evaluation
+from alphaedit_plugin.metrics.evaluation import Evaluation
 
 
 def plot_comparison(cells: Sequence[Cell], path: Path) -> None:

@@ -14,7 +14,7 @@ from alphaedit_plugin.common.outputs import writable_folder
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.experiments.cells import SECONDS, Cell
 from alphaedit_plugin.experiments.results import METRICS, Run, dumps
-from alphaedit_plugin.metrics import Evaluation
+from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.nullspace.leakage import rounding_note
 
 COLUMNS = ("efficacy", "generalisation", "specificity", "retention", "score")

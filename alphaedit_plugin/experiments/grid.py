@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config import EditorConfig, load_config
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.overrides import bases_with, key_of
+from alphaedit_plugin.config.schema import EditorConfig
 
 # What other commands take, and what takes its place here.
 REFUSED: Mapping[str, str] = MappingProxyType(

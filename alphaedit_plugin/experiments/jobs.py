@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alphaedit_plugin.config import CompareConfig, EditorConfig, ModelConfig, build_method
 from alphaedit_plugin.config.build import recipe_of
+from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.model import ModelConfig
+from alphaedit_plugin.config.schema import CompareConfig, EditorConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.methods import Mode, Projected
-from alphaedit_plugin.metrics import Evaluation
+from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
 from alphaedit_plugin.metrics.abilities import Abilities
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.metrics.evaluation import Evaluation
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 READ_BY_SOLVE = ("moment_weight", "sequential_cache")  # which AlphaEdit's closed form replaces
 
@@ -41,7 +44,7 @@ class Job:
 class Shared:
     """What cells have in common and need only once; all on one pristine model."""
 
-    view: EditableModel
+    lm: EditableModel
     moments: dict[int, SecondMoment] = field(default_factory=dict)
     projectors: dict[tuple[int, str], Projector] = field(default_factory=dict)
 
@@ -53,18 +56,18 @@ class Shared:
         """
         method, projectors = build_method(config.base), self.projectors_of(config)
         if config.null_space:
-            method = Projected(method, projectors, config.projector.mode, config.projector.l2)
-        moments = self.moments_of(self.view, config.model) if method.needs_moment else {}
-        return Job(config, recipe_of(self.view, config, method, moments), projectors)
+            method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
+        moments = self.moments_of(self.lm, config.model) if method.needs_moment else {}
+        return Job(config, recipe_of(self.lm, config, method, moments), projectors)
 
     def moments_of(
-        self, view: EditableModel, config: ModelConfig, layers: Sequence[int] | None = None
+        self, lm: EditableModel, config: ModelConfig, layers: Sequence[int] | None = None
     ) -> dict[int, SecondMoment]:
         """As `load_moments`, held from the first time on: for a large model they are gigabytes."""
         wanted = list(config.layers if layers is None else layers)
         missing = [layer for layer in wanted if layer not in self.moments]
         if missing:
-            self.moments |= load_moments(view, config, missing)
+            self.moments |= load_moments(lm, config, missing)
         return {layer: self.moments[layer] for layer in wanted}
 
     def projectors_of(self, config: EditorConfig) -> dict[int, Projector]:
@@ -73,7 +76,7 @@ class Shared:
         keys = {layer: (layer, source) for layer in config.model.layers}
         missing = [layer for layer, key in keys.items() if key not in self.projectors]
         if missing:
-            found = provide_projectors(self.view, config, missing, self.moments_of)
+            found = provide_projectors(self.lm, config, missing, self.moments_of)
             self.projectors |= {keys[layer]: projector for layer, projector in found.items()}
         return {layer: self.projectors[key] for layer, key in keys.items()}
 
@@ -82,7 +85,7 @@ def settings_of(job: Job) -> dict[str, object]:
     """What the cell was run with, for the report: only what it reads."""
     config, method = job.config, job.recipe.method
     own = {key: value for key, value in config.base.items() if key not in ("name", "span")}
-    if isinstance(method, Projected):
+    if isinstance(method, AlphaEdit):
         cut = next(iter(job.projectors.values())).cut
         own["cut"] = f"{cut.rule.value} {cut.value:g}"
         own["mode"] = Mode.solve.value if method.solves else Mode.post.value

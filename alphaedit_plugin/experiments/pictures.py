@@ -22,7 +22,7 @@ from alphaedit_plugin.common.plotting import (
 from alphaedit_plugin.experiments.bootstrap import Gain
 from alphaedit_plugin.experiments.cells import numbers_of
 from alphaedit_plugin.experiments.studies import Entry, Spread, Study
-from alphaedit_plugin.metrics import SURVIVAL, Evaluation
+from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
 WRONG, RIGHT = PALETTE[4], PALETTE[0]  # far apart in grey, too

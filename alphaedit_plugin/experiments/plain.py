@@ -8,7 +8,8 @@ from typing import Any
 
 from cattrs import Converter
 
-from alphaedit_plugin.metrics import SURVIVAL, Evaluation, Reading
+from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
 
 
 def converter() -> Converter:

@@ -24,46 +24,44 @@ from rich.progress import (
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.progress import unwatched
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import cpu_threads
-from alphaedit_plugin.data import EditData
+from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.experiments.cell import run_cell
 from alphaedit_plugin.experiments.cells import Cell
 from alphaedit_plugin.experiments.checkpoint import Checkpoint
 from alphaedit_plugin.experiments.jobs import Job
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 SMALL = 2**28  # bytes: a larger model keeps all cores busy alone, and copies of it fill the memory
 
 
-def workers(config: EditorConfig, view: EditableModel, cells: int) -> int:
+def workers(config: EditorConfig, lm: EditableModel, cells: int) -> int:
     """How many cells run at once.
 
     Raises:
         ConfigError: several are asked for on an accelerator, which they would fight over.
     """
     asked = config.compare.jobs
-    if view.device.type != "cpu":
+    if lm.device.type != "cpu":
         if asked is not None and asked > 1:
-            raise ConfigError(
-                f"compare.jobs={asked} is for the CPU: leave it away on {view.device}"
-            )
+            raise ConfigError(f"compare.jobs={asked} is for the CPU: leave it away on {lm.device}")
         return 1
-    return min(cells, asked or (_cores() if _is_small(view) else 1))
+    return min(cells, asked or (_cores() if _is_small(lm) else 1))
 
 
-def threads_of(config: EditorConfig, view: EditableModel, at_once: int) -> int:
+def threads_of(config: EditorConfig, lm: EditableModel, at_once: int) -> int:
     """How many threads a cell uses where so many run at once.
 
     For a small model the same number alone or side by side: sums come out the same, to the bit.
     """
-    threads = 1 if _is_small(view) else max(1, _cores() // at_once)
+    threads = 1 if _is_small(lm) else max(1, _cores() // at_once)
     return min(threads, config.model.threads or threads)
 
 
 def run_all(
     jobs: Sequence[Job],
-    view: EditableModel,
+    lm: EditableModel,
     data: EditData,
     console: Console,
     checkpoints: Sequence[Checkpoint | None] | None = None,
@@ -72,7 +70,7 @@ def run_all(
 
     Args:
         jobs: the cells.
-        view: the pristine model.
+        lm: the pristine model.
         data: the requests, and the facts that must survive.
         console: where the progress bar goes.
         checkpoints: one per cell, see `run_cell`.
@@ -84,13 +82,13 @@ def run_all(
         AlphaEditError: what a cell raised; the others are ended then.
     """
     config = jobs[0].config
-    at_once = workers(config, view, len(jobs))
-    threads = threads_of(config, view, at_once)
+    at_once = workers(config, lm, len(jobs))
+    threads = threads_of(config, lm, at_once)
     kept = checkpoints or [None] * len(jobs)
     if at_once == 1:
         with _progress(console, "editing", jobs, data) as (progress, task), cpu_threads(threads):
             return [
-                run_cell(job, view, data, lambda n: progress.advance(task, n), checkpoint)
+                run_cell(job, lm, data, lambda n: progress.advance(task, n), checkpoint)
                 for job, checkpoint in zip(jobs, kept, strict=True)
             ]
     found: dict[int, Cell] = {}
@@ -102,7 +100,7 @@ def run_all(
         _counted(progress, task) as count,
     ):
         calls = (
-            delayed(_run_in_worker)(n, jobs[n], view, data, count, threads, kept[n]) for n in order
+            delayed(_run_in_worker)(n, jobs[n], lm, data, count, threads, kept[n]) for n in order
         )
         with parallel_config("loky", inner_max_num_threads=threads):
             pool = Parallel(at_once, return_as="generator_unordered", batch_size=1)
@@ -116,7 +114,7 @@ def run_all(
 def _run_in_worker(
     number: int,
     job: Job,
-    view: EditableModel,
+    lm: EditableModel,
     data: EditData,
     count: Path,
     threads: int,
@@ -127,7 +125,7 @@ def _run_in_worker(
             stream.write(b"." * edits)
 
     with cpu_threads(threads):
-        return number, run_cell(job, view, data, advance, checkpoint)
+        return number, run_cell(job, lm, data, advance, checkpoint)
 
 
 @contextmanager
@@ -190,7 +188,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _is_small(view: EditableModel) -> bool:
+def _is_small(lm: EditableModel) -> bool:
     """Whether copies of the model cost little, on a CPU."""
-    size = sum(p.numel() * p.element_size() for p in view.model.parameters())
-    return view.device.type == "cpu" and size <= SMALL
+    size = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+    return lm.device.type == "cpu" and size <= SMALL

@@ -29,7 +29,7 @@ from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.experiments.cells import Cell, Point
 from alphaedit_plugin.experiments.plain import converter
-from alphaedit_plugin.metrics import Evaluation
+from alphaedit_plugin.metrics.evaluation import Evaluation
 
 SCHEMA = 2
 METRICS = "metrics.json"

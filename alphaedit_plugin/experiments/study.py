@@ -10,11 +10,12 @@ from pathlib import Path
 
 from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import check_sources, cpu_threads, load_model
-from alphaedit_plugin.data import EditData, read_data, select_fitting
+from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.conflicts import OnConflict, refuse_conflicts
 from alphaedit_plugin.data.corpus import corpus_from
+from alphaedit_plugin.data.selection import read_data, select_fitting
 from alphaedit_plugin.editing.checks import check_editable, told_apart, warn_of_shared_tokens
 from alphaedit_plugin.editing.target_cache import StoredTargets
 from alphaedit_plugin.experiments.cell import evaluate_on, run_cell
@@ -23,8 +24,8 @@ from alphaedit_plugin.experiments.checkpoint import Checkpoint, identity
 from alphaedit_plugin.experiments.jobs import Job, Shared, abilities_of
 from alphaedit_plugin.experiments.pool import threads_of
 from alphaedit_plugin.experiments.results import Run, Setting
-from alphaedit_plugin.metrics import Evaluation
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.metrics.evaluation import Evaluation
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
 
 logger = logging.getLogger(__name__)
@@ -37,13 +38,13 @@ class Study:
     """A model, data, and the cells that are to run on them.
 
     Attributes:
-        view: the pristine model.
+        lm: the pristine model.
         data: the requests that are edited, and the facts that must survive.
         jobs: the cells.
         before: the evaluation of the unedited model.
     """
 
-    view: EditableModel
+    lm: EditableModel
     data: EditData
     jobs: list[Job]
     before: Evaluation
@@ -51,7 +52,7 @@ class Study:
     @cached_property
     def model(self) -> str:
         """A hash of the model and its tokenizer; of a large one it takes seconds."""
-        return weights_digest(self.view) + tokenizer_digest(self.view.tokenizer)
+        return weights_digest(self.lm) + tokenizer_digest(self.lm.tokenizer)
 
     def checkpoint(self, job: Job, path: Path) -> Checkpoint | None:
         """The file from which a cell goes on; ``None`` where it is to begin anew every time."""
@@ -94,21 +95,21 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
     for config in configs:
         check_sources(config)
     shared = Shared(load_model(first.model))
-    jobs = [_sharing(shared.job_of(config), shared.view) for config in configs]
+    jobs = [_sharing(shared.job_of(config), shared.lm) for config in configs]
     recipes = told_apart(job.recipe for job in jobs)
     most = min(first.compare.edits, first.data.limit or first.compare.edits)
     data = select_fitting(
-        data, replace(first.data, limit=most), partial(check_editable, shared.view, recipes)
+        data, replace(first.data, limit=most), partial(check_editable, shared.lm, recipes)
     )
     if len(data.requests) < first.compare.edits:
         logger.warning("the data holds %d requests: editing all of them", len(data.requests))
     if first.on_conflict is OnConflict.refuse:
         refuse_conflicts(data.requests)
-    warn_of_shared_tokens(shared.view, recipes, data.requests)
-    before = evaluate_on(shared.view, data, data.requests, first.compare.metrics)
-    able = asked.measure(shared.view) if asked.tasks else {}
+    warn_of_shared_tokens(shared.lm, recipes, data.requests)
+    before = evaluate_on(shared.lm, data, data.requests, first.compare.metrics)
+    able = asked.measure(shared.lm) if asked.tasks else {}
     jobs = [replace(job, before=before, abilities=able) for job in jobs]
-    return Study(shared.view, data, jobs, before)
+    return Study(shared.lm, data, jobs, before)
 
 
 def data_of(config: EditorConfig) -> EditData:
@@ -127,18 +128,18 @@ def data_of(config: EditorConfig) -> EditData:
     return data
 
 
-def _sharing(job: Job, view: EditableModel) -> Job:
+def _sharing(job: Job, lm: EditableModel) -> Job:
     """The job, with a search that finds again what another cell has found, if that is wanted."""
     cache = Cache.usable() if job.config.compare.share_targets else None
     if cache is None:
         return job
     alone = job.recipe.method.one_by_one
-    search = StoredTargets.of(cache, view, job.recipe.layers, pristine_only=alone)
+    search = StoredTargets.of(cache, lm, job.recipe.layers, pristine_only=alone)
     return replace(job, recipe=replace(job.recipe, search=search))
 
 
 def run_alone(study: Study, job: Job, folder: Path) -> Cell:
     """Run a cell in this process, going on where an earlier run of it in ``folder`` was ended."""
     checkpoint = study.checkpoint(job, folder / STATE)
-    with cpu_threads(threads_of(job.config, study.view, 1)):
-        return run_cell(job, study.view, study.data, lambda _: None, checkpoint)
+    with cpu_threads(threads_of(job.config, study.lm, 1)):
+        return run_cell(job, study.lm, study.data, lambda _: None, checkpoint)

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.outputs import writable_folder, writing
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments
-from alphaedit_plugin.data import read_data, select_fitting
+from alphaedit_plugin.data.selection import read_data, select_fitting
 from alphaedit_plugin.experiments.causal_tracing import (
     Fact,
     Trace,
@@ -53,11 +53,11 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
     folder = writable_folder("suggest.out", chosen.out)
     data = read_data(config)
     corpus_for(config.model)  # refuses before a large model is loaded
-    view = load_model(config.model)
-    data = select_fitting(data, config.data, partial(check_fact, view))
-    facts = known_facts(view, data.requests, chosen.facts)
+    lm = load_model(config.model)
+    data = select_fitting(data, config.data, partial(check_fact, lm))
+    facts = known_facts(lm, data.requests, chosen.facts)
     settings = TraceSettings(chosen.samples, chosen.noise, config.seed)
-    found = trace(view, facts, settings)
+    found = trace(lm, facts, settings)
     if found.spoiled > (1 - FAINT) * found.clean:
         logger.warning(
             "noise takes P(answer) from %.1f%% to %.1f%% only, so that little can be told from "
@@ -66,7 +66,7 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
         )  # fmt: skip
     layers = choose_layers(found)
     wanted = sorted({*layers.single, *layers.spread})
-    spectra = measure_cuts(load_moments(view, config.model, wanted))
+    spectra = measure_cuts(load_moments(lm, config.model, wanted))
     cut = choose_cut(spectra)
     console.print(trace_table(found, layers))
     console.print(cut_table(spectra, cut))

@@ -9,7 +9,9 @@ import torch
 
 from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.experiments.causal_tracing import Trace
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 MOST = 5  # layers that an edit is spread over, as MEMIT's and AlphaEdit's settings have
 SHARE = 5  # or one layer of so many

@@ -9,10 +9,10 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from alphaedit_plugin.common.plotting import blank, colour, marker, save, tidy
-from alphaedit_plugin.config import ModelConfig
+from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.experiments.causal_tracing import Trace
 from alphaedit_plugin.experiments.suggest_cut import Layers, Spectra
-from alphaedit_plugin.nullspace import Cut
+from alphaedit_plugin.nullspace.cut import Cut
 
 
 def trace_table(trace: Trace, layers: Layers) -> Table:

@@ -22,10 +22,11 @@ from rich.console import Console
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import CONFIG_MODULE
-from alphaedit_plugin.config import EditorConfig, load_config, register_configs
 from alphaedit_plugin.config.build import check_sources
+from alphaedit_plugin.config.compose import load_config, register_configs
 from alphaedit_plugin.config.explain import explain
 from alphaedit_plugin.config.overrides import key_of
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.experiments.comparison_report import report_folder, write_metrics
 from alphaedit_plugin.experiments.grid import refuse_useless
 from alphaedit_plugin.experiments.jobs import abilities_of

@@ -10,7 +10,7 @@ from alphaedit_plugin.common.errors import counted
 from alphaedit_plugin.experiments.bootstrap import Gain
 from alphaedit_plugin.experiments.cells import SECONDS
 from alphaedit_plugin.experiments.studies import COLUMNS, Entry, Spread, Study
-from alphaedit_plugin.metrics import lower_is_better
+from alphaedit_plugin.metrics.base import lower_is_better
 
 NOTHING = "–"
 JOINED = "\u00a0"  # a space where no line is broken

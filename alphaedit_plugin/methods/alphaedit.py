@@ -15,7 +15,7 @@ from alphaedit_plugin.common.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.models.activations import Part
-from alphaedit_plugin.nullspace import Projector
+from alphaedit_plugin.nullspace.projector import Projector
 
 
 class Mode(str, Enum):
@@ -32,7 +32,7 @@ class Mode(str, Enum):
 
 
 @dataclass(frozen=True)
-class Projected(BaseMethod):
+class AlphaEdit(BaseMethod):
     """A base method confined to the null space.
 
     Attributes:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, ModelError
+from alphaedit_plugin.common.registry import Registry
 from alphaedit_plugin.methods.least_squares import PastKeys
 from alphaedit_plugin.models.activations import Part
-from alphaedit_plugin.nullspace import SecondMoment
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
 @dataclass(frozen=True)
@@ -129,3 +130,6 @@ class BaseMethod(ABC):
     def delta(self, problem: LayerProblem) -> Delta:
         """`solve`, then `shape`."""
         return self.shape(self.solve(problem), problem)
+
+
+METHODS: Registry[type[BaseMethod]] = Registry("base method", "alphaedit_plugin.methods")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import require
-from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
 from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
 
 
@@ -38,3 +38,6 @@ class Memit(BaseMethod):
         return least_squares(
             problem.need_moment(), self.moment_weight, past, problem.keys, problem.residual
         )
+
+
+METHODS.register("memit", Memit)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import require
+from alphaedit_plugin.methods.base import METHODS
 from alphaedit_plugin.methods.memit import Memit
 
 
@@ -65,3 +66,6 @@ def restrain(delta: Tensor, weight: Tensor, curve: Restraint) -> Delta:
     u, values, vt = torch.linalg.svd(delta.double(), full_matrices=False)
     limit = torch.linalg.matrix_norm(weight.double(), ord=2)
     return Delta(u * curve(values, limit), vt.T)
+
+
+METHODS.register("prune", Prune)

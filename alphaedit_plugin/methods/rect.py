@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import require
-from alphaedit_plugin.methods.base import LayerProblem
+from alphaedit_plugin.methods.base import METHODS, LayerProblem
 from alphaedit_plugin.methods.memit import Memit
 
 
@@ -54,3 +54,6 @@ def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor
     kept = torch.zeros(delta.numel(), dtype=torch.bool, device=delta.device)
     kept[change.topk(count, sorted=False).indices] = True
     return torch.where(kept.view_as(delta), delta, 0)
+
+
+METHODS.register("rect", Rect)

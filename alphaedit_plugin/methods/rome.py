@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
 from alphaedit_plugin.models.activations import Part
 
 
@@ -51,3 +51,6 @@ def rome_delta(whitened: Tensor, subject_key: Tensor, residual: Tensor) -> Delta
     """
     direction = whitened / whitened.norm()
     return Delta(residual.to(direction) / (direction.T @ subject_key.to(direction)), direction)
+
+
+METHODS.register("rome", Rome)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, first_line, unknown_name
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 # The six that AlphaEdit asks (Fang et al. 2025, §4.3), as the harness calls them; NLI is MultiNLI.
 PAPER: Mapping[str, str] = MappingProxyType(
@@ -49,7 +49,7 @@ class Abilities:
         if self.tasks:
             self._manager()
 
-    def measure(self, view: EditableModel) -> dict[str, float]:
+    def measure(self, lm: EditableModel) -> dict[str, float]:
         """Ask the model as it is now.
 
         Returns:
@@ -65,8 +65,8 @@ class Abilities:
         try:
             # It gives a tokenizer without padding a token for it: ours stays as it is.
             asked = HFLM(
-                pretrained=view.model,
-                tokenizer=copy.deepcopy(view.tokenizer),
+                pretrained=lm.model,
+                tokenizer=copy.deepcopy(lm.tokenizer),
                 batch_size=self.batch_size,
             )
             found = simple_evaluate(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from alphaedit_plugin.common.registry import Registry
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import draw_texts
 from alphaedit_plugin.models.scoring import Answer, score
 
@@ -60,7 +60,7 @@ class Exam:
     """A model as it is now, and what metrics may ask it; nothing is asked twice.
 
     Attributes:
-        view: the model.
+        lm: the model.
         requests: the edits made so far.
         retention: named groups of untouched facts.
         references: the corpus of consistency's document frequencies.
@@ -70,7 +70,7 @@ class Exam:
         outputs: kept by ``locality_acc`` for the exams of the edited model.
     """
 
-    view: EditableModel
+    lm: EditableModel
     requests: Sequence[Request]
     retention: Mapping[str, Probe] = field(default_factory=lambda: MappingProxyType({}))
     references: Sequence[str] = ()
@@ -83,7 +83,7 @@ class Exam:
     def answers(self, pairs: Sequence[Pair]) -> list[Answer]:
         """See `scoring.score`: all of a metric's questions in one call are one batch."""
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        self._known.update(zip(new, score(self.view, new), strict=True))
+        self._known.update(zip(new, score(self.lm, new), strict=True))
         return [self._known[pair] for pair in pairs]
 
     def ask(self, groups: Sequence[Sequence[Pair]]) -> list[list[Answer]]:
@@ -95,7 +95,7 @@ class Exam:
         """Per request, a text drawn from each of its generation prompts; see `draw_texts`."""
         if self._drawn is None:
             prompts = [prompt for request in self.requests for prompt in request.generation]
-            texts = iter(draw_texts(self.view, prompts))
+            texts = iter(draw_texts(self.lm, prompts))
             self._drawn = [[next(texts) for _ in request.generation] for request in self.requests]
         return self._drawn
 
@@ -116,7 +116,7 @@ class Metric:
     lower: bool = False
 
 
-METRICS: Registry[Metric] = Registry("metric")
+METRICS: Registry[Metric] = Registry("metric", "alphaedit_plugin.metrics")
 
 
 def metric(

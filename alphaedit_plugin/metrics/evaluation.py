@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.metrics.base import METRICS, Exam, Pair, Reading, Readings
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 ASPECTS = ("efficacy", "generalisation", "specificity")
 
@@ -121,7 +121,7 @@ def harmonic_mean(values: Sequence[float]) -> float:
 
 
 def evaluate(
-    view: EditableModel,
+    lm: EditableModel,
     requests: Sequence[Request],
     retention: Mapping[str, Probe],
     *,
@@ -134,7 +134,7 @@ def evaluate(
     """Evaluate the model as it is now.
 
     Args:
-        view: the model.
+        lm: the model.
         requests: the edits made so far.
         retention: untouched facts.
         references: the texts that consistency's document frequencies are of.
@@ -151,7 +151,7 @@ def evaluate(
         ConfigError: an unknown metric.
         RequestError: a prompt that the model cannot read.
     """
-    exam = Exam(view, requests, retention, references, texts, before.outputs if before else None)
+    exam = Exam(lm, requests, retention, references, texts, before.outputs if before else None)
     readings: dict[str, Reading] = {}
     for name in chosen(metrics):
         if costly or not METRICS.get(name).costly:

@@ -7,13 +7,13 @@ from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import Answer, matching, score, tokenise_pairs
 
 Metrics = dict[str, Any]
 
 
-def edit_quality(view: EditableModel, requests: Sequence[Request]) -> list[Metrics]:
+def edit_quality(lm: EditableModel, requests: Sequence[Request]) -> list[Metrics]:
     """What ``compute_edit_quality`` of the host returns, for each request, in one batch.
 
     Returns:
@@ -22,11 +22,11 @@ def edit_quality(view: EditableModel, requests: Sequence[Request]) -> list[Metri
         ``{name}_output``, accuracies as ``{name}_acc``.
     """
     pairs = [pair for request in requests for pair in _pairs(request)]
-    answers = iter(score(view, pairs))
+    answers = iter(score(lm, pairs))
     return [_collect(request, answers) for request in requests]
 
 
-def check_quality(view: EditableModel, requests: Sequence[Request]) -> None:
+def check_quality(lm: EditableModel, requests: Sequence[Request]) -> None:
     """Refuse what `edit_quality` could not evaluate, before anything is computed.
 
     Raises:
@@ -34,7 +34,7 @@ def check_quality(view: EditableModel, requests: Sequence[Request]) -> None:
     """
     for number, request in enumerate(requests):
         try:
-            tokenise_pairs(view, list(_pairs(request)))
+            tokenise_pairs(lm, list(_pairs(request)))
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
 

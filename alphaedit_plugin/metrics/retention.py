@@ -26,7 +26,7 @@ def perplexity(exam: Exam) -> Readings:
 
     The first token of a text has nothing before it and is not counted.
     """
-    found = log_likelihoods(exam.view, exam.texts)
+    found = log_likelihoods(exam.lm, exam.texts)
     tokens = sum(count for _, count in found)
     if not tokens:
         return {}

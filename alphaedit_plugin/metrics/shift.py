@@ -15,9 +15,9 @@ from torch import Tensor
 
 from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.boundary import stem, tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import Sentence
 
 PROMPTS = 200  # enough to see a cloud
@@ -58,20 +58,20 @@ def shift_prompts(requests: Sequence[Request], retention: Mapping[str, Probe]) -
     return [prompt for group in groups for prompt in group[: PROMPTS // len(groups)]]
 
 
-def representations(view: EditableModel, prompts: Sequence[str], layer: int) -> Tensor:
+def representations(lm: EditableModel, prompts: Sequence[str], layer: int) -> Tensor:
     """Hidden states at each prompt's last token.
 
     Args:
-        view: the model as it is now.
+        lm: the model as it is now.
         prompts: what to read.
         layer: the block whose output is taken.
 
     Returns:
         ``(d_model, n)`` float32.
     """
-    rows = [tokenise(view.tokenizer, stem(prompt)) for prompt in prompts]
+    rows = [tokenise(lm.tokenizer, stem(prompt)) for prompt in prompts]
     site = Site(layer, Part.BLOCK)
-    return read(view, [site], [Sentence(tuple(ids), len(ids) - 1) for ids in rows])[site]
+    return read(lm, [site], [Sentence(tuple(ids), len(ids) - 1) for ids in rows])[site]
 
 
 def shift_of(before: Tensor, after: Tensor, layer: int) -> Shift:

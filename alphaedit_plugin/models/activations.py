@@ -45,16 +45,16 @@ class Site:
     layer: int
     part: Part
 
-    def module(self, view: EditableModel) -> nn.Module:
+    def module(self, lm: EditableModel) -> nn.Module:
         """The module whose input or output this site is."""
-        return view.block(self.layer) if self.part is Part.BLOCK else view.down_proj(self.layer)
+        return lm.block(self.layer) if self.part is Part.BLOCK else lm.down_proj(self.layer)
 
 
 def read(
-    view: EditableModel, sites: Sequence[Site], sentences: Sequence[Sentence], budget: int = 8192
+    lm: EditableModel, sites: Sequence[Site], sentences: Sequence[Sentence], budget: int = 8192
 ) -> dict[Site, Tensor]:
     """Read the vectors at every sentence's fact token, once; see `Reader.read`."""
-    return Reader(view, sentences, budget).read(sites)
+    return Reader(lm, sentences, budget).read(sites)
 
 
 class Reader:
@@ -66,18 +66,18 @@ class Reader:
     `KEPT` times ``budget`` tokens at most; further sentences start from the embedding each time.
 
     Args:
-        view: the model; below the block remembered last it must stay as it is.
+        lm: the model; below the block remembered last it must stay as it is.
         sentences: what to run.
         budget: padded tokens per micro-batch.
     """
 
     def __init__(
-        self, view: EditableModel, sentences: Sequence[Sentence], budget: int = 8192
+        self, lm: EditableModel, sentences: Sequence[Sentence], budget: int = 8192
     ) -> None:
-        self._view, self._budget = view, budget
+        self._view, self._budget = lm, budget
         self._sentences = [sentence.until_fact() for sentence in sentences]
         totals = accumulate(len(s.ids) for s in self._sentences)
-        room = KEPT * budget if can_resume(view) else 0
+        room = KEPT * budget if can_resume(lm) else 0
         self._keepable = sum(total <= room for total in totals)
         self._layer = 0
         self._entering: dict[int, Tensor] = {}
@@ -153,7 +153,7 @@ class Reader:
 
 
 def _run_tail(
-    view: EditableModel, sites: Sequence[Site], tail: Tail, remember: int | None
+    lm: EditableModel, sites: Sequence[Site], tail: Tail, remember: int | None
 ) -> tuple[dict[Site, Tensor], Any]:
     """One forward pass, which stops when all has been seen.
 
@@ -172,18 +172,18 @@ def _run_tail(
             raise StopForward
 
     def register(site: Site) -> Any:
-        module = site.module(view)
+        module = site.module(lm)
         if site.part is Part.KEY:
             return module.register_forward_pre_hook(lambda _, args: keep(site, args[0]))
         return module.register_forward_hook(lambda _, args, out: keep(site, hidden_of(out)))
 
     def watch() -> Any:
-        block = view.block((remember or 0) - 1)
+        block = lm.block((remember or 0) - 1)
         return block.register_forward_hook(lambda _, args, out: entering.append(out))
 
     hooks = [partial(register, site) for site in sites]
     with hooked(*hooks, *([watch] if remember else [])), suppress(StopForward):
-        run(view, tail)
+        run(lm, tail)
     return found, entering[0] if entering else None
 
 

@@ -23,7 +23,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 def in_token_budget(
-    view: EditableModel,
+    lm: EditableModel,
     lengths: Sequence[int],
     most: int,
     work: Work,
@@ -33,7 +33,7 @@ def in_token_budget(
     """Do ``work`` on micro-batches; where memory runs out, go on with batches of half the size.
 
     Args:
-        view: the model that runs.
+        lm: the model that runs.
         lengths: token count of each item.
         most: padded tokens of a micro-batch, where no fewer fit into `activation_room`.
         work: is given the indices of one micro-batch. A batch that ran out of memory is given
@@ -44,8 +44,8 @@ def in_token_budget(
     Raises:
         OutOfMemory: one item alone does not fit.
     """
-    needed = activation_bytes(view) if token_bytes is None else token_bytes
-    waiting = by_token_budget(lengths, fitting(view, most, needed))
+    needed = activation_bytes(lm) if token_bytes is None else token_bytes
+    waiting = by_token_budget(lengths, fitting(lm, most, needed))
     if name is not None and waiting:
         tokens = max(len(batch) * max(lengths[i] for i in batch) for batch in waiting)
         logger.info(
@@ -85,21 +85,21 @@ def _fits(work: Work, batch: list[int]) -> bool:
     return False
 
 
-def fitting(view: EditableModel, most: int, token_bytes: float | None = None) -> int:
+def fitting(lm: EditableModel, most: int, token_bytes: float | None = None) -> int:
     """How many padded tokens fit into `activation_room`, ``most`` at most.
 
     Args:
-        view: the model that runs.
+        lm: the model that runs.
         most: the bound.
         token_bytes: what a padded token takes; by default what it takes without gradients.
     """
-    room = activation_room(view)
-    needed = activation_bytes(view) if token_bytes is None else token_bytes
+    room = activation_room(lm)
+    needed = activation_bytes(lm) if token_bytes is None else token_bytes
     return most if room is None else max(1, min(most, int(room / needed)))
 
 
 def activation_bytes(
-    view: EditableModel, blocks: int = 1, length: int = 0, logits: float = 0.0
+    lm: EditableModel, blocks: int = 1, length: int = 0, logits: float = 0.0
 ) -> float:
     """What one token's activations take, by the model's sizes.
 
@@ -108,28 +108,28 @@ def activation_bytes(
     there five times, in float32. (Fitted to what SmolLM2-135M takes.)
 
     Args:
-        view: the model.
+        lm: the model.
         blocks: those whose activations are there at once: all that a gradient passes, else one.
         length: of the sentences, in tokens.
         logits: rows of logits per token.
     """
-    d_in, heads = view.key_size(0), getattr(view.config, "num_attention_heads", 1)
-    d_model = view.parameter(0).numel() // d_in
+    d_in, heads = lm.key_size(0), getattr(lm.config, "num_attention_heads", 1)
+    d_model = lm.parameter(0).numel() // d_in
     block = 10 * d_model + 5 * d_in + 2 * heads * length
-    vocabulary = view.model.get_input_embeddings().num_embeddings
-    return blocks * block * view.parameter(0).dtype.itemsize + 20 * logits * vocabulary
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
+    return blocks * block * lm.parameter(0).dtype.itemsize + 20 * logits * vocabulary
 
 
-def activation_room(view: EditableModel) -> int | None:
+def activation_room(lm: EditableModel) -> int | None:
     """Bytes for activations: `SHARE` of what a device has beside the model, as a power of two.
 
     Of all its memory, not of what is free now: runs on like machines are cut alike, and how a sum
     rounds depends on that. ``None`` where nobody says what there is.
     """
-    total = _memory_of(view.device)
+    total = _memory_of(lm.device)
     if total is None:
         return None
-    model = sum(p.numel() * p.element_size() for p in view.model.parameters() if not p.is_meta)
+    model = sum(p.numel() * p.element_size() for p in lm.model.parameters() if not p.is_meta)
     return 1 << max((total - model) // SHARE, 2**20).bit_length() - 1
 
 

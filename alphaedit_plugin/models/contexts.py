@@ -13,12 +13,12 @@ STARTS = ("The", "Therefore", "Because", "I", "You")
 
 
 def generate_contexts(
-    view: EditableModel, lengths: Sequence[tuple[int, int]], seed: int
+    lm: EditableModel, lengths: Sequence[tuple[int, int]], seed: int
 ) -> list[str]:
     """Sample short texts and make each a template ``"<text>. {}"``.
 
     Args:
-        view: the model to sample from, top-5 as EasyEdit does.
+        lm: the model to sample from, top-5 as EasyEdit does.
         lengths: pairs of (tokens per text, number of texts); numbers are spread over five
             starting words.
         seed: of the sampling; the global random state is left as it was.
@@ -30,16 +30,16 @@ def generate_contexts(
         NumericalError: the model's predictions are not numbers.
     """
     templates = []
-    with seeded(view, seed):
+    with seeded(lm, seed):
         for length, count in lengths:
             for number, start in enumerate(STARTS):
                 share = len(range(number, count, len(STARTS)))  # how many texts begin like this
                 if share == 0:
                     break
-                ids = view.tokenizer(start, return_tensors="pt")["input_ids"].to(view.device)
-                texts = draw(view, ids, torch.ones_like(ids), max(1, length - ids.shape[1]), share)
+                ids = lm.tokenizer(start, return_tensors="pt")["input_ids"].to(lm.device)
+                texts = draw(lm, ids, torch.ones_like(ids), max(1, length - ids.shape[1]), share)
                 templates += [
-                    as_template(view.tokenizer.decode(text, skip_special_tokens=True))
+                    as_template(lm.tokenizer.decode(text, skip_special_tokens=True))
                     for text in texts
                 ]
     return templates

@@ -79,11 +79,11 @@ class EditableModel:
                 layout = discover(model, {"block": layout.block, "down_proj": layout.down_proj})
         else:
             layout = discover(model, given)
-        view = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout, separator)
-        view._check_paths(given)
+        lm = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout, separator)
+        lm._check_paths(given)
         if given:
-            view.check_layers(range(view.depth))
-        return view
+            lm.check_layers(range(lm.depth))
+        return lm
 
     def _check_paths(self, given: Mapping[str, Any]) -> None:
         """Refuse a layout that is not this model's."""
@@ -205,7 +205,7 @@ class EditableModel:
 
 
 def check_size(
-    view: EditableModel,
+    lm: EditableModel,
     layer: int,
     found: int,
     source: object,
@@ -214,7 +214,7 @@ def check_size(
     """Refuse a file from outside that is for keys of another size.
 
     Args:
-        view: the model.
+        lm: the model.
         layer: whose keys.
         found: dimensions of the file's.
         source: the file, for the message.
@@ -223,11 +223,11 @@ def check_size(
     Raises:
         AlphaEditError: of that kind; it names the file, what it has, and what the model needs.
     """
-    needed = view.key_size(layer)
+    needed = lm.key_size(layer)
     if found != needed:
         raise kind(
             f"{source} is for keys of {found} dimensions, but this model's "
-            f"{view.layout.down_proj.format(layer)} has {needed}: it was made for another model"
+            f"{lm.layout.down_proj.format(layer)} has {needed}: it was made for another model"
         )
 
 

@@ -39,12 +39,12 @@ class Fingerprint:
     values: Tensor
 
     @classmethod
-    def of(cls, view: EditableModel, layer: int) -> Fingerprint:
+    def of(cls, lm: EditableModel, layer: int) -> Fingerprint:
         """Sample what produces the keys of ``layer``; a few thousand entries are read."""
-        edited = {view.weight_name(below) for below in range(layer + 1)}
+        edited = {lm.weight_name(below) for below in range(layer + 1)}
         found = [
-            _sample(value_of(view.model, path))
-            for *_, path in _upstream(view, layer)
+            _sample(value_of(lm.model, path))
+            for *_, path in _upstream(lm, layer)
             if path not in edited
         ]
         return cls(torch.cat(found))
@@ -66,26 +66,26 @@ class Fingerprint:
         return hashlib.sha256(self.values.bfloat16().float().numpy().tobytes()).hexdigest()[:16]
 
 
-def upstream_digests(view: EditableModel, layers: Sequence[int]) -> dict[int, str]:
+def upstream_digests(lm: EditableModel, layers: Sequence[int]) -> dict[int, str]:
     """Per layer a hash of every weight that produces its keys, exactly as it is now."""
-    digest = hashlib.sha256(str(view.model.config.model_type).encode())
+    digest = hashlib.sha256(str(lm.model.config.model_type).encode())
     found = {}
-    for block, name, path in _upstream(view, max(layers)):
-        digest.update(f"{block}:{name}:{checksum(value_of(view.model, path))}".encode())
+    for block, name, path in _upstream(lm, max(layers)):
+        digest.update(f"{block}:{name}:{checksum(value_of(lm.model, path))}".encode())
         found[block] = digest.hexdigest()
     return {layer: found[layer] for layer in layers}
 
 
-def weights_digest(view: EditableModel, without: Collection[int] = ()) -> str:
+def weights_digest(lm: EditableModel, without: Collection[int] = ()) -> str:
     """A hash of every weight, exactly as it is now.
 
     Args:
-        view: the model.
+        lm: the model.
         without: layers whose down-projection does not count.
     """
-    left_out = {id(view.parameter(layer)) for layer in without}
-    digest = hashlib.sha256(str(view.model.config.model_type).encode())
-    for name, parameter in view.model.named_parameters():
+    left_out = {id(lm.parameter(layer)) for layer in without}
+    digest = hashlib.sha256(str(lm.model.config.model_type).encode())
+    for name, parameter in lm.model.named_parameters():
         if id(parameter) not in left_out:
             digest.update(f"{name}:{checksum(parameter)}".encode())
     return digest.hexdigest()
@@ -98,21 +98,21 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps([vocabulary, probe]).encode()).hexdigest()
 
 
-def _upstream(view: EditableModel, layer: int) -> Iterator[tuple[int, str, str]]:
+def _upstream(lm: EditableModel, layer: int) -> Iterator[tuple[int, str, str]]:
     """Block, name in it and in the model: embeddings, as block −1, then all up to ``layer``."""
-    model = view.model
+    model = lm.model
     embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
-    blocks = [view.block(number) for number in range(view.depth)]
+    blocks = [lm.block(number) for number in range(lm.depth)]
     behind = [model.get_output_embeddings()]
-    if view.layout.final_norm is not None:
-        behind.append(model.get_submodule(view.layout.final_norm))
+    if lm.layout.final_norm is not None:
+        behind.append(model.get_submodule(lm.layout.final_norm))
     downstream = {id(p) for module in blocks + behind for p in module.parameters()} - embeddings
     for name, parameter in model.named_parameters():
         if id(parameter) not in downstream:
             yield -1, name, name
     for number, block in enumerate(blocks[: layer + 1]):
         for name, _ in block.named_parameters():
-            yield number, name, f"{view.layout.block.format(number)}.{name}"
+            yield number, name, f"{lm.layout.block.format(number)}.{name}"
 
 
 def _sample(parameter: Tensor) -> Tensor:

@@ -20,19 +20,17 @@ TOP = 5
 
 
 @contextmanager
-def seeded(view: EditableModel, seed: int) -> Iterator[None]:
+def seeded(lm: EditableModel, seed: int) -> Iterator[None]:
     """Draws inside depend on ``seed`` alone; the global random state is left as it was."""
-    with rng.seeded(seed), torch.no_grad(), inference(view):
+    with rng.seeded(seed), torch.no_grad(), inference(lm):
         yield
 
 
-def draw(
-    view: EditableModel, ids: Tensor, mask: Tensor, new_tokens: int, copies: int = 1
-) -> Tensor:
+def draw(lm: EditableModel, ids: Tensor, mask: Tensor, new_tokens: int, copies: int = 1) -> Tensor:
     """Go on from each row of ``ids``.
 
     Args:
-        view: the model; see `seeded`.
+        lm: the model; see `seeded`.
         ids: ``(n, length)``, padded on the left.
         mask: ``(n, length)``, 0 on the padding.
         new_tokens: how many to add; fewer where the model ends its text.
@@ -49,17 +47,17 @@ def draw(
         top_k=TOP,
         max_new_tokens=new_tokens,
         num_return_sequences=copies,
-        pad_token_id=pad_id(view),
-        eos_token_id=view.tokenizer.eos_token_id,
+        pad_token_id=pad_id(lm),
+        eos_token_id=lm.tokenizer.eos_token_id,
     )
-    drawn: Tensor = view.model.generate(
+    drawn: Tensor = lm.model.generate(
         ids, attention_mask=mask, generation_config=config, logits_processor=[_refuse_nan]
     )
     return drawn
 
 
 def draw_texts(
-    view: EditableModel,
+    lm: EditableModel,
     prompts: Sequence[str],
     length: int = 100,
     seed: int = 0,
@@ -68,7 +66,7 @@ def draw_texts(
     """One text per prompt, the prompt at its beginning.
 
     Args:
-        view: the model as it is now.
+        lm: the model as it is now.
         prompts: what to go on from; blanks after them are dropped.
         length: tokens of each text with its prompt, at most the model's context; ROME's 100.
         seed: of all draws; a text also depends on the prompts it is drawn together with.
@@ -77,21 +75,21 @@ def draw_texts(
     Raises:
         NumericalError: see `draw`.
     """
-    length = min(length, view.context_length or length)
-    rows = [tokenise(view.tokenizer, stem(prompt))[: length - 1] for prompt in prompts]
+    length = min(length, lm.context_length or length)
+    rows = [tokenise(lm.tokenizer, stem(prompt))[: length - 1] for prompt in prompts]
     texts = [""] * len(rows)
-    with seeded(view, seed):
+    with seeded(lm, seed):
         for indices in by_token_budget([length] * len(rows), budget):
             widest = max(len(rows[i]) for i in indices)
             padding = [widest - len(rows[i]) for i in indices]
-            filler = pad_id(view)
+            filler = pad_id(lm)
             ids = torch.tensor(
                 [[filler] * p + rows[i] for p, i in zip(padding, indices, strict=True)]
             )
             mask = torch.tensor([[0] * p + [1] * (widest - p) for p in padding])
-            drawn = draw(view, ids.to(view.device), mask.to(view.device), length - widest)
+            drawn = draw(lm, ids.to(lm.device), mask.to(lm.device), length - widest)
             for row, p, index in zip(drawn.tolist(), padding, indices, strict=True):
-                texts[index] = view.tokenizer.decode(row[p:], skip_special_tokens=True)
+                texts[index] = lm.tokenizer.decode(row[p:], skip_special_tokens=True)
     return texts
 
 

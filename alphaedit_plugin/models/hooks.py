@@ -50,7 +50,7 @@ def hooked(*registrations: Callable[[], Any]) -> Iterator[None]:
 
 
 @contextmanager
-def head_only_at(view: EditableModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def head_only_at(lm: EditableModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Run the language-model head, a model's widest matrix, at the given places only.
 
     The model's logits then are ``(1, m, vocabulary)``, one row for each of the ``m`` places.
@@ -60,18 +60,18 @@ def head_only_at(view: EditableModel, rows: Tensor, columns: Tensor) -> Iterator
         hidden = args[0]
         return (hidden[rows.to(hidden.device), columns.to(hidden.device)][None], *args[1:])
 
-    head = view.model.get_output_embeddings()
+    head = lm.model.get_output_embeddings()
     with hooked(lambda: head.register_forward_pre_hook(gather)):
         yield
 
 
 @contextmanager
-def inference(view: EditableModel) -> Iterator[None]:
+def inference(lm: EditableModel) -> Iterator[None]:
     """Evaluation mode, the model's own precision, and no parameter asks for a gradient.
 
     Everything is put back as found on exit.
     """
-    with evaluation(view.model):
+    with evaluation(lm.model):
         yield
 
 

@@ -75,51 +75,51 @@ class Tail:
         return Tail(self.layer, self.column[rows], inputs, past, below)
 
 
-def begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
+def begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
     """Run all that no edit at ``layer`` and the fact tokens can change, without gradients."""
-    if not can_resume(view):
-        batch = collate(view, sentences)
+    if not can_resume(lm):
+        batch = collate(lm, sentences)
         return Tail(0, batch.positions, batch.inputs(), None, None)
-    return _begin(view, sentences, layer)
+    return _begin(lm, sentences, layer)
 
 
-def _begin(view: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
+def _begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
     start = [s.position for s in sentences]
     after = [
         Sentence(s.ids[cut:], s.position - cut) for s, cut in zip(sentences, start, strict=True)
     ]
-    batch = collate(view, after)
-    starts = torch.tensor(start, device=view.device)
+    batch = collate(lm, after)
+    starts = torch.tensor(start, device=lm.device)
     if max(start) == 0:
         inputs = batch.inputs()
-        return Tail(layer, batch.positions, inputs, None, _run_below(view, layer, inputs, None))
+        return Tail(layer, batch.positions, inputs, None, _run_below(lm, layer, inputs, None))
     # A sentence that starts with its fact token has nothing before; a filler stands in, masked.
     cuts = [max(cut, 1) for cut in start]
     before = _on_the_left(
-        collate(view, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)])
+        collate(lm, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)])
     )
-    nowhere = torch.zeros(0, dtype=torch.long, device=view.device)
-    with torch.no_grad(), head_only_at(view, nowhere, nowhere):
-        found = view.model(**before.inputs(), **_positions(view, before), use_cache=True)
+    nowhere = torch.zeros(0, dtype=torch.long, device=lm.device)
+    with torch.no_grad(), head_only_at(lm, nowhere, nowhere):
+        found = lm.model(**before.inputs(), **_positions(lm, before), use_cache=True)
     kept = before.attention_mask * (starts[:, None] > 0)
     inputs = {
         "input_ids": batch.input_ids,
         "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
-        **_positions(view, batch, starts),
+        **_positions(lm, batch, starts),
     }
-    past = getattr(found, _cache_name(view))
-    below = _run_below(view, layer, inputs, past)
+    past = getattr(found, _cache_name(lm))
+    below = _run_below(lm, layer, inputs, past)
     return Tail(layer, torch.zeros_like(starts), inputs, past, below)
 
 
-def run(view: EditableModel, tail: Tail) -> Any:
+def run(lm: EditableModel, tail: Tail) -> Any:
     """The model's output for the tail's columns.
 
     Hooks on blocks from ``tail.layer - 1`` on take part: the last skipped block still has an
     output, which a hook may change.
     """
-    with _skipping(view, tail):
-        return view.model(**tail.inputs, **_cache_arguments(view, tail.past))
+    with _skipping(lm, tail):
+        return lm.model(**tail.inputs, **_cache_arguments(lm, tail.past))
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def adding(module: nn.Module, tail: Tail, offsets: Tensor) -> Iterator[None]:
         yield
 
 
-def _run_below(view: EditableModel, layer: int, inputs: dict[str, Tensor], past: Any) -> Any:
+def _run_below(lm: EditableModel, layer: int, inputs: dict[str, Tensor], past: Any) -> Any:
     """The output of block ``layer - 1``; ``None`` for layer 0."""
     outputs: list[Any] = []
 
@@ -148,16 +148,16 @@ def _run_below(view: EditableModel, layer: int, inputs: dict[str, Tensor], past:
 
     if layer == 0:
         return None
-    last = view.block(layer - 1)
+    last = lm.block(layer - 1)
     with torch.no_grad(), hooked(lambda: last.register_forward_hook(stop)), suppress(StopForward):
-        view.model(**inputs, **_cache_arguments(view, past))
+        lm.model(**inputs, **_cache_arguments(lm, past))
     return outputs[0]
 
 
 @contextmanager
-def _skipping(view: EditableModel, tail: Tail) -> Iterator[None]:
+def _skipping(lm: EditableModel, tail: Tail) -> Iterator[None]:
     """Let the blocks below give what the last of them gave before, without running."""
-    skipped = [view.block(i) for i in range(tail.layer)]
+    skipped = [lm.block(i) for i in range(tail.layer)]
     saved = [block.__dict__.get("forward") for block in skipped]
     try:
         for block in skipped:
@@ -170,26 +170,26 @@ def _skipping(view: EditableModel, tail: Tail) -> Iterator[None]:
                 block.forward = forward
 
 
-def can_resume(view: EditableModel) -> bool:
-    """Whether a `Tail` gives what a whole forward pass gives; tried once per ``view``."""
-    if "resume" not in view.findings:
-        with torch.no_grad(), inference(view):
-            view.findings["resume"] = _try(view)
-    return view.findings["resume"]
+def can_resume(lm: EditableModel) -> bool:
+    """Whether a `Tail` gives what a whole forward pass gives; tried once per ``lm``."""
+    if "resume" not in lm.findings:
+        with torch.no_grad(), inference(lm):
+            lm.findings["resume"] = _try(lm)
+    return lm.findings["resume"]
 
 
-def _try(view: EditableModel) -> bool:
+def _try(lm: EditableModel) -> bool:
     """Run three sentences that are cut at different places, whole and as a `Tail`."""
-    known = view.model.get_input_embeddings().num_embeddings
+    known = lm.model.get_input_embeddings().num_embeddings
     ids = tuple(known * part // 11 for part in range(2, 10))
     sentences = [Sentence(ids, 6), Sentence(ids[3:7], 1), Sentence(ids[5:], 0)]
-    batch = collate(view, sentences)
-    whole = view.model(**batch.inputs(), use_cache=False).logits
+    batch = collate(lm, sentences)
+    whole = lm.model(**batch.inputs(), use_cache=False).logits
     order = [2, 0]
     try:
-        tail = _begin(view, sentences, min(1, view.depth - 1))
-        some = run(view, tail.select(torch.tensor(order, device=view.device))).logits
-        every = run(view, tail).logits  # before which ``some`` must have left the cache alone
+        tail = _begin(lm, sentences, min(1, lm.depth - 1))
+        some = run(lm, tail.select(torch.tensor(order, device=lm.device))).logits
+        every = run(lm, tail).logits  # before which ``some`` must have left the cache alone
     except Exception as error:  # whatever a model may raise that has no such cache
         logger.warning(
             "this model cannot go on from its cache (%s: %s): a target search runs whole "
@@ -221,32 +221,30 @@ def _on_the_left(batch: Batch) -> Batch:
     )
 
 
-def _positions(
-    view: EditableModel, batch: Batch, starts: Tensor | None = None
-) -> dict[str, Tensor]:
+def _positions(lm: EditableModel, batch: Batch, starts: Tensor | None = None) -> dict[str, Tensor]:
     """Where in its sentence each token stands, for models that are to be told.
 
     Padding takes the position of a real token, as any other may be outside the model's range.
     """
-    if "position_ids" not in _accepted(view):
+    if "position_ids" not in _accepted(lm):
         return {}
     offsets = (batch.attention_mask.cumsum(1) - 1).clamp_min(0)
     return {"position_ids": offsets if starts is None else starts[:, None] + offsets}
 
 
-def _accepted(view: EditableModel) -> Collection[str]:
+def _accepted(lm: EditableModel) -> Collection[str]:
     """The arguments of the model's forward pass."""
-    return inspect.signature(view.model.forward).parameters.keys()
+    return inspect.signature(lm.model.forward).parameters.keys()
 
 
-def _cache_name(view: EditableModel) -> str:
+def _cache_name(lm: EditableModel) -> str:
     """What the model's forward pass, and what it returns, call the cache."""
-    return next((name for name in CACHES if name in _accepted(view)), CACHES[-1])
+    return next((name for name in CACHES if name in _accepted(lm)), CACHES[-1])
 
 
-def _cache_arguments(view: EditableModel, past: Any) -> dict[str, Any]:
+def _cache_arguments(lm: EditableModel, past: Any) -> dict[str, Any]:
     """A forward pass appends to its cache: hand it a twin, so that ``past`` stays."""
-    return {_cache_name(view): _twin(past), "use_cache": past is not None}
+    return {_cache_name(lm): _twin(past), "use_cache": past is not None}
 
 
 def _twin(past: Any) -> Any:

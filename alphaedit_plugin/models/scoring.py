@@ -48,13 +48,11 @@ def matching(one: Sequence[int], other: Sequence[int]) -> float:
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
-def score(
-    view: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 16384
-) -> list[Answer]:
+def score(lm: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 16384) -> list[Answer]:
     """Score an answer behind each prompt.
 
     Args:
-        view: the model as it is now.
+        lm: the model as it is now.
         pairs: (prompt, answer), joined as running text: see `boundary.continuations`.
         budget: padded tokens per forward pass.
 
@@ -67,7 +65,7 @@ def score(
     """
     # One-token answers behind one prompt are read off the same forward pass.
     asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
-    for number, (before, labels) in enumerate(tokenise_pairs(view, pairs)):
+    for number, (before, labels) in enumerate(tokenise_pairs(lm, pairs)):
         sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
         asked.setdefault(sentence, []).append((number, labels))
     sentences, answers = list(asked), dict[int, Answer]()
@@ -79,35 +77,35 @@ def score(
             for row, sentence in enumerate(batch)
             for number, labels in asked[sentence]
         ]
-        scored = _score_batch(view, batch, [(row, labels) for row, _, labels in questions])
+        scored = _score_batch(lm, batch, [(row, labels) for row, _, labels in questions])
         answers.update({n: found for (_, n, _), found in zip(questions, scored, strict=True)})
 
-    with torch.no_grad(), inference(view):
-        in_token_budget(view, [len(s.ids) for s in sentences], budget, work)
+    with torch.no_grad(), inference(lm):
+        in_token_budget(lm, [len(s.ids) for s in sentences], budget, work)
     return [answers[number] for number in range(len(pairs))]
 
 
 def tokenise_pairs(
-    view: EditableModel, pairs: Sequence[tuple[str, str]]
+    lm: EditableModel, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[list[int], list[int]]]:
     """Tokens of each prompt and of the answer behind it, all of which the model can read.
 
     Raises:
         RequestError: see `score`.
     """
-    tokens = continuations(view.tokenizer, pairs, view.separator)
+    tokens = continuations(lm.tokenizer, pairs, lm.separator)
     for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
-        _check_room(view, prompt, before, len(labels) - 1)
+        _check_room(lm, prompt, before, len(labels) - 1)
     return tokens
 
 
 def log_likelihoods(
-    view: EditableModel, texts: Sequence[str], budget: int = 2048
+    lm: EditableModel, texts: Sequence[str], budget: int = 2048
 ) -> list[tuple[float, int]]:
     """How likely the model finds each text.
 
     Args:
-        view: the model as it is now.
+        lm: the model as it is now.
         texts: read in windows where they are longer than the model's context.
         budget: padded tokens per forward pass; each asks for all of a vocabulary's logits.
 
@@ -115,10 +113,10 @@ def log_likelihoods(
         Per text the sum of its tokens' natural log-probabilities, and how many tokens that is:
         all but the first of each window, which has nothing before it.
     """
-    limit = view.context_length
+    limit = lm.context_length
     windows: list[tuple[int, list[int]]] = []
     for number, text in enumerate(texts):
-        ids = tokenise(view.tokenizer, text)
+        ids = tokenise(lm.tokenizer, text)
         size = limit or len(ids) or 1
         windows += [(number, ids[i : i + size]) for i in range(0, len(ids), size)]
     windows = [(number, ids) for number, ids in windows if len(ids) > 1]
@@ -127,24 +125,24 @@ def log_likelihoods(
     def work(indices: list[int]) -> None:
         batch = [windows[i] for i in indices]
         sentences = [Sentence(tuple(ids[:-1]), 0) for _, ids in batch]
-        scored = _score_batch(view, sentences, [(r, ids[1:]) for r, (_, ids) in enumerate(batch)])
+        scored = _score_batch(lm, sentences, [(r, ids[1:]) for r, (_, ids) in enumerate(batch)])
         for (number, _), answer in zip(batch, scored, strict=True):
             sums[number] += answer.log_prob
             counts[number] += len(answer.labels)
 
-    needed = activation_bytes(view, logits=1)
-    with torch.no_grad(), inference(view):
-        in_token_budget(view, [len(ids) for _, ids in windows], budget, work, needed)
+    needed = activation_bytes(lm, logits=1)
+    with torch.no_grad(), inference(lm):
+        in_token_budget(lm, [len(ids) for _, ids in windows], budget, work, needed)
     return list(zip(sums, counts, strict=True))
 
 
 def continue_greedily(
-    view: EditableModel, prompts: Sequence[str], lengths: Sequence[int], budget: int = 16384
+    lm: EditableModel, prompts: Sequence[str], lengths: Sequence[int], budget: int = 16384
 ) -> list[str]:
     """What the model says after each prompt when it always takes the likeliest token.
 
     Args:
-        view: the model as it is now.
+        lm: the model as it is now.
         prompts: what to continue; blanks after them are dropped.
         lengths: how many tokens to add to each; fewer where the model ends its text.
         budget: padded tokens per forward pass.
@@ -156,24 +154,24 @@ def continue_greedily(
         RequestError: a prompt has no token, or exceeds the model's context with its continuation.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [tokenise(view.tokenizer, stem(prompt)) for prompt in prompts]
+    rows = [tokenise(lm.tokenizer, stem(prompt)) for prompt in prompts]
     for prompt, row, length in zip(prompts, rows, lengths, strict=True):
-        _check_room(view, prompt, row, length - 1)  # the last token is not read
+        _check_room(lm, prompt, row, length - 1)  # the last token is not read
     starts = [len(row) for row in rows]
     sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
 
     def work(indices: list[int]) -> None:
         # A batch that is given again goes on behind the tokens that its rows have already.
         while growing := [i for i in indices if len(rows[i]) < sizes[i]]:
-            batch = collate(view, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
-            everyone = torch.arange(len(growing), device=view.device)
-            chosen = _logits_at(view, batch, everyone, batch.positions).argmax(1).tolist()
+            batch = collate(lm, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
+            everyone = torch.arange(len(growing), device=lm.device)
+            chosen = _logits_at(lm, batch, everyone, batch.positions).argmax(1).tolist()
             for index, token in zip(growing, chosen, strict=True):
                 rows[index].append(token)
 
-    with torch.no_grad(), inference(view):
-        in_token_budget(view, sizes, budget, work)
-    return [_decode(view.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
+    with torch.no_grad(), inference(lm):
+        in_token_budget(lm, sizes, budget, work)
+    return [_decode(lm.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
@@ -183,11 +181,11 @@ def _decode(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
-def _check_room(view: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
+def _check_room(lm: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
     """Refuse a prompt without a token, or one behind which ``room`` more do not fit."""
     if not ids:
         raise RequestError(f"prompt {quoted(prompt)} has no token in this tokenizer")
-    limit = view.context_length
+    limit = lm.context_length
     if limit is not None and len(ids) + room > limit:
         raise RequestError(
             f"prompt {prompt[:60]!r}… and its answer take {len(ids) + room} tokens, but the "
@@ -195,23 +193,23 @@ def _check_room(view: EditableModel, prompt: str, ids: Sequence[int], room: int)
         )
 
 
-def _logits_at(view: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
+def _logits_at(lm: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
     """``(m, vocabulary)`` float32 at the given places of the batch."""
-    with head_only_at(view, rows, columns):
-        return view.model(**batch.inputs(), use_cache=False).logits[0].float()
+    with head_only_at(lm, rows, columns):
+        return lm.model(**batch.inputs(), use_cache=False).logits[0].float()
 
 
 def _score_batch(
-    view: EditableModel, sentences: Sequence[Sentence], questions: Sequence[tuple[int, list[int]]]
+    lm: EditableModel, sentences: Sequence[Sentence], questions: Sequence[tuple[int, list[int]]]
 ) -> list[Answer]:
     """Answer each question: (which sentence, the labels behind its position)."""
     places = [
         (row, sentences[row].position + k) for row, labels in questions for k in range(len(labels))
     ]
-    batch = collate(view, sentences)
-    row_index, column_index = torch.tensor(places, device=view.device).T
-    flat = torch.tensor([token for _, labels in questions for token in labels], device=view.device)
-    logits = _logits_at(view, batch, row_index, column_index)
+    batch = collate(lm, sentences)
+    row_index, column_index = torch.tensor(places, device=lm.device).T
+    flat = torch.tensor([token for _, labels in questions for token in labels], device=lm.device)
+    logits = _logits_at(lm, batch, row_index, column_index)
     log_probs = logits.log_softmax(1).gather(1, flat[:, None]).squeeze(1).double().cpu()
     predicted = logits.argmax(1).cpu().tolist()
     sizes = [len(labels) for _, labels in questions]

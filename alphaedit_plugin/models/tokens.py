@@ -158,7 +158,7 @@ def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -
 
 
 def complete(
-    view: EditableModel, template: str, subject: str, answer: str, fact_token: FactToken
+    lm: EditableModel, template: str, subject: str, answer: str, fact_token: FactToken
 ) -> tuple[Sentence, list[int]]:
     """As `locate`, with all but the last token of an answer after the prompt.
 
@@ -169,10 +169,10 @@ def complete(
     Raises:
         RequestError: see `locate`; or the answer has no token.
     """
-    tokenizer = view.tokenizer
+    tokenizer = lm.tokenizer
     found = locate(tokenizer, template, subject, fact_token)
     prompt = stem(subject.join(split_slot(template)))
-    whole = running_text(prompt, answer, view.separator, special_tokens(tokenizer))
+    whole = running_text(prompt, answer, lm.separator, special_tokens(tokenizer))
     before, labels = split(
         tokenizer, list(found.ids), tokenise(tokenizer, whole), whole[len(prompt) :],
         least=found.position + 1,
@@ -218,22 +218,22 @@ def _span_by_prefix(tokenizer: Any, text: str, prefix: str, subject: str) -> _Sp
     return _Span(tuple(ids), min(first, len(through) - 1), len(through) - 1)
 
 
-def collate(view: EditableModel, sentences: Sequence[Sentence]) -> Batch:
+def collate(lm: EditableModel, sentences: Sequence[Sentence]) -> Batch:
     """Pad ``sentences`` on the right and put them on the model's device."""
     length = max(len(sentence.ids) for sentence in sentences)
-    ids = torch.full((len(sentences), length), pad_id(view), dtype=torch.long)
+    ids = torch.full((len(sentences), length), pad_id(lm), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sentence in enumerate(sentences):
         ids[row, : len(sentence.ids)] = torch.tensor(sentence.ids)
         mask[row, : len(sentence.ids)] = 1
     positions = torch.tensor([sentence.position for sentence in sentences])
-    return Batch(ids.to(view.device), mask.to(view.device), positions.to(view.device))
+    return Batch(ids.to(lm.device), mask.to(lm.device), positions.to(lm.device))
 
 
-def pad_id(view: EditableModel) -> int:
+def pad_id(lm: EditableModel) -> int:
     """A token id to fill up with; it is masked, but must be one that the model can embed."""
-    known = view.model.get_input_embeddings().num_embeddings
-    for token_id in (view.tokenizer.pad_token_id, view.tokenizer.eos_token_id):
+    known = lm.model.get_input_embeddings().num_embeddings
+    for token_id in (lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id):
         if token_id is not None and token_id < known:
             return int(token_id)
     return 0

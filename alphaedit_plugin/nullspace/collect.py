@@ -14,10 +14,11 @@ import torch
 from alphaedit_plugin.common.distributed import Group
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.common.progress import progress
-from alphaedit_plugin.models import EditableModel, StopForward, hooked, inference, per_token
 from alphaedit_plugin.models import offload as places
 from alphaedit_plugin.models.batching import fitting
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import StopForward, hooked, inference, per_token
 from alphaedit_plugin.models.tokens import Sentence, by_token_budget, collate
 from alphaedit_plugin.nullspace.checkpoint import Checkpoint, Position
 from alphaedit_plugin.nullspace.second_moment import BLOCK, MomentSum, SecondMoment
@@ -52,19 +53,19 @@ class Collection:
     position: Position = field(default_factory=Position)
 
     @classmethod
-    def empty(cls, view: EditableModel, layers: Sequence[int], halves: int) -> Collection:
+    def empty(cls, lm: EditableModel, layers: Sequence[int], halves: int) -> Collection:
         """Nothing read yet.
 
         Raises:
             ConfigError: there is not enough memory.
         """
         try:
-            return cls({layer: _empty(view, layer, halves) for layer in layers})
+            return cls({layer: _empty(lm, layer, halves) for layer in layers})
         except (RuntimeError, MemoryError):
-            size = memory_needed(view, layers, halves == 2) / 2**30
+            size = memory_needed(lm, layers, halves == 2) / 2**30
             raise ConfigError(
                 f"no memory for the second moments of {len(layers)} layers, {size:.1f} GiB on "
-                f"{view.device}: fit fewer layers at a time, or use model.device=cpu"
+                f"{lm.device}: fit fewer layers at a time, or use model.device=cpu"
             ) from None
 
     def halves(self, group: Group) -> Halves:
@@ -88,7 +89,7 @@ class Collection:
 
 
 def collect_second_moments(
-    view: EditableModel,
+    lm: EditableModel,
     texts: Iterable[Text],
     layers: Sequence[int],
     tokens: int | None = None,
@@ -103,7 +104,7 @@ def collect_second_moments(
     Per layer this holds one ``d_in²`` float64 matrix (two for ``watch``), see `memory_needed`.
 
     Args:
-        view: the model.
+        lm: the model.
         texts: strings, or sequences of token ids; long ones are read in windows, see `WINDOW`.
         layers: whose keys to collect.
         tokens: exactly this many keys per layer, or all where there are fewer; ``None`` for all.
@@ -123,21 +124,21 @@ def collect_second_moments(
     if tokens is not None and tokens < 1:
         raise ConfigError(f"model.moments.tokens is {tokens}: give at least 1, or null for all")
     group = group or Group()
-    found = Collection.empty(view, layers, 1 if watch is None else 2)
+    found = Collection.empty(lm, layers, 1 if watch is None else 2)
     size = CHUNK * budget
     if checkpoint is not None:
         found.position = checkpoint.restore(found.sums, group)
         size = min(size, checkpoint.every)
-    reader = _Reader(view, tokens, size, found.position)
+    reader = _Reader(lm, tokens, size, found.position)
     bar = progress(
         total=tokens, initial=found.position.tokens, unit="token", unit_scale=True,
         desc="second moments", leave=False, hide=not group.leads,
     )  # fmt: skip
-    with torch.no_grad(), inference(view), bar:
+    with torch.no_grad(), inference(lm), bar:
         for number, chunk in reader.chunks(texts):
             before = found.position.tokens
             if number % group.world == group.rank:
-                _add_chunk(view, found, chunk, budget)
+                _add_chunk(lm, found, chunk, budget)
             found.position = reader.position
             bar.update(found.position.tokens - before)
             if watch is not None and _enough(watch, found, before, group):
@@ -147,9 +148,9 @@ def collect_second_moments(
     return found.moments(group)
 
 
-def memory_needed(view: EditableModel, layers: Sequence[int], halves: bool = False) -> int:
+def memory_needed(lm: EditableModel, layers: Sequence[int], halves: bool = False) -> int:
     """Bytes that `collect_second_moments` holds for its sums."""
-    sizes = [view.key_size(layer) ** 2 for layer in layers]
+    sizes = [lm.key_size(layer) ** 2 for layer in layers]
     widest = max(sizes) ** 0.5
     products = (4 + 8) * min(BLOCK, widest) * widest  # one in float32, and again on being added
     return 8 * sum(sizes) * (2 if halves else 1) + int(products)
@@ -162,9 +163,9 @@ def _enough(watch: Watch, found: Collection, before: int, group: Group) -> bool:
     return bool(group.gather(watch.enough(found.halves(group), now))[0])  # one decides for all
 
 
-def _empty(view: EditableModel, layer: int, halves: int) -> tuple[MomentSum, ...]:
-    device = places.execution_device(view.model, view.weight_name(layer))
-    return tuple(MomentSum.empty(view.key_size(layer), device) for _ in range(halves))
+def _empty(lm: EditableModel, layer: int, halves: int) -> tuple[MomentSum, ...]:
+    device = places.execution_device(lm.model, lm.weight_name(layer))
+    return tuple(MomentSum.empty(lm.key_size(layer), device) for _ in range(halves))
 
 
 @dataclass
@@ -172,13 +173,13 @@ class _Reader:
     """Tokenises texts and gathers them into chunks, always the same ones wherever it starts.
 
     Attributes:
-        view: the model.
+        lm: the model.
         tokens: at which to stop; ``None`` for never.
         size: largest number of tokens in a chunk, unless one window alone has more.
         position: where it is: behind the last chunk.
     """
 
-    view: EditableModel
+    lm: EditableModel
     tokens: int | None
     size: int
     position: Position
@@ -214,20 +215,20 @@ class _Reader:
 
     def _windows(self, number: int, text: Text) -> list[tuple[int, ...]]:
         """A text in pieces that the model can read, and memory holds: every token is in one."""
-        found = tokenise(self.view.tokenizer, text) if isinstance(text, str) else text
-        known = self.view.model.get_input_embeddings().num_embeddings
+        found = tokenise(self.lm.tokenizer, text) if isinstance(text, str) else text
+        known = self.lm.model.get_input_embeddings().num_embeddings
         for token in (min(found, default=0), max(found, default=0)):
             if not 0 <= token < known:
                 raise ConfigError(
                     f"text {number + 1} of the corpus holds token {token}, but this model's are "
                     f"0 to {known - 1}: use its own tokenizer"
                 )
-        size = min(self.view.context_length or WINDOW, WINDOW)
+        size = min(self.lm.context_length or WINDOW, WINDOW)
         return [tuple(found[start : start + size]) for start in range(0, len(found), size)]
 
 
 def _add_chunk(
-    view: EditableModel,
+    lm: EditableModel,
     found: Collection,
     chunk: Sequence[tuple[int, Sentence]],
     budget: int,
@@ -236,8 +237,8 @@ def _add_chunk(
     for half in range(halves):
         sentences = [sentence for number, sentence in chunk if number % halves == half]
         sums = {layer: parts[half] for layer, parts in found.sums.items()}
-        for indices in by_token_budget([len(s.ids) for s in sentences], fitting(view, budget)):
-            _add_keys(view, sums, [sentences[i] for i in indices])
+        for indices in by_token_budget([len(s.ids) for s in sentences], fitting(lm, budget)):
+            _add_keys(lm, sums, [sentences[i] for i in indices])
         for layer, part in sums.items():
             if not part.is_finite:
                 raise NumericalError(
@@ -247,11 +248,11 @@ def _add_chunk(
 
 
 def _add_keys(
-    view: EditableModel,
+    lm: EditableModel,
     sums: Mapping[int, MomentSum],
     sentences: Sequence[Sentence],
 ) -> None:
-    batch = collate(view, sentences)
+    batch = collate(lm, sentences)
     last = max(sums)
 
     def add(layer: int, _: Any, args: tuple[Any, ...]) -> None:
@@ -262,11 +263,11 @@ def _add_keys(
             raise StopForward
 
     hooks = [
-        partial(view.down_proj(layer).register_forward_pre_hook, partial(add, layer))
+        partial(lm.down_proj(layer).register_forward_pre_hook, partial(add, layer))
         for layer in sums
     ]
     with hooked(*hooks), suppress(StopForward):
-        view.model(**batch.inputs(), use_cache=False)
+        lm.model(**batch.inputs(), use_cache=False)
 
 
 def _reduced(part: MomentSum, group: Group, keep: bool = False) -> SecondMoment:

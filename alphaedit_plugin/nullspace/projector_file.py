@@ -18,7 +18,7 @@ from alphaedit_plugin.common.files import (
     write_artefact,
 )
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.models import EditableModel, dtype_name
+from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.fingerprint import Fingerprint
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector, orthonormal
@@ -49,7 +49,7 @@ class ProjectorFile:
 
 
 def save_projectors(
-    view: EditableModel,
+    lm: EditableModel,
     projectors: Mapping[int, Projector],
     path: Path,
     corpus: str = "",
@@ -58,7 +58,7 @@ def save_projectors(
     """Write one file with the projectors of a model, and what they belong to.
 
     Args:
-        view: the model they were fitted on.
+        lm: the model they were fitted on.
         projectors: by layer; each is stored as ``U`` or as the null space's own basis, whichever
             is smaller: at most ``d_in²/2`` numbers.
         path: replaced once the new file is complete.
@@ -69,19 +69,19 @@ def save_projectors(
     Raises:
         ConfigError: the file cannot be written.
     """
-    tensors: dict[str, Tensor] = {FINGERPRINT: Fingerprint.of(view, max(projectors)).values}
+    tensors: dict[str, Tensor] = {FINGERPRINT: Fingerprint.of(lm, max(projectors)).values}
     layers = {}
     for layer, projector in projectors.items():
         tensors[f"{layer}.basis"] = projector.basis.to(dtype)
         tensors[f"{layer}.eigenvalues"] = projector.eigenvalues
         layers[layer] = {
-            "module": view.layout.down_proj.format(layer),
+            "module": lm.layout.down_proj.format(layer),
             "cut": asdict(projector.cut),
             "spans_null": projector.spans_null,
             "tokens": projector.tokens,
         }
     content = {
-        "model": describe(view),
+        "model": describe(lm),
         "corpus": corpus,
         "dtype": dtype_name(dtype),
         "version": VERSION,
@@ -162,14 +162,14 @@ def _projector(tensors: Mapping[str, Tensor], layer: int, facts: Mapping[str, An
 
 
 def load_projectors(
-    view: EditableModel, layers: Sequence[int], path: Path, trust: bool = False
+    lm: EditableModel, layers: Sequence[int], path: Path, trust: bool = False
 ) -> dict[int, Projector]:
     """Read the projectors of ``layers``, after checking that they belong to this model.
 
     A model's edits do not matter, nor does its dtype: see `Fingerprint`.
 
     Args:
-        view: the model they are to be used on.
+        lm: the model they are to be used on.
         layers: which to read.
         path: a file of `save_projectors`.
         trust: use them although the fingerprint is another model's; shapes are checked still.
@@ -179,25 +179,25 @@ def load_projectors(
             model; both sides are named.
     """
     file = read_projectors(path, layers)
-    if max(layers) >= view.depth:
+    if max(layers) >= lm.depth:
         raise ProjectorError(
             f"{path} is for {file.modules[max(layers)]} of {file.model}, but this is "
-            f"{describe(view)} with {view.depth} blocks: fit a projector for this model"
+            f"{describe(lm)} with {lm.depth} blocks: fit a projector for this model"
         )
-    ours = Fingerprint.of(view, max(layers))
+    ours = Fingerprint.of(lm, max(layers))
     for layer in layers:
-        module, d_in = view.layout.down_proj.format(layer), view.key_size(layer)
+        module, d_in = lm.layout.down_proj.format(layer), lm.key_size(layer)
         theirs = file.projectors[layer].d_in
         if file.modules[layer] != module or theirs != d_in:
             raise ProjectorError(
                 f"{path} is for {file.modules[layer]} of {file.model}, with keys of {theirs} "
-                f"dimensions, but this is {describe(view)}, which has {module} with {d_in}: fit a "
+                f"dimensions, but this is {describe(lm)}, which has {module} with {d_in}: fit a "
                 "projector for this model"
             )
     if not trust and not _same(file.fingerprint, ours):
         raise ProjectorError(
             f"{path} was made for {file.model} with fingerprint {file.fingerprint}, but this is "
-            f"{describe(view)} with {ours}: fit a projector for this model, or say "
+            f"{describe(lm)} with {ours}: fit a projector for this model, or say "
             "projector.trust=true if you know that its keys are the same"
         )
     return dict(file.projectors)
@@ -226,8 +226,8 @@ def _same(theirs: Fingerprint, ours: Fingerprint) -> bool:
     return theirs.covers(ours) or ours.covers(theirs)
 
 
-def describe(view: EditableModel) -> str:
+def describe(lm: EditableModel) -> str:
     """A model's name and family, for people: names and paths are never compared."""
-    config = view.model.config
+    config = lm.model.config
     name = str(getattr(config, "_name_or_path", "")) or "a model"
     return f"{Path(name).name if Path(name).is_dir() else name} ({config.model_type})"

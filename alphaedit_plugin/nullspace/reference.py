@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import ProjectorError
-from alphaedit_plugin.models import EditableModel, check_size
+from alphaedit_plugin.models.editable import EditableModel, check_size
 from alphaedit_plugin.nullspace.cut import Cut
 from alphaedit_plugin.nullspace.projector import Projector, orthonormal
 
@@ -20,14 +20,14 @@ SUFFIXES = (".pt", ".pth")
 TOLERANCE = 1e-3  # relative, between a dense projector and the one made from its span
 
 
-def load_reference(view: EditableModel, layers: Sequence[int], path: Path) -> dict[int, Projector]:
+def load_reference(lm: EditableModel, layers: Sequence[int], path: Path) -> dict[int, Projector]:
     """Read AlphaEdit's own projector file; nothing in it is executed.
 
     It says neither its layers nor its model: they are taken in the given order, and only shapes
     can be checked.
 
     Args:
-        view: the model to use them on.
+        lm: the model to use them on.
         layers: what the file was made for, in its order.
         path: holds one tensor ``(len(layers), d_in, d_in)``.
 
@@ -42,7 +42,7 @@ def load_reference(view: EditableModel, layers: Sequence[int], path: Path) -> di
             "layers it was made for, in their order"
         )
     for layer in layers:
-        check_size(view, layer, stack.shape[1], path, ProjectorError)
+        check_size(lm, layer, stack.shape[1], path, ProjectorError)
     return {layer: _from_dense(dense, path) for layer, dense in zip(layers, stack, strict=True)}
 
 

@@ -18,16 +18,16 @@ from transformers.pytorch_utils import Conv1D
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.lowrank import LowRank
 from alphaedit_plugin.common.outputs import filled_folder
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
-def save_adapter(view: EditableModel, layers: Mapping[int, LowRank], folder: Path) -> None:
+def save_adapter(lm: EditableModel, layers: Mapping[int, LowRank], folder: Path) -> None:
     """Write an adapter for the unedited model.
 
     Args:
-        view: the model that was edited.
+        lm: the model that was edited.
         layers: what was added to each; layers to which nothing was added are left out.
         folder: new, or empty.
 
@@ -35,7 +35,7 @@ def save_adapter(view: EditableModel, layers: Mapping[int, LowRank], folder: Pat
         AlphaEditError: nothing was added to any layer, or the folder cannot be written.
     """
     changed = {
-        view.layout.down_proj.format(layer): delta for layer, delta in layers.items() if delta.rank
+        lm.layout.down_proj.format(layer): delta for layer, delta in layers.items() if delta.rank
     }
     if not changed:
         raise AlphaEditError("the edits change nothing: there is nothing to export")
@@ -43,20 +43,20 @@ def save_adapter(view: EditableModel, layers: Mapping[int, LowRank], folder: Pat
     for module, delta in changed.items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = delta.down
         tensors[f"base_model.model.{module}.lora_B.weight"] = delta.up
-    config = _config(view, {module: delta.rank for module, delta in changed.items()})
+    config = _config(lm, {module: delta.rank for module, delta in changed.items()})
     with filled_folder(folder) as unfinished:
         save_file(tensors, unfinished / WEIGHTS, {"format": "pt"})
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(view: EditableModel, ranks: Mapping[str, int]) -> dict[str, Any]:
+def _config(lm: EditableModel, ranks: Mapping[str, int]) -> dict[str, Any]:
     """What `peft.LoraConfig` saves, but for the fields that keep their defaults."""
     highest = max(ranks.values())
-    stored_transposed = any(isinstance(view.model.get_submodule(name), Conv1D) for name in ranks)
+    stored_transposed = any(isinstance(lm.model.get_submodule(name), Conv1D) for name in ranks)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": view.model.name_or_path or None,
+        "base_model_name_or_path": lm.model.name_or_path or None,
         "inference_mode": True,
         "target_modules": list(ranks),
         "r": highest,

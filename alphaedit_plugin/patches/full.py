@@ -8,29 +8,29 @@ from typing import Any
 from transformers import AutoConfig
 
 from alphaedit_plugin.common.outputs import filled_folder
-from alphaedit_plugin.models import EditableModel, dtype_name
+from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.pretrained import pretrained
 
 
-def save_checkpoint(view: EditableModel, folder: Path) -> None:
+def save_checkpoint(lm: EditableModel, folder: Path) -> None:
     """Save model and tokenizer as they are now, for ``from_pretrained``.
 
     Raises:
         AlphaEditError: it cannot be written; nothing is left of it then.
     """
     with filled_folder(folder) as unfinished:
-        view.model.save_pretrained(unfinished)
-        view.tokenizer.save_pretrained(unfinished)
+        lm.model.save_pretrained(unfinished)
+        lm.tokenizer.save_pretrained(unfinished)
 
 
-def dtype_note(view: EditableModel, path: str | None) -> str:
+def dtype_note(lm: EditableModel, path: str | None) -> str:
     """What to say of a checkpoint in another dtype than the one it was made from; else nothing.
 
     Args:
-        view: the model that was saved.
+        lm: the model that was saved.
         path: what it was loaded from; ``None`` for the pocket model.
     """
-    ours, theirs = view.weight(0).dtype, None if path is None else _dtype_of(path)
+    ours, theirs = lm.weight(0).dtype, None if path is None else _dtype_of(path)
     if theirs is None or theirs == ours:
         return ""
     name = dtype_name(theirs)

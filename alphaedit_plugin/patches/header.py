@@ -12,7 +12,7 @@ from torch import Tensor
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.common.files import Claim, checksums
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.models import EditableModel, dtype_name
+from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.fingerprint import Fingerprint
 from alphaedit_plugin.nullspace.projector_file import describe
 from alphaedit_plugin.patches import reading
@@ -58,18 +58,18 @@ class Header:
     version: str = VERSION
 
     @classmethod
-    def of(cls, view: EditableModel, pristine: Mapping[int, Tensor]) -> Header:
+    def of(cls, lm: EditableModel, pristine: Mapping[int, Tensor]) -> Header:
         """Describe a model by its pristine weights ``(d_out, d_in)``."""
         places = {
-            layer: Place(view.layout.down_proj.format(layer), (weight.shape[0], weight.shape[1]))
+            layer: Place(lm.layout.down_proj.format(layer), (weight.shape[0], weight.shape[1]))
             for layer, weight in pristine.items()
         }
         return cls(
-            _printable(describe(view)),
+            _printable(describe(lm)),
             dtype_name(next(iter(pristine.values())).dtype),
             places,
             checksums(pristine),
-            Fingerprint.of(view, max(pristine)),
+            Fingerprint.of(lm, max(pristine)),
             Fingerprint.of_weights(list(pristine.values())),
         )
 
@@ -116,7 +116,7 @@ class Header:
             reading.label(content["version"]),
         )
 
-    def check_places(self, view: EditableModel) -> None:
+    def check_places(self, lm: EditableModel) -> None:
         """Refuse layers, modules and shapes that this model has not.
 
         Raises:
@@ -125,35 +125,35 @@ class Header:
         if not self.places:
             raise PatchError("it names no layer")
         for layer, place in self.places.items():
-            if layer >= view.depth:
+            if layer >= lm.depth:
                 raise PatchError(
-                    f"it is for {place.module} of {self.model}, but this is {describe(view)} with "
-                    f"{view.depth} blocks"
+                    f"it is for {place.module} of {self.model}, but this is {describe(lm)} with "
+                    f"{lm.depth} blocks"
                 )
-            module, shape = view.layout.down_proj.format(layer), tuple(view.weight(layer).shape)
+            module, shape = lm.layout.down_proj.format(layer), tuple(lm.weight(layer).shape)
             if place.module != module or place.shape != shape:
                 raise PatchError(
                     f"it is for {place.module} {list(place.shape)} of {self.model}, but this is "
-                    f"{describe(view)} with {module} {list(shape)}"
+                    f"{describe(lm)} with {module} {list(shape)}"
                 )
 
-    def check_model(self, view: EditableModel, weights: Mapping[int, Tensor]) -> None:
+    def check_model(self, lm: EditableModel, weights: Mapping[int, Tensor]) -> None:
         """Refuse another model, and this one with other weights than these edits start from.
 
         In another dtype the weights can only be compared up to its rounding.
 
         Args:
-            view: the model.
+            lm: the model.
             weights: of the edited layers, ``(d_out, d_in)``.
 
         Raises:
             PatchError: naming both.
         """
-        ours = Fingerprint.of(view, max(self.places))
+        ours = Fingerprint.of(lm, max(self.places))
         if not self.fingerprint.covers(ours) or not ours.covers(self.fingerprint):
             raise PatchError(
                 f"it was made for {self.model} with fingerprint {self.fingerprint}, but this is "
-                f"{describe(view)} with {ours}"
+                f"{describe(lm)} with {ours}"
             )
         if self.dtype != dtype_name(next(iter(weights.values())).dtype):
             same = self.sample.covers(Fingerprint.of_weights(list(weights.values())))
@@ -163,13 +163,13 @@ class Header:
             changed = [layer for layer, value in self.before.items() if found[layer] != value]
         if changed:
             raise PatchError(
-                f"it starts from other weights than {describe(view)} has in "
-                f"{view.weight_name(changed[0])}: load the model as it was before any edit"
+                f"it starts from other weights than {describe(lm)} has in "
+                f"{lm.weight_name(changed[0])}: load the model as it was before any edit"
             )
 
-    def check_same(self, view: EditableModel, weights: Mapping[int, Tensor]) -> None:
+    def check_same(self, lm: EditableModel, weights: Mapping[int, Tensor]) -> None:
         """As `check_places` and `check_model`; other layers or another dtype are refused, too."""
-        self.check_places(view)
+        self.check_places(lm)
         dtype = dtype_name(next(iter(weights.values())).dtype)
         if self.dtype != dtype:
             raise PatchError(f"it was kept in {self.dtype}, but this model is in {dtype}")
@@ -177,7 +177,7 @@ class Header:
             raise PatchError(
                 f"it is for layers {sorted(self.places)}, but these are {sorted(weights)}"
             )
-        self.check_model(view, weights)
+        self.check_model(lm, weights)
 
 
 def check_claims(claims: Mapping[str, Claim]) -> None:

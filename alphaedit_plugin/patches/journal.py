@@ -23,7 +23,7 @@ from alphaedit_plugin.common.files import Claim, read_artefact, write_artefact
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.editing.entry import Entry, now
 from alphaedit_plugin.editing.undo import Undone, remaining
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches import reading
 from alphaedit_plugin.patches.header import FINGERPRINT, SAMPLE, Header, check_claims
 from alphaedit_plugin.patches.patch import KIND, Patch, check_names, readable
@@ -90,13 +90,13 @@ class Journal:
 
     @classmethod
     def fitting(
-        cls, folder: Path, view: EditableModel, weights: Mapping[int, Tensor]
+        cls, folder: Path, lm: EditableModel, weights: Mapping[int, Tensor]
     ) -> Journal | None:
         """The journal in a folder, if it is one of this model's; nothing is written.
 
         Args:
             folder: of the journal.
-            view: the model.
+            lm: the model.
             weights: of the layers that are to be edited, ``(d_out, d_in)``, before any edit.
 
         Returns:
@@ -111,7 +111,7 @@ class Journal:
             return None
         journal = cls.read(folder)
         try:
-            journal.header.check_same(view, weights)
+            journal.header.check_same(lm, weights)
         except PatchError as error:
             raise PatchError(f"journal={folder} is refused: {error}") from None
         return journal

@@ -27,7 +27,7 @@ from alphaedit_plugin.common.files import (
     write_artefact,
 )
 from alphaedit_plugin.editing.entry import Entry
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches import reading
 from alphaedit_plugin.patches.header import FINGERPRINT, SAMPLE, Header, check_claims
 from alphaedit_plugin.patches.record import Record, pack, unpack
@@ -106,21 +106,21 @@ def require_place(path: Path) -> None:
     require_replaceable(path, KIND, lambda content: content.get("kind") == KIND)
 
 
-def read_patch(path: Path, view: EditableModel) -> Patch:
+def read_patch(path: Path, lm: EditableModel) -> Patch:
     """Read a patch file, checking all that can be checked before it is applied.
 
     Args:
         path: of `save_patch`.
-        view: the model to apply it to. Whether it is the one the patch was made for is another
+        lm: the model to apply it to. Whether it is the one the patch was made for is another
             question: see `Header.check_model`.
 
     Raises:
         PatchError: the file is missing, damaged or malformed, or its layers, modules or shapes
-            are not those of ``view``.
+            are not those of ``lm``.
     """
     with readable(path, f"no patch at {path}: alphaedit edit patch={path} makes one"):
-        check_size(path, view)
-        tensors, content = read_artefact(path, check=partial(_check, view))
+        check_size(path, lm)
+        tensors, content = read_artefact(path, check=partial(_check, lm))
         header = Header.parse(content["header"], tensors)
         entries = tuple(
             record.complete(tensors, _prefix(number), header.places)
@@ -149,7 +149,7 @@ def readable(path: Path, missing: str) -> Iterator[None]:
         raise PatchError(f"{path} is malformed: {first_line(error)}") from None
 
 
-def check_size(path: Path, view: EditableModel) -> None:
+def check_size(path: Path, lm: EditableModel) -> None:
     """Refuse a file that claims more than edits can need, whatever is in it.
 
     Raises:
@@ -159,22 +159,22 @@ def check_size(path: Path, view: EditableModel) -> None:
     if not is_file(path):
         raise FileNotFoundError(path)
     size = path.stat().st_size
-    if size > max(SMALL, bytes_of(view)):
+    if size > max(SMALL, bytes_of(lm)):
         raise PatchError(f"its {size / 2**30:.0f} GiB are more than the model itself has")
 
 
-def bytes_of(view: EditableModel) -> int:
+def bytes_of(lm: EditableModel) -> int:
     """Of all parameters, as a full checkpoint holds them."""
-    return sum(p.numel() * p.element_size() for p in view.model.parameters())
+    return sum(p.numel() * p.element_size() for p in lm.model.parameters())
 
 
-def _check(view: EditableModel, content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
+def _check(lm: EditableModel, content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
     """Compare what a patch says with the model, before any tensor is read."""
     if content["kind"] != KIND:
         raise ValueError(f"its kind is {reading.label(content['kind'])!r}, not {KIND!r}")
     check_claims(claims)
     header = Header.parse(content["header"], {})
-    header.check_places(view)
+    header.check_places(lm)
     expected = {FINGERPRINT, SAMPLE}
     records = _records(content)
     for number, record in enumerate(records):

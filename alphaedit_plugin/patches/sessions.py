@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches.header import Header
 from alphaedit_plugin.patches.journal import Journal
 from alphaedit_plugin.patches.patch import Patch, read_patch, write_patch
@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def open_session(
-    view: EditableModel, layers: Sequence[int], journal: str | Path | None = None
+    lm: EditableModel, layers: Sequence[int], journal: str | Path | None = None
 ) -> EditSession:
     """A session that keeps every batch in a folder, as it is applied.
 
     Args:
-        view: the model, without any edit.
+        lm: the model, without any edit.
         layers: that may be edited.
         journal: the folder; what it holds is applied first, so that the session goes on where an
             earlier one was. ``None`` keeps nothing.
@@ -34,13 +34,13 @@ def open_session(
         PatchError: the journal is damaged, or another model's, other layers' or another dtype's.
         ConfigError: the journal cannot be written.
     """
-    session = EditSession(view, layers)
+    session = EditSession(lm, layers)
     if journal is None:
         return session
     folder, weights = Path(journal).expanduser(), pristine_weights(session)
-    store = Journal.fitting(folder, view, weights)
+    store = Journal.fitting(folder, lm, weights)
     if store is None:
-        session.store = Journal.create(folder, Header.of(view, weights))
+        session.store = Journal.create(folder, Header.of(lm, weights))
         return session
     session.adopt(store.entries, store.metrics)
     found = session.checksums()
@@ -54,11 +54,11 @@ def open_session(
     return session
 
 
-def load_session(view: EditableModel, path: str | Path, *, force: bool = False) -> EditSession:
+def load_session(lm: EditableModel, path: str | Path, *, force: bool = False) -> EditSession:
     """A session with everything that a patch holds applied, ready to go on.
 
     Args:
-        view: a fresh copy of the model that the patch was made for; in the same dtype its weights
+        lm: a fresh copy of the model that the patch was made for; in the same dtype its weights
             become those of the editing run, bit for bit.
         path: a file of `save_session`.
         force: apply it to another model, or to other weights, of the same shapes.
@@ -69,18 +69,18 @@ def load_session(view: EditableModel, path: str | Path, *, force: bool = False) 
         NumericalError: a weight would overflow; likewise.
     """
     path = Path(path).expanduser()
-    patch = read_patch(path, view)
+    patch = read_patch(path, lm)
     try:
-        return session_of(patch, view, force=force)
+        return session_of(patch, lm, force=force)
     except PatchError as error:
         raise PatchError(f"{path} is refused: {error}") from None
 
 
-def session_of(patch: Patch, view: EditableModel, *, force: bool = False) -> EditSession:
+def session_of(patch: Patch, lm: EditableModel, *, force: bool = False) -> EditSession:
     """As `load_session`, of a patch that was read for this model already."""
-    session = EditSession(view, list(patch.header.places))
+    session = EditSession(lm, list(patch.header.places))
     if not force:
-        patch.header.check_model(view, pristine_weights(session))
+        patch.header.check_model(lm, pristine_weights(session))
     session.adopt(patch.entries, patch.metrics)
     return session
 
@@ -107,7 +107,7 @@ def patch_of(session: EditSession) -> Patch:
         AlphaEditError: see `EditSession.check_weights`.
     """
     session.check_weights()
-    header = Header.of(session.view, pristine_weights(session))
+    header = Header.of(session.lm, pristine_weights(session))
     return Patch(header, tuple(session.journal), session.checksums(), dict(session.metrics))
 
 

@@ -10,9 +10,10 @@ from alphaedit_plugin.data.conflicts import superseded
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.metrics.per_edit import edit_quality
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.leakage import seen_on
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from alphaedit_plugin.patches.patch import Patch
 
 SEEN = 0.8  # of `seen_on`: on SmolLM2 at most .5 through its own projectors, 1.5 through strangers'
@@ -69,7 +70,7 @@ def projected(entries: Sequence[Entry]) -> list[Entry]:
     return [entry for entry in entries if entry.method.get("null_space") is True]
 
 
-def check_edits(view: EditableModel, entries: Sequence[Entry]) -> list[EditCheck]:
+def check_edits(lm: EditableModel, entries: Sequence[Entry]) -> list[EditCheck]:
     """Ask the model, as it is, for every edit that no later one contradicted.
 
     Raises:
@@ -82,7 +83,7 @@ def check_edits(view: EditableModel, entries: Sequence[Entry]) -> list[EditCheck
         for place, (own, request) in enumerate(zip(entry.ids, entry.requests, strict=True))
         if place not in places
     ]
-    found = edit_quality(view, [request for _, request in pairs])
+    found = edit_quality(lm, [request for _, request in pairs])
     return [
         EditCheck(own, request, sum(metrics["rewrite_acc"]) / len(metrics["rewrite_acc"]))
         for (own, request), metrics in zip(pairs, found, strict=True)

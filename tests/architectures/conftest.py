@@ -6,7 +6,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 from transformers import __version__ as VERSION
 
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.architectures.zoo import SETTINGS, build
 
 

@@ -20,12 +20,19 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import optimise_targets
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
 from alphaedit_plugin.models.tokens import FactToken
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
 from tests.architectures.zoo import build
 from tests.tiny import CONTEXTS, REQUESTS, assert_same_weights, random_sequences, weights_of
 
@@ -36,11 +43,11 @@ TINY = TargetSettings(steps=3, lr=0.1, weight_decay=0.0, kl_factor=0.0)
 LAYERS = (0, 1)
 
 
-def recipe_for(view: EditableModel, base: BaseMethod, projected: bool) -> Recipe:
-    moments = collect_second_moments(view, random_sequences(len(view.tokenizer)), LAYERS)
-    half = Cut(CutRule.rank, view.weight(0).shape[1] // 2)
+def recipe_for(lm: EditableModel, base: BaseMethod, projected: bool) -> Recipe:
+    moments = collect_second_moments(lm, random_sequences(len(lm.tokenizer)), LAYERS)
+    half = Cut(CutRule.rank, lm.weight(0).shape[1] // 2)
     projectors = {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
-    method = Projected(base, projectors) if projected else base
+    method = AlphaEdit(base, projectors) if projected else base
     layers = LAYERS[-1:] if base.one_by_one else LAYERS
     return Recipe(method, layers, CONTEXTS, moments, targets=QUICK)
 
@@ -79,10 +86,10 @@ def test_gradients_do_not_vanish_in_float16(tokenizer: Any) -> None:
         model = build("llama", len(tokenizer))
         with torch.no_grad():
             model.lm_head.weight.mul_(1e-4)
-        view = EditableModel.wrap(model.to(dtype), tokenizer)
+        lm = EditableModel.wrap(model.to(dtype), tokenizer)
         start, end = (
             optimise_targets(
-                view, REQUESTS, CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, settings
+                lm, REQUESTS, CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, settings
             ).values
             for settings in (replace(TINY, stop_loss=math.inf), TINY)
         )
@@ -95,30 +102,30 @@ def test_gradients_do_not_vanish_in_float16(tokenizer: Any) -> None:
 def test_edits_are_kept_in_full_precision(
     half: Callable[[torch.dtype], EditableModel], dtype: torch.dtype, projected: bool
 ) -> None:
-    view = half(dtype)
-    recipe = recipe_for(view, Memit(moment_weight=10.0), projected)
-    session, pristine = EditSession(view, LAYERS), weights_of(view)
+    lm = half(dtype)
+    recipe = recipe_for(lm, Memit(moment_weight=10.0), projected)
+    session, pristine = EditSession(lm, LAYERS), weights_of(lm)
     for request in REQUESTS[:2]:
-        apply_batch(view, session, recipe, [request])
+        apply_batch(lm, session, recipe, [request])
     for layer in LAYERS:
         total = session.accumulated(layer)
         assert total.dtype is torch.float32
         exact = (session.pristine(layer).float() + total).to(dtype)
-        assert torch.equal(exact, view.weight(layer))
+        assert torch.equal(exact, lm.weight(layer))
     session.undo(2)
-    assert_same_weights(view, pristine)
+    assert_same_weights(lm, pristine)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_what_is_not_finite_is_named(
     half: Callable[[torch.dtype], EditableModel], dtype: torch.dtype
 ) -> None:
-    view = half(dtype)
+    lm = half(dtype)
     with torch.no_grad():
-        view.model.get_output_embeddings().weight.mul_(torch.inf)
+        lm.model.get_output_embeddings().weight.mul_(torch.inf)
     with pytest.raises(NumericalError, match=r"'Boris Lund plays the' → 'tennis'.*dtype"):
         optimise_targets(
-            view, REQUESTS[1:2], CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, SEARCH
+            lm, REQUESTS[1:2], CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, SEARCH
         )
 
 
@@ -128,16 +135,16 @@ def test_autocast_changes_nothing(gpt2: EditableModel, base: BaseMethod, project
     results: list[list[Tensor]] = []
     questions = [(request.filled, request.target_new) for request in REQUESTS]
     for around in (nullcontext(), torch.autocast("cpu", dtype=torch.bfloat16)):
-        view = EditableModel(copy.deepcopy(gpt2.model), gpt2.tokenizer, gpt2.layout)
+        lm = EditableModel(copy.deepcopy(gpt2.model), gpt2.tokenizer, gpt2.layout)
         with around:
-            recipe = recipe_for(view, base, projected)
-            session = EditSession(view, recipe.layers)
+            recipe = recipe_for(lm, base, projected)
+            session = EditSession(lm, recipe.layers)
             for request in REQUESTS[:2]:
-                apply_batch(view, session, recipe, [request])
+                apply_batch(lm, session, recipe, [request])
             finalize(session, recipe)
             session.undo()
-            scores = [answer.log_prob for answer in score(view, questions)]
-        results.append([torch.tensor(scores), *(view.weight(layer) for layer in LAYERS)])
+            scores = [answer.log_prob for answer in score(lm, questions)]
+        results.append([torch.tensor(scores), *(lm.weight(layer) for layer in LAYERS)])
     for plain, cast in zip(*results, strict=True):
         assert torch.equal(plain, cast)
 

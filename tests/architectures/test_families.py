@@ -9,13 +9,21 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import optimise_targets
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
-from alphaedit_plugin.models import LAYOUTS, EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.discover import discover
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.families import LAYOUTS
 from alphaedit_plugin.models.prefix_cache import can_resume
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
 from tests.architectures.zoo import SETTINGS, WHOLE
 from tests.published import published_loop
 from tests.tiny import (
@@ -67,7 +75,7 @@ def test_every_base_edits_it_and_is_undone(animal: EditableModel) -> None:
     projectors = {layer: Projector.fit(moment, half) for layer, moment in moments.items()}
     pristine = weights_of(animal)
     for base in BASES.values():
-        for method in (base, Projected(base, projectors)):
+        for method in (base, AlphaEdit(base, projectors)):
             chosen = layers[-1:] if base.one_by_one else layers
             recipe = Recipe(method, chosen, BARE, moments, targets=QUICK)
             session = EditSession(animal, chosen)

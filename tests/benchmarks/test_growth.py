@@ -11,13 +11,13 @@ from tests.tiny import assert_same_weights, weights_of
 
 
 def test_growth_agrees_and_puts_back(load: Workload) -> None:
-    before = weights_of(load.view)
+    before = weights_of(load.lm)
     dense = dense_matrices(load, load.tasks["alphaedit"])
     short, long = (grow("tiny", load, dense, load.requests, history) for history in (0, 150))
     assert max(short.apart, long.apart) < 1e-3
     assert long.held[1] > short.held[1]
     assert long.held[0] == short.held[0]
-    assert_same_weights(load.view, before)
+    assert_same_weights(load.lm, before)
 
 
 def test_a_wide_block_agrees_and_keeps_less() -> None:

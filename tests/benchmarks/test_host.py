@@ -22,11 +22,11 @@ def test_the_host_agrees(load: Workload, method: str) -> None:
     home = os.environ.get("EASYEDIT_HOME")
     import_host(Path(home).resolve() if home else None)
     assert why_not() is None
-    task, before = load.tasks[method], weights_of(load.view)
-    row, host = run_host(load.view, dense_matrices(load, task), task, load.requests)
+    task, before = load.tasks[method], weights_of(load.lm)
+    row, host = run_host(load.lm, dense_matrices(load, task), task, load.requests)
     ours = run_ours(load, task, load.requests)[1]
-    found = check(load.view, task, "host, ours", len(load.requests), (ours, host))
+    found = check(load.lm, task, "host, ours", len(load.requests), (ours, host))
     assert found.holds
     assert (found.targets is None) == (method == "rome")
     assert all(seconds > 0 for seconds in (row.seconds.targets, row.seconds.keys))
-    assert_same_weights(load.view, before)
+    assert_same_weights(load.lm, before)

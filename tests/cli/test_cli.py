@@ -20,15 +20,17 @@ from alphaedit_plugin.cli.base import ANY_LAYER
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.config import Host, load_config
 from alphaedit_plugin.config import build as loading
 from alphaedit_plugin.config.build import load_model, load_moments
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import Host
 from alphaedit_plugin.data.pocket_world import load_pocket
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.per_edit import edit_quality
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import continue_greedily
-from alphaedit_plugin.nullspace import fit_projectors, save_projectors
+from alphaedit_plugin.nullspace.projector import fit_projectors
+from alphaedit_plugin.nullspace.projector_file import save_projectors
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ["model.moments.tokens=3000"]  # a poor second moment, in no time
@@ -38,10 +40,10 @@ QUICK = ["model.moments.tokens=3000"]  # a poor second moment, in no time
 def projectors(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An override: projectors fitted once, which also spares the second moments."""
     config = load_config(QUICK)
-    view = load_model(config.model)
-    fitted = fit_projectors(load_moments(view, config.model), config.projector.cut)
+    lm = load_model(config.model)
+    fitted = fit_projectors(load_moments(lm, config.model), config.projector.cut)
     path = tmp_path_factory.mktemp("projectors") / "p.safetensors"
-    save_projectors(view, fitted, path)
+    save_projectors(lm, fitted, path)
     return f"projector.path={path}"
 
 
@@ -320,13 +322,13 @@ def test_edit_save_and_reload(capsys: Capture, tmp_path: Path) -> None:
     requests = load_data(load_config(["data.limit=4"])).requests
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    view = EditableModel.wrap(model.eval(), tokenizer)
-    said = continue_greedily(view, [request.filled for request in requests], [1] * 4)
+    lm = EditableModel.wrap(model.eval(), tokenizer)
+    said = continue_greedily(lm, [request.filled for request in requests], [1] * 4)
     assert said == [request.target_new for request in requests]
-    assert all(m["rewrite_acc"] == [1.0] for m in edit_quality(view, requests))
+    assert all(m["rewrite_acc"] == [1.0] for m in edit_quality(lm, requests))
     original = load_pocket()[0]
     config = load_config()
-    edited = {view.weight_name(layer) for layer in config.model.layers}
+    edited = {lm.weight_name(layer) for layer in config.model.layers}
     for name, parameter in original.named_parameters():
         assert torch.equal(parameter, model.get_parameter(name)) is (name not in edited)
 

@@ -13,8 +13,8 @@ from alphaedit_plugin.cli.export_run import server_note
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import save_session
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.patches.sessions import save_session
 from tests.patches.test_adapter import edited, logits
 from tests.saved import config_of, overrides_of
 from tests.tiny import relative
@@ -48,8 +48,8 @@ def test_an_adapter(
     assert "highest rank 11: vllm serve … --enable-lora --max-lora-rank 16" in out
     base = AutoModelForCausalLM.from_pretrained("model")
     model = PeftModel.from_pretrained(base, "new/adapter")
-    tokenizer = session.view.tokenizer
-    assert relative(logits(model, tokenizer), logits(session.view.model, tokenizer)) < 1e-5
+    tokenizer = session.lm.tokenizer
+    assert relative(logits(model, tokenizer), logits(session.lm.model, tokenizer)) < 1e-5
 
 
 def test_a_chosen_rank(saved: Path, session: EditSession, capsys: Capture) -> None:
@@ -63,10 +63,10 @@ def test_a_checkpoint(saved: Path, session: EditSession, capsys: Capture) -> Non
     assert export(saved, "--format", "full", "out=edited") == 0
     assert "the edited model is in edited" in capsys.readouterr().out
     model = AutoModelForCausalLM.from_pretrained("edited")
-    view = EditableModel.wrap(model, AutoTokenizer.from_pretrained("edited"))
-    for name, parameter in session.view.model.named_parameters():
-        assert torch.equal(parameter, view.model.get_parameter(name)), name
-    assert view.tokenizer.get_vocab() == session.view.tokenizer.get_vocab()
+    lm = EditableModel.wrap(model, AutoTokenizer.from_pretrained("edited"))
+    for name, parameter in session.lm.model.named_parameters():
+        assert torch.equal(parameter, lm.model.get_parameter(name)), name
+    assert lm.tokenizer.get_vocab() == session.lm.tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_what_is_wrong_is_said_in_one_line(
 
 def test_another_model_is_refused(saved: Path, session: EditSession, capsys: Capture) -> None:
     session.reset()
-    session.view.model.get_input_embeddings().weight.data.mul_(2)
-    session.view.model.save_pretrained("other")
-    session.view.tokenizer.save_pretrained("other")
+    session.lm.model.get_input_embeddings().weight.data.mul_(2)
+    session.lm.model.save_pretrained("other")
+    session.lm.tokenizer.save_pretrained("other")
     assert export(saved, "out=new", "model.path=other") == 2
     assert "p.safetensors is refused" in capsys.readouterr().err
     assert not (saved / "new").exists()

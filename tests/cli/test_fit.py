@@ -18,7 +18,8 @@ import torch
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.files import read_artefact
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.nullspace import collect_second_moments, load_projectors, read_projectors
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.projector_file import load_projectors, read_projectors
 from tests.data.test_corpus import fake_datasets
 from tests.saved import config_of, overrides_of
 from tests.tiny import TEXTS, relative
@@ -54,28 +55,28 @@ def test_fit_and_use(saved: Path, capsys: Capture) -> None:
     memory, *_, last = out.splitlines()
     assert memory == ("2 layers with keys of 128 dimensions: second moments take 0.4 MiB on cpu")
     assert re.fullmatch(r"new/p\.safetensors: 0\.\d MiB, from .*text\.txt", last)
-    view = load_model(config_of(saved).model)
-    moments = collect_second_moments(view, TEXTS, [1, 2])
-    for layer, projector in load_projectors(view, [1, 2], Path("new/p.safetensors")).items():
+    lm = load_model(config_of(saved).model)
+    moments = collect_second_moments(lm, TEXTS, [1, 2])
+    for layer, projector in load_projectors(lm, [1, 2], Path("new/p.safetensors")).items():
         assert projector.tokens == moments[layer].count
         assert projector.rank == 9
         assert f"{layer} {projector.tokens} rank=9 128 9 119 (93%)" in " ".join(out.split())
 
 
 def write_ids(saved: Path) -> list[str]:
-    view = load_model(config_of(saved).model)
-    rows = [view.tokenizer(text)["input_ids"] for text in TEXTS]
+    lm = load_model(config_of(saved).model)
+    rows = [lm.tokenizer(text)["input_ids"] for text in TEXTS]
     lines = [f'{{"ids": {row}}}\n' for row in rows]
     (saved / "ids.jsonl").write_text("".join(lines))
     return ["corpus=ids.jsonl", "model.moments.corpus=ids.jsonl", "model.moments.text_field=ids"]
 
 
 def write_array(saved: Path) -> list[str]:
-    view = load_model(config_of(saved).model)
+    lm = load_model(config_of(saved).model)
     folder = saved / "arrays"
     folder.mkdir()
     for number, text in enumerate(TEXTS):
-        np.save(folder / f"{number}.npy", np.array([view.tokenizer(text)["input_ids"]]))
+        np.save(folder / f"{number}.npy", np.array([lm.tokenizer(text)["input_ids"]]))
     return ["model.moments.corpus=arrays"]
 
 
@@ -163,10 +164,10 @@ def test_refusals_are_one_line_and_write_nothing(
 
 
 def test_damaged_weights_make_no_projector(saved: Path, capsys: Capture) -> None:
-    view = load_model(config_of(saved).model)
+    lm = load_model(config_of(saved).model)
     with torch.no_grad():
-        view.model.get_input_embeddings().weight.fill_(torch.nan)
-    view.model.save_pretrained(saved / "model")
+        lm.model.get_input_embeddings().weight.fill_(torch.nan)
+    lm.model.save_pretrained(saved / "model")
     assert main(fit(saved)) == 2
     assert "the keys of layer 1 are not finite" in capsys.readouterr().err
     assert moments_in(saved / "cache") == []

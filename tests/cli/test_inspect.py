@@ -12,15 +12,11 @@ from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.data.corpus import corpus_from
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    Projector,
-    SecondMoment,
-    read_projectors,
-    save_projectors,
-)
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import read_projectors, save_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.saved import config_of, overrides_of
 from tests.tiny import build_model
 
@@ -60,8 +56,8 @@ def test_with_a_model_and_held_out_text(saved: Path, path: Path, capsys: Capture
     assert main(["inspect", str(path), *words]) == 0
     out = capsys.readouterr().out
     config = config_of(saved)
-    view = load_model(config.model)
-    found = measure(view, read_projectors(path).projectors, corpus_from(saved / "held.txt"), None)
+    lm = load_model(config.model)
+    found = measure(lm, read_projectors(path).projectors, corpus_from(saved / "held.txt"), None)
     for layer, leakage in found.items():
         assert 0 < leakage.keys < 1
         row = f"{layer}{leakage.tokens:>8}{leakage.keys:>14.2%}{leakage.outputs:>16.2%}"

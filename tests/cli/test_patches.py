@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import AlphaEditError
-from alphaedit_plugin.config import load_config
 from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.patches import Journal, bytes_of, open_session
+from alphaedit_plugin.patches.journal import Journal
+from alphaedit_plugin.patches.patch import bytes_of
+from alphaedit_plugin.patches.sessions import open_session
 from tests.patches.edits import forge, parts_of
 from tests.tiny import assert_same_weights, weights_of
 
@@ -264,7 +266,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(base: str, null_space: bool) -> No
     third = editor("parts")
     third.apply(requests[2:])
     third.finalize()
-    assert_same_weights(third.view, weights_of(whole.view))
+    assert_same_weights(third.lm, weights_of(whole.lm))
 
 
 def test_metrics_of_a_sequential_edit_are_kept() -> None:
@@ -276,6 +278,6 @@ def test_metrics_of_a_sequential_edit_are_kept() -> None:
     layers = list(editor.session.layers)
     again = open_session(load_model(load_config().model), layers, "j")
     assert again.metrics == editor.session.metrics
-    assert_same_weights(again.view, weights_of(editor.view))
+    assert_same_weights(again.lm, weights_of(editor.lm))
     with pytest.raises(AlphaEditError, match="refused"):
-        open_session(editor.view, layers, "j")
+        open_session(editor.lm, layers, "j")

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from alphaedit_plugin.cli.main import main
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.editor import NullSpaceEditor
 from tests.saved import overrides_of
 

@@ -10,7 +10,7 @@ import pytest
 from alphaedit_plugin.cli import COMMANDS
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.cli.unused import READERS, USED_BY, unused
-from alphaedit_plugin.config import EditorConfig, ProjectorConfig
+from alphaedit_plugin.config.schema import EditorConfig, ProjectorConfig
 
 
 @pytest.mark.parametrize(

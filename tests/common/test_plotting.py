@@ -16,7 +16,7 @@ from alphaedit_plugin.experiments.bootstrap import Gain
 from alphaedit_plugin.experiments.cells import Cell
 from alphaedit_plugin.experiments.pictures import curves, gain_bars
 from alphaedit_plugin.experiments.studies import studies_of
-from alphaedit_plugin.methods import METHODS
+from alphaedit_plugin.methods.base import METHODS
 from tests.experiments.made import cell, run
 
 

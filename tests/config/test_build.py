@@ -14,13 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import ConfigError, ModelError, ProjectorError
-from alphaedit_plugin.config import load_config
 from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import load_contexts, load_method, load_model, load_recipe
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import Memit, Mode, Projected, Rome
-from alphaedit_plugin.models import LAYOUTS, EditableModel
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, save_projectors
+from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.families import LAYOUTS
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import save_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.saved import config_of
 from tests.tiny import TEXTS
 
@@ -29,22 +35,22 @@ from tests.tiny import TEXTS
 
 
 def test_model_from_a_folder(saved: Path, gpt2: EditableModel) -> None:
-    view = load_model(config_of(saved).model)
-    assert not view.model.training
-    for name, parameter in view.model.named_parameters():
+    lm = load_model(config_of(saved).model)
+    assert not lm.model.training
+    for name, parameter in lm.model.named_parameters():
         assert torch.equal(parameter, gpt2.model.get_parameter(name))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype(saved: Path, dtype: str) -> None:
-    view = load_model(config_of(saved, f"model.dtype={dtype}").model)
-    assert view.parameter(1).dtype is getattr(torch, dtype)
+    lm = load_model(config_of(saved, f"model.dtype={dtype}").model)
+    assert lm.parameter(1).dtype is getattr(torch, dtype)
 
 
 def test_pocket_model() -> None:
-    view = load_model(load_config().model)
-    assert view.parameter(0).dtype is torch.float32
-    assert view.device.type == "cpu" or torch.cuda.is_available()
+    lm = load_model(load_config().model)
+    assert lm.parameter(0).dtype is torch.float32
+    assert lm.device.type == "cpu" or torch.cuda.is_available()
 
 
 @pytest.mark.parametrize(
@@ -189,15 +195,15 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(
 
 
 def test_a_slash_behind_the_folder_does_not_hide_its_name(saved: Path) -> None:
-    view = load_model(config_of(saved, f"model.path={saved / 'model'}/").model)
-    assert Path(view.model.config._name_or_path).name == "model"
-    assert not str(view.model.config._name_or_path).endswith("/")
+    lm = load_model(config_of(saved, f"model.path={saved / 'model'}/").model)
+    assert Path(lm.model.config._name_or_path).name == "model"
+    assert not str(lm.model.config._name_or_path).endswith("/")
 
 
 def test_a_model_loaded_in_inference_mode_can_be_edited(saved: Path) -> None:
     with torch.inference_mode():
-        view = load_model(config_of(saved).model)
-    assert not any(parameter.is_inference() for parameter in view.model.parameters())
+        lm = load_model(config_of(saved).model)
+    assert not any(parameter.is_inference() for parameter in lm.model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -221,11 +227,11 @@ def test_paths_given_by_hand(saved: Path, caplog: pytest.LogCaptureFixture) -> N
     with pytest.raises(ModelError, match=r"layout\.down_proj is 'h\.\{\}\.fc': GPT2LM.* no h"):
         load_model(config_of(saved, "model.layout.down_proj='h.{}.fc'").model)
     path = "transformer.h.{}.mlp.c_proj"
-    view = load_model(config_of(saved, f"model.layout.down_proj='{path}'").model)
-    assert view.layout == LAYOUTS.get("gpt2")
-    view.model.config.model_type = "mine"
-    again = EditableModel.wrap(view.model, view.tokenizer, {"down_proj": path})
-    assert again.layout == view.layout
+    lm = load_model(config_of(saved, f"model.layout.down_proj='{path}'").model)
+    assert lm.layout == LAYOUTS.get("gpt2")
+    lm.model.config.model_type = "mine"
+    again = EditableModel.wrap(lm.model, lm.tokenizer, {"down_proj": path})
+    assert again.layout == lm.layout
     assert not caplog.messages
 
 
@@ -272,14 +278,14 @@ def test_moments_are_computed_only_where_needed(
 
 def test_recipe_plain_and_projected(saved: Path) -> None:
     plain = config_of(saved, "base=memit", "null_space=false", "base.moment_weight=7")
-    view = load_model(plain.model)
-    recipe = load_recipe(view, plain)
+    lm = load_model(plain.model)
+    recipe = load_recipe(lm, plain)
     assert recipe.method == Memit(moment_weight=7)
     assert recipe.layers == (1, 2)
     assert recipe.targets == plain.model.target
     projected = config_of(saved, "base=rome", "projector.mode=post", "projector.l2=3")
-    method = load_recipe(view, projected).method
-    assert isinstance(method, Projected)
+    method = load_recipe(lm, projected).method
+    assert isinstance(method, AlphaEdit)
     assert (method.base, method.mode, method.ridge) == (Rome(), Mode.post, 3)
     assert set(method.projectors) == {1, 2}
 
@@ -292,12 +298,12 @@ def test_a_mode_the_base_cannot_do(saved: Path) -> None:
 
 
 def test_projector_from_a_file(saved: Path, gpt2_moments: dict[int, SecondMoment]) -> None:
-    view = load_model(config_of(saved).model)
+    lm = load_model(config_of(saved).model)
     made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
-    save_projectors(view, made, saved / "p.safetensors")
+    save_projectors(lm, made, saved / "p.safetensors")
     config = config_of(saved, f"projector.path={saved / 'p.safetensors'}")
-    method, moments = load_method(view, config)
-    assert isinstance(method, Projected)
+    method, moments = load_method(lm, config)
+    assert isinstance(method, AlphaEdit)
     assert moments == {}
     assert set(method.projectors) == {1, 2}
     for layer in (1, 2):
@@ -308,11 +314,11 @@ def test_projector_from_a_file(saved: Path, gpt2_moments: dict[int, SecondMoment
 def test_projector_from_a_file_and_a_method_that_reads_moments(
     saved: Path, gpt2_moments: dict[int, SecondMoment]
 ) -> None:
-    view = load_model(config_of(saved).model)
+    lm = load_model(config_of(saved).model)
     made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
-    save_projectors(view, made, saved / "p.safetensors")
+    save_projectors(lm, made, saved / "p.safetensors")
     path = f"projector.path={saved / 'p.safetensors'}"
-    _, moments = load_method(view, config_of(saved, path, "projector.mode=post"))
+    _, moments = load_method(lm, config_of(saved, path, "projector.mode=post"))
     assert set(moments) == {1, 2}
 
 
@@ -345,14 +351,14 @@ def test_contexts_given(saved: Path) -> None:
 def test_contexts_sampled_are_those_of_the_seed(saved: Path) -> None:
     lengths = "model.contexts.lengths=[[5,3],[8,2]]"
     config = config_of(saved, "model.contexts.templates=null", lengths, "seed=3")
-    view = load_model(config.model)
+    lm = load_model(config.model)
     state = torch.random.get_rng_state()
-    first, again = load_contexts(view, config), load_contexts(view, config)
+    first, again = load_contexts(lm, config), load_contexts(lm, config)
     assert torch.equal(state, torch.random.get_rng_state())
     assert first == again
     assert len(first.flat) == 1 + 3 + 2
     other = config_of(saved, "model.contexts.templates=null", lengths, "seed=4")
-    assert load_contexts(view, other) != first
+    assert load_contexts(lm, other) != first
 
 
 def test_a_recipe_of_a_layer_that_cannot_be_edited_is_refused_at_once(gpt2: EditableModel) -> None:

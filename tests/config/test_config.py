@@ -14,19 +14,14 @@ from omegaconf import OmegaConf
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import groups, options
-from alphaedit_plugin.config import (
-    DataConfig,
-    EditorConfig,
-    Host,
-    as_config,
-    build_method,
-    load_config,
-    register_configs,
-)
-from alphaedit_plugin.data import DATA
-from alphaedit_plugin.methods import METHODS, Mode
+from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.compose import as_config, load_config, register_configs
+from alphaedit_plugin.config.schema import DataConfig, EditorConfig, Host
+from alphaedit_plugin.data.base import DATA
+from alphaedit_plugin.methods.alphaedit import Mode
+from alphaedit_plugin.methods.base import METHODS
 from alphaedit_plugin.models.tokens import FactToken
-from alphaedit_plugin.nullspace import CutRule
+from alphaedit_plugin.nullspace.cut import CutRule
 
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {"custom": ["model.path=somewhere", "model.layers=[1,2]"]}
@@ -391,7 +386,7 @@ def test_hydra_main_application(tmp_path: Path) -> None:
     script = tmp_path / "app.py"
     script.write_text(
         "import hydra\n"
-        "from alphaedit_plugin.config import as_config, register_configs\n"
+        "from alphaedit_plugin.config.compose import as_config, register_configs\n"
         "register_configs()\n"
         "@hydra.main(config_path='pkg://alphaedit_plugin.conf', config_name='config',\n"
         "            version_base='1.3')\n"

@@ -16,21 +16,17 @@ import torch
 
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError
 from alphaedit_plugin.common.files import checksum
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import host_files, load_moments, provide_projectors
 from alphaedit_plugin.data.corpus import corpus_from
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    Projector,
-    SecondMoment,
-    collect_second_moments,
-    read_host_moment,
-    save_projectors,
-    write_host_moment,
-)
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.easyedit_stats import read_host_moment, write_host_moment
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import save_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.saved import config_of
 from tests.tiny import TEXTS
 
@@ -48,9 +44,9 @@ def collected(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     passes: list[list[int]] = []
     original = sources.collect_second_moments
 
-    def counting(view: Any, texts: Any, layers: Any, *args: Any, **more: Any) -> Any:
+    def counting(lm: Any, texts: Any, layers: Any, *args: Any, **more: Any) -> Any:
         passes.append(list(layers))
-        return original(view, texts, layers, *args, **more)
+        return original(lm, texts, layers, *args, **more)
 
     monkeypatch.setattr(sources, "collect_second_moments", counting)
     return passes
@@ -66,9 +62,9 @@ def projectors_of(config: EditorConfig) -> dict[int, Projector]:
 
 def test_moments_of_a_corpus(saved: Path) -> None:
     config = config_of(saved)
-    view = load_model(config.model)
-    found = load_moments(view, config.model)
-    expected = collect_second_moments(view, TEXTS, [1, 2])
+    lm = load_model(config.model)
+    found = load_moments(lm, config.model)
+    expected = collect_second_moments(lm, TEXTS, [1, 2])
     assert set(found) == {1, 2}
     for layer, moment in found.items():
         assert moment.count == expected[layer].count
@@ -163,23 +159,23 @@ def test_what_really_is_of_the_named_samples_is_kept_under_their_name(
 
 def test_a_projector_says_whether_it_is_of_the_folder_or_of_the_text(saved: Path) -> None:
     config = config_of(saved, f"model.moments.stats_dir={saved / 'stats'}")
-    view = load_model(config.model)
-    files, d_in = host_files(view, config.model, saved / "stats"), view.key_size(2)
+    lm = load_model(config.model)
+    files, d_in = host_files(lm, config.model, saved / "stats"), lm.key_size(2)
     write_host_moment(SecondMoment(torch.eye(d_in).double(), 500), files[2], 100_000)
-    found = provide_projectors(view, config)
+    found = provide_projectors(lm, config)
     assert found[1].source == str(saved / "text.txt")
     assert found[2].source == str(saved / "stats")
 
 
 def test_a_second_moment_of_another_size_is_refused_with_both(saved: Path) -> None:
     config = config_of(saved, f"model.moments.stats_dir={saved / 'stats'}")
-    view = load_model(config.model)
-    files = host_files(view, config.model, saved / "stats")
+    lm = load_model(config.model)
+    files = host_files(lm, config.model, saved / "stats")
     for path in files.values():
         write_host_moment(SecondMoment(torch.eye(7).double(), 3), path, 100_000)
     message = rf"{files[1].name} is for keys of 7 dimensions, but this model's .*\.1\..* has 128"
     with pytest.raises(ConfigError, match=message):
-        load_moments(view, config.model)
+        load_moments(lm, config.model)
 
 
 def test_a_host_folder_that_cannot_be_is_refused_first(
@@ -207,9 +203,9 @@ def test_nothing_is_collected_twice(saved: Path, collected: list[list[int]]) -> 
 
 def change_weights(saved: Path) -> None:
     config = config_of(saved)
-    view = load_model(config.model)
-    view.weight(0)[0, 0] += 1
-    view.model.save_pretrained(saved / "model")
+    lm = load_model(config.model)
+    lm.weight(0)[0, 0] += 1
+    lm.model.save_pretrained(saved / "model")
 
 
 def change_corpus(saved: Path) -> None:
@@ -383,14 +379,14 @@ def test_a_trusted_file(saved: Path, templates: Any, gpt2_moments: Any) -> None:
     made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
     save_projectors(other, made, saved / "p.safetensors")
     config = config_of(saved)
-    view = load_model(config.model)
+    lm = load_model(config.model)
     with torch.no_grad():
-        view.model.get_input_embeddings().weight.mul_(2)
+        lm.model.get_input_embeddings().weight.mul_(2)
     config.projector.path = str(saved / "p.safetensors")
     with pytest.raises(ProjectorError, match=r"projector\.trust=true"):
-        provide_projectors(view, config)
+        provide_projectors(lm, config)
     config.projector.trust = True
-    assert torch.equal(provide_projectors(view, config)[1].basis, made[1].basis)
+    assert torch.equal(provide_projectors(lm, config)[1].basis, made[1].basis)
 
 
 @pytest.mark.parametrize(

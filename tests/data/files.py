@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from alphaedit_plugin.config import DataConfig, EditorConfig
-from alphaedit_plugin.data import EditData, load_data
+from alphaedit_plugin.config.schema import DataConfig, EditorConfig
+from alphaedit_plugin.data.base import EditData
+from alphaedit_plugin.data.selection import load_data
 
 DATA_DIR = Path(
     os.environ.get("DATA_DIR", Path(__file__).resolve().parents[2].parent / "shared" / "data")

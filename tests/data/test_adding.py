@@ -26,8 +26,8 @@ DATA.register("mine", FileData("mine", "mine.json", "https://x.org", lambda data
 '''
 SCRIPT = """
 import sys
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.selection import load_data
 
 print(load_data(load_config(["data=mine", f"data.path={sys.argv[1]}"])).requests[0].filled)
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alphaedit_plugin.data import NEIGHBOURHOOD
+from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.data.conflicts import conflicts, questions
 from alphaedit_plugin.data.settings import Target
 from tests.data.files import DATA_DIR, load

@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
-from alphaedit_plugin.config import DataConfig
-from alphaedit_plugin.data import EditData, Place, select_fitting
+from alphaedit_plugin.config.schema import DataConfig
+from alphaedit_plugin.data.base import EditData, Place
 from alphaedit_plugin.data.conflicts import conflicts, questions
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.selection import select_fitting
 from tests.data.files import load, write
 
 

@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config import DataConfig, EditorConfig, load_config
-from alphaedit_plugin.data import DATA, EditData, Fields, FileData, Reading, load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import DataConfig, EditorConfig
+from alphaedit_plugin.data.base import DATA, EditData
+from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.selection import load_data
+from alphaedit_plugin.data.source import FileData, Reading
 from tests.data.files import load, write
 from tests.data.sets import (
     test_counterfact,

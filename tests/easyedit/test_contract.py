@@ -34,8 +34,11 @@ from alphaedit_plugin.easyedit.host_editor import _row
 from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import MARK
 from alphaedit_plugin.easyedit.run import plugged_in
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, save_projectors
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import save_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.easyedit.conftest import (
     DOUBLE,
     KINDS,
@@ -618,10 +621,10 @@ def test_offloaded_weights_are_refused(registered: ModuleType, linear: Host, met
 def test_a_stored_projector_keeps_its_cut(
     registered: ModuleType, linear: Host, tmp_path: Path
 ) -> None:
-    view = EditableModel.wrap(linear.model, linear.tokenizer)
+    lm = EditableModel.wrap(linear.model, linear.tokenizer)
     moment = SecondMoment(torch.diag(torch.arange(1.0, KINDS["linear"] + 1)), 1)
     made = {layer: Projector.fit(moment, Cut(CutRule.rank, 4)) for layer in LAYERS}
-    save_projectors(view, made, tmp_path / "p.safetensors")
+    save_projectors(lm, made, tmp_path / "p.safetensors")
     given = FLAG | {"projector_path": str(tmp_path / "p.safetensors")}
     before = linear.weights()
     with pytest.raises(ProjectorError, match=r"the cut rank=4 .* but energy=0\.9 is asked for"):

@@ -9,7 +9,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
-from alphaedit_plugin.nullspace import Cut, CutRule
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
 
 
 def test_it_is_off_where_hparams_say_nothing() -> None:

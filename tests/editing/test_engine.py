@@ -18,11 +18,16 @@ from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.recipe import Recipe, stages
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
-from alphaedit_plugin.methods import BaseMethod, LayerProblem, Memit, Projected, Prune, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site, average, read
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import (
     CONTEXTS,
     DEPTH,
@@ -42,24 +47,22 @@ def recipe_of(method: BaseMethod, moments: Moments, layers: tuple[int, ...] = LA
     return Recipe(method, layers, CONTEXTS, moments, targets=SEARCH)
 
 
-def keys_and_values(view: EditableModel, layer: int) -> tuple[Tensor, Tensor]:
+def keys_and_values(lm: EditableModel, layer: int) -> tuple[Tensor, Tensor]:
     """The averaged keys of `REQUESTS` at ``layer``, and the bare prompts' value at the last one."""
     sentences = [
-        locate(view.tokenizer, c.replace("{}", r.prompt), r.subject, FactToken.subject_last)
+        locate(lm.tokenizer, c.replace("{}", r.prompt), r.subject, FactToken.subject_last)
         for r in REQUESTS
         for c in CONTEXTS.flat
     ]
     key, block = Site(layer, Part.KEY), Site(LAYERS[-1], Part.BLOCK)
-    found = read(view, [key, block], sentences)
+    found = read(lm, [key, block], sentences)
     return average(found[key], CONTEXTS.weights), found[block][:, :: len(CONTEXTS.flat)]
 
 
-def test_memit_is_its_layers_written_one_after_another(
-    view: EditableModel, moments: Moments
-) -> None:
+def test_memit_is_its_layers_written_one_after_another(lm: EditableModel, moments: Moments) -> None:
     """The published algorithm, with the dense formula, on a twin of the model."""
-    twin = EditableModel(copy.deepcopy(view.model), view.tokenizer, view.layout)
-    apply_batch(view, EditSession(view, LAYERS), recipe_of(Memit(20.0), moments), REQUESTS)
+    twin = EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
+    apply_batch(lm, EditSession(lm, LAYERS), recipe_of(Memit(20.0), moments), REQUESTS)
     target = optimise_targets(
         twin, REQUESTS, CONTEXTS, Site(LAYERS[-1], Part.BLOCK), FactToken.subject_last, SEARCH
     ).values
@@ -69,7 +72,7 @@ def test_memit_is_its_layers_written_one_after_another(
         system = 20.0 * moments[layer].mean + keys.double() @ keys.double().T
         delta = torch.linalg.solve(system, keys.double() @ residual.T).T
         twin.weight(layer).add_(delta.float())
-        assert relative(view.weight(layer), twin.weight(layer)) < 1e-5
+        assert relative(lm.weight(layer), twin.weight(layer)) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["rome", "memit"])
@@ -103,16 +106,16 @@ def test_how_far_the_searches_came_is_kept_shown_and_warned_of(
 
 
 def test_alphaedit_is_the_published_form_over_several_batches(
-    view: EditableModel, projectors: dict[int, Projector]
+    lm: EditableModel, projectors: dict[int, Projector]
 ) -> None:
     """``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹``, with past keys taken after their batch was written."""
-    twin = EditableModel(copy.deepcopy(view.model), view.tokenizer, view.layout)
-    recipe = recipe_of(Projected(Memit(), projectors, ridge=2.0), {})
-    session = EditSession(view, LAYERS)
-    apply_batch(view, session, recipe, REQUESTS)
-    apply_batch(view, session, recipe, REQUESTS)
+    twin = EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
+    recipe = recipe_of(AlphaEdit(Memit(), projectors, ridge=2.0), {})
+    session = EditSession(lm, LAYERS)
+    apply_batch(lm, session, recipe, REQUESTS)
+    apply_batch(lm, session, recipe, REQUESTS)
     site = Site(LAYERS[-1], Part.BLOCK)
-    past = {layer: torch.zeros(view.weight(layer).shape[1], 0).double() for layer in LAYERS}
+    past = {layer: torch.zeros(lm.weight(layer).shape[1], 0).double() for layer in LAYERS}
     for _ in range(2):
         target = optimise_targets(
             twin, REQUESTS, CONTEXTS, site, FactToken.subject_last, SEARCH
@@ -150,25 +153,23 @@ def test_a_method_sees_the_model_as_it_is_now(gpt2: EditableModel, gpt2_moments:
     assert not torch.equal(start, between)
 
 
-def test_rome_writes_one_request_after_another(view: EditableModel, moments: Moments) -> None:
-    twin = EditableModel(copy.deepcopy(view.model), view.tokenizer, view.layout)
+def test_rome_writes_one_request_after_another(lm: EditableModel, moments: Moments) -> None:
+    twin = EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
     recipe = recipe_of(Rome(), moments, (1,))
-    apply_batch(view, EditSession(view, [1]), recipe, REQUESTS)
+    apply_batch(lm, EditSession(lm, [1]), recipe, REQUESTS)
     one_by_one = EditSession(twin, [1])
     for request in REQUESTS:
         apply_batch(twin, one_by_one, recipe, [request])
-    assert relative(view.weight(1), twin.weight(1)) < 1e-5
+    assert relative(lm.weight(1), twin.weight(1)) < 1e-5
 
 
-def test_rome_reaches_its_target_exactly(view: EditableModel, moments: Moments) -> None:
+def test_rome_reaches_its_target_exactly(lm: EditableModel, moments: Moments) -> None:
     site = Site(1, Part.VALUE)
     request = REQUESTS[0]
-    wanted = optimise_targets(
-        view, [request], CONTEXTS, site, FactToken.subject_last, SEARCH
-    ).values
-    apply_batch(view, EditSession(view, [1]), recipe_of(Rome(), moments, (1,)), [request])
-    bare = locate(view.tokenizer, request.prompt, request.subject, FactToken.subject_last)
-    assert relative(read(view, [site], [bare])[site], wanted) < 1e-4
+    wanted = optimise_targets(lm, [request], CONTEXTS, site, FactToken.subject_last, SEARCH).values
+    apply_batch(lm, EditSession(lm, [1]), recipe_of(Rome(), moments, (1,)), [request])
+    bare = locate(lm.tokenizer, request.prompt, request.subject, FactToken.subject_last)
+    assert relative(read(lm, [site], [bare])[site], wanted) < 1e-4
 
 
 @pytest.mark.parametrize("method", [Rome(), Memit()], ids=["rome", "memit"])
@@ -183,21 +184,21 @@ def test_stages(method: BaseMethod, moments: Moments) -> None:
 
 
 def test_the_entry_says_what_was_done(
-    view: EditableModel, moments: Moments, projectors: dict[int, Projector]
+    lm: EditableModel, moments: Moments, projectors: dict[int, Projector]
 ) -> None:
-    session = EditSession(view, LAYERS)
-    entry = apply_batch(view, session, recipe_of(Projected(Memit(), projectors), {}), REQUESTS)
+    session = EditSession(lm, LAYERS)
+    entry = apply_batch(lm, session, recipe_of(AlphaEdit(Memit(), projectors), {}), REQUESTS)
     assert entry.requests == tuple(REQUESTS)
     assert [write.layer for write in entry.writes] == list(LAYERS)
     for layer in LAYERS:  # past keys are those of the model as it is after the write
-        now, _ = keys_and_values(view, layer)
+        now, _ = keys_and_values(lm, layer)
         assert relative(entry.past_keys[layer], now) < 1e-5
     session.reset()
-    assert relative(keys_and_values(view, 1)[0], entry.past_keys[1]) > 1e-3
+    assert relative(keys_and_values(lm, 1)[0], entry.past_keys[1]) > 1e-3
 
 
 def test_the_history_is_the_keys_that_the_layers_were_written_with(
-    view: EditableModel, projectors: dict[int, Projector]
+    lm: EditableModel, projectors: dict[int, Projector]
 ) -> None:
     """A layer's own write and later ones do not change its keys: no pass reads them again."""
     problems: list[LayerProblem] = []
@@ -207,12 +208,12 @@ def test_the_history_is_the_keys_that_the_layers_were_written_with(
             problems.append(problem)
             return delta
 
-    session = EditSession(view, LAYERS)
-    recipe = recipe_of(Projected(Watches(), projectors), {})
-    past = apply_batch(view, session, recipe, REQUESTS).past_keys
+    session = EditSession(lm, LAYERS)
+    recipe = recipe_of(AlphaEdit(Watches(), projectors), {})
+    past = apply_batch(lm, session, recipe, REQUESTS).past_keys
     for problem in problems:
         assert past[problem.layer] is problem.keys
-        assert relative(keys_and_values(view, problem.layer)[0], problem.keys) < 1e-6
+        assert relative(keys_and_values(lm, problem.layer)[0], problem.keys) < 1e-6
 
 
 class OneByOne(Memit):
@@ -287,20 +288,20 @@ def test_a_delta_that_dwarfs_its_weight_is_said(
     ids=["raises", "nan"],
 )
 def test_a_method_that_fails_in_the_middle_leaves_no_trace(
-    view: EditableModel, moments: Moments, dtype: torch.dtype, method: Memit, error: type[Exception]
+    lm: EditableModel, moments: Moments, dtype: torch.dtype, method: Memit, error: type[Exception]
 ) -> None:
-    view.model.to(dtype)
-    session = EditSession(view, LAYERS)
-    apply_batch(view, session, recipe_of(Memit(20.0), moments), REQUESTS[:2])
-    before = weights_of(view)
+    lm.model.to(dtype)
+    session = EditSession(lm, LAYERS)
+    apply_batch(lm, session, recipe_of(Memit(20.0), moments), REQUESTS[:2])
+    before = weights_of(lm)
     with pytest.raises(error):
-        apply_batch(view, session, recipe_of(method, moments), REQUESTS[2:])
-    assert_same_weights(view, before)
+        apply_batch(lm, session, recipe_of(method, moments), REQUESTS[2:])
+    assert_same_weights(lm, before)
     assert len(session.journal) == 1
-    assert hook_count(view.model) == 0
+    assert hook_count(lm.model) == 0
 
 
-def counted(view: EditableModel, act: Callable[[int], None]) -> Any:
+def counted(lm: EditableModel, act: Callable[[int], None]) -> Any:
     """Call ``act`` with the number of each forward pass of the whole model."""
     calls = 0
 
@@ -309,23 +310,23 @@ def counted(view: EditableModel, act: Callable[[int], None]) -> Any:
         calls += 1
         act(calls)
 
-    return view.model.register_forward_pre_hook(count)
+    return lm.model.register_forward_pre_hook(count)
 
 
 @pytest.mark.parametrize("method", ["rome", "alphaedit"])
 def test_a_failure_at_any_forward_pass_leaves_no_trace(
-    view: EditableModel, moments: Moments, projectors: dict[int, Projector], method: str
+    lm: EditableModel, moments: Moments, projectors: dict[int, Projector], method: str
 ) -> None:
     """As when a device fails: while targets are searched, keys read, or history taken."""
-    chosen = Rome() if method == "rome" else Projected(Memit(), projectors)
+    chosen = Rome() if method == "rome" else AlphaEdit(Memit(), projectors)
     recipe = recipe_of(chosen, moments)
-    session = EditSession(view, LAYERS)
-    before = weights_of(view)
+    session = EditSession(lm, LAYERS)
+    before = weights_of(lm)
     passes: list[int] = []
-    handle = counted(view, passes.append)
-    apply_batch(view, session, recipe, REQUESTS[:2])
+    handle = counted(lm, passes.append)
+    apply_batch(lm, session, recipe, REQUESTS[:2])
     handle.remove()
-    edited = weights_of(view)
+    edited = weights_of(lm)
     session.reset()
 
     def fail_at(limit: int) -> Callable[[int], None]:
@@ -336,15 +337,15 @@ def test_a_failure_at_any_forward_pass_leaves_no_trace(
         return act
 
     for limit in {1, 2, len(passes) // 2, len(passes) - 1, len(passes)}:
-        handle = counted(view, fail_at(limit))
+        handle = counted(lm, fail_at(limit))
         with pytest.raises(RuntimeError, match="broken"):
-            apply_batch(view, session, recipe, REQUESTS[:2])
+            apply_batch(lm, session, recipe, REQUESTS[:2])
         handle.remove()
-        assert_same_weights(view, before)
+        assert_same_weights(lm, before)
         assert session.journal == []
-        assert hook_count(view.model) == 0
-    apply_batch(view, session, recipe, REQUESTS[:2])
-    assert_same_weights(view, edited)
+        assert hook_count(lm.model) == 0
+    apply_batch(lm, session, recipe, REQUESTS[:2])
+    assert_same_weights(lm, edited)
 
 
 def test_a_failure_while_finalising_leaves_no_trace(
@@ -407,17 +408,17 @@ def test_the_longest_prompt_that_fits_is_edited(gpt2: EditableModel, gpt2_moment
 
 
 def test_a_model_in_training_is_edited_as_one_in_evaluation(
-    view: EditableModel, moments: Moments
+    lm: EditableModel, moments: Moments
 ) -> None:
-    session = EditSession(view, LAYERS)
+    session = EditSession(lm, LAYERS)
     recipe = recipe_of(Memit(20.0), moments)
-    apply_batch(view, session, recipe, REQUESTS)
-    edited = weights_of(view)
+    apply_batch(lm, session, recipe, REQUESTS)
+    edited = weights_of(lm)
     session.reset()
-    view.model.train()
-    apply_batch(view, session, recipe, REQUESTS)
-    assert_same_weights(view, edited)
-    assert view.model.training
+    lm.model.train()
+    apply_batch(lm, session, recipe, REQUESTS)
+    assert_same_weights(lm, edited)
+    assert lm.model.training
 
 
 @pytest.mark.parametrize("method", [Rome(), Memit()], ids=["rome", "memit"])

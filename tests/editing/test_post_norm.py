@@ -14,11 +14,12 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import optimise_targets
-from alphaedit_plugin.methods import Memit
-from alphaedit_plugin.models import EditableModel, hidden_of, hooked, with_hidden
+from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Part, Site, read
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import hidden_of, hooked, with_hidden
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, Sentence, locate
-from alphaedit_plugin.nullspace import collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
 from tests.architectures.zoo import build
 from tests.tiny import REQUESTS, hook_count, random_sequences, relative
 
@@ -31,61 +32,61 @@ def wrap(name: str, tokenizer: Any) -> EditableModel:
     return EditableModel.wrap(build(name, len(tokenizer)), tokenizer)
 
 
-def sentences(view: EditableModel) -> list[Sentence]:
-    return [locate(view.tokenizer, r.prompt, r.subject, FactToken.subject_last) for r in REQUESTS]
+def sentences(lm: EditableModel) -> list[Sentence]:
+    return [locate(lm.tokenizer, r.prompt, r.subject, FactToken.subject_last) for r in REQUESTS]
 
 
-def block_after(view: EditableModel, change: Tensor) -> Tensor:
+def block_after(lm: EditableModel, change: Tensor) -> Tensor:
     """The blocks' outputs, sentence by sentence, with ``change (d, n)`` behind the MLP."""
     outputs = []
-    for sentence, column in zip(sentences(view), change.T, strict=True):
+    for sentence, column in zip(sentences(lm), change.T, strict=True):
 
         def add(_: Any, args: Any, out: Any, column: Tensor = column) -> Any:
             return with_hidden(out, hidden_of(out) + column)  # on every token: one counts
 
-        with hooked(lambda: view.down_proj(LAYER).register_forward_hook(add)):
-            outputs.append(read(view, [SITE], [sentence])[SITE])
+        with hooked(lambda: lm.down_proj(LAYER).register_forward_hook(add)):
+            outputs.append(read(lm, [SITE], [sentence])[SITE])
     return torch.cat(outputs, dim=1)
 
 
 def test_nothing_to_do_where_the_block_adds_the_mlp(tokenizer: Any) -> None:
-    view, wanted = wrap("llama", tokenizer), torch.randn(32, 4)
-    assert value_residual(view, LAYER, sentences(view), wanted) is wanted
+    lm, wanted = wrap("llama", tokenizer), torch.randn(32, 4)
+    assert value_residual(lm, LAYER, sentences(lm), wanted) is wanted
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])
 def test_a_factor_is_divided_out(tokenizer: Any, budget: int) -> None:
-    view, wanted = wrap("granite", tokenizer), torch.randn(32, 4)
+    lm, wanted = wrap("granite", tokenizer), torch.randn(32, 4)
     wanted *= torch.tensor([1e-2, 1.0, 1.0, 1e2])  # none may drown another
-    found = value_residual(view, LAYER, sentences(view), wanted, budget)
+    found = value_residual(lm, LAYER, sentences(lm), wanted, budget)
     for column in range(4):
         assert relative(found[:, column] * 0.3, wanted[:, column]) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gemma3_text", "glm4", "exaone4", "olmo2", "opt/350m"])
 def test_a_norm_is_taken_into_account(tokenizer: Any, name: str) -> None:
-    view = wrap(name, tokenizer)
-    before = block_after(view, torch.zeros(32, 4))
-    size = read(view, [Site(LAYER, Part.VALUE)], sentences(view)).popitem()[1].norm(dim=0)
+    lm = wrap(name, tokenizer)
+    before = block_after(lm, torch.zeros(32, 4))
+    size = read(lm, [Site(LAYER, Part.VALUE)], sentences(lm)).popitem()[1].norm(dim=0)
     change = torch.randn(32, 4)
-    reachable = block_after(view, 0.5 * size * change / change.norm(dim=0)) - before
-    found = value_residual(view, LAYER, sentences(view), reachable)
-    assert relative(block_after(view, found) - before, reachable) < 0.03
+    reachable = block_after(lm, 0.5 * size * change / change.norm(dim=0)) - before
+    found = value_residual(lm, LAYER, sentences(lm), reachable)
+    assert relative(block_after(lm, found) - before, reachable) < 0.03
     far = 3 * reachable
-    found = value_residual(view, LAYER, sentences(view), far)
-    left, as_it_is = ((block_after(view, d) - before - far).norm(dim=0) for d in (found, far))
+    found = value_residual(lm, LAYER, sentences(lm), far)
+    left, as_it_is = ((block_after(lm, d) - before - far).norm(dim=0) for d in (found, far))
     assert (left < as_it_is).all()
     assert torch.isfinite(found).all()
 
 
 def test_memit_reaches_its_targets_behind_a_factor(tokenizer: Any) -> None:
-    view, search = wrap("granite", tokenizer), TargetSettings(steps=5, lr=0.1)
-    moments = collect_second_moments(view, random_sequences(len(tokenizer)), [0, LAYER])
+    lm, search = wrap("granite", tokenizer), TargetSettings(steps=5, lr=0.1)
+    moments = collect_second_moments(lm, random_sequences(len(tokenizer)), [0, LAYER])
     recipe = Recipe(Memit(moment_weight=1e-3), (0, LAYER), BARE, moments, targets=search)
-    target = optimise_targets(view, REQUESTS, BARE, SITE, FactToken.subject_last, search).values
-    missing = target - block_after(view, torch.zeros(32, 4))
+    target = optimise_targets(lm, REQUESTS, BARE, SITE, FactToken.subject_last, search).values
+    missing = target - block_after(lm, torch.zeros(32, 4))
     with torch.no_grad():  # as a caller may
-        apply_batch(view, EditSession(view, recipe.layers), recipe, REQUESTS)
-    left = target - block_after(view, torch.zeros(32, 4))
+        apply_batch(lm, EditSession(lm, recipe.layers), recipe, REQUESTS)
+    left = target - block_after(lm, torch.zeros(32, 4))
     assert left.norm() < 0.05 * missing.norm()
-    assert hook_count(view.model) == 0
+    assert hook_count(lm.model) == 0

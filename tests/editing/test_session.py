@@ -9,15 +9,15 @@ import torch
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import AlphaEditError, ModelError, NumericalError
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import REQUESTS, assert_same_weights, build_model, relative, weights_of
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def some_delta(view: EditableModel, layer: int = 1, seed: int = 0, size: float = 0.1) -> Delta:
+def some_delta(lm: EditableModel, layer: int = 1, seed: int = 0, size: float = 0.1) -> Delta:
     generator = torch.Generator().manual_seed(seed)
-    d_out, d_in = view.weight(layer).shape
+    d_out, d_in = lm.weight(layer).shape
     left = torch.randn(d_out, 3, generator=generator, dtype=torch.float64)
     right = torch.randn(d_in, 3, generator=generator, dtype=torch.float64)
     return Delta(size * left, right)
@@ -28,53 +28,51 @@ def write(session: EditSession, *seeds: int, size: float = 0.1) -> None:
     for seed in seeds:
         with session.batch():
             for layer in session.layers:
-                session.write(layer, some_delta(session.view, layer, seed + 100 * layer, size))
+                session.write(layer, some_delta(session.lm, layer, seed + 100 * layer, size))
             session.commit(REQUESTS[:1])
 
 
-def test_a_write_adds_the_delta_to_the_weight(view: EditableModel) -> None:
-    before = view.weight(1).clone()
-    session = EditSession(view, [1])
+def test_a_write_adds_the_delta_to_the_weight(lm: EditableModel) -> None:
+    before = lm.weight(1).clone()
+    session = EditSession(lm, [1])
     write(session, 0)
-    delta = some_delta(view, 1, 100).dense
-    assert relative(view.weight(1) - before, delta) < 1e-5
+    delta = some_delta(lm, 1, 100).dense
+    assert relative(lm.weight(1) - before, delta) < 1e-5
     assert relative(session.accumulated(1), delta) < 1e-6
     assert torch.equal(session.pristine(1), before)
 
 
-def test_only_the_layers_written_to_change(view: EditableModel) -> None:
-    before = weights_of(view)
-    session = EditSession(view, [0, 2])
+def test_only_the_layers_written_to_change(lm: EditableModel) -> None:
+    before = weights_of(lm)
+    session = EditSession(lm, [0, 2])
     write(session, 0)
-    changed = {
-        name for name, p in view.model.named_parameters() if not torch.equal(p, before[name])
-    }
-    assert changed == {view.weight_name(0), view.weight_name(2)}
+    changed = {name for name, p in lm.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {lm.weight_name(0), lm.weight_name(2)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_reset_is_bit_identical(view: EditableModel, dtype: torch.dtype) -> None:
-    view.model.to(dtype)
-    view.weight(1)[0, 0] = -0.0  # which adding zero would turn into 0.0
-    before = weights_of(view)
-    session = EditSession(view, [1, 3])
+def test_reset_is_bit_identical(lm: EditableModel, dtype: torch.dtype) -> None:
+    lm.model.to(dtype)
+    lm.weight(1)[0, 0] = -0.0  # which adding zero would turn into 0.0
+    before = weights_of(lm)
+    session = EditSession(lm, [1, 3])
     write(session, *range(5))
     session.reset()
-    assert_same_weights(view, before)
+    assert_same_weights(lm, before)
     assert session.journal == session.requests == []
     assert not session.accumulated(1).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_undo_is_bit_identical(view: EditableModel, dtype: torch.dtype, count: int) -> None:
-    view.model.to(dtype)
-    session = EditSession(view, [1, 3])
+def test_undo_is_bit_identical(lm: EditableModel, dtype: torch.dtype, count: int) -> None:
+    lm.model.to(dtype)
+    session = EditSession(lm, [1, 3])
     write(session, *range(4 - count))
-    before, journal = weights_of(view), list(session.journal)
+    before, journal = weights_of(lm), list(session.journal)
     write(session, *range(10, 10 + count))
     session.undo(count)
-    assert_same_weights(view, before)
+    assert_same_weights(lm, before)
     assert session.journal == journal
 
 
@@ -119,17 +117,17 @@ def test_half_precision_gathers_no_rounding_over_many_writes(gpt2: EditableModel
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_an_error_takes_the_open_batch_back(view: EditableModel, dtype: torch.dtype) -> None:
-    view.model.to(dtype)
-    session = EditSession(view, [1, 2])
+def test_an_error_takes_the_open_batch_back(lm: EditableModel, dtype: torch.dtype) -> None:
+    lm.model.to(dtype)
+    session = EditSession(lm, [1, 2])
     write(session, 0)
-    before, total = weights_of(view), session.accumulated(1).clone()
+    before, total = weights_of(lm), session.accumulated(1).clone()
     with pytest.raises(KeyboardInterrupt), session.batch():  # noqa: PT012
-        session.write(1, some_delta(view, 1, 5))
-        session.write(1, some_delta(view, 1, 6))
-        session.write(2, some_delta(view, 2, 7))
+        session.write(1, some_delta(lm, 1, 5))
+        session.write(1, some_delta(lm, 1, 6))
+        session.write(2, some_delta(lm, 2, 7))
         raise KeyboardInterrupt
-    assert_same_weights(view, before)
+    assert_same_weights(lm, before)
     assert torch.equal(session.accumulated(1), total)
     assert len(session.journal) == 1
     write(session, 1)  # and the session goes on
@@ -187,18 +185,18 @@ def test_batches_do_not_nest(gpt2: EditableModel) -> None:
 def test_two_sessions_on_two_models_never_touch_each_other() -> None:
     models = [build_model("gpt2", 30, seed) for seed in (0, 1)]
     first, second = (EditSession(EditableModel.wrap(m, None), [1]) for m in models)
-    untouched = weights_of(second.view)
+    untouched = weights_of(second.lm)
     write(first, 1, 2)
     with first.batch():
         first.commit(REQUESTS, {1: torch.ones(128, 2)})
-    assert_same_weights(second.view, untouched)
+    assert_same_weights(second.lm, untouched)
     assert second.journal == []
     assert second.past(1).count == 0
-    edited = weights_of(first.view)
+    edited = weights_of(first.lm)
     write(second, 3)
     second.reset()
-    assert_same_weights(first.view, edited)
-    assert_same_weights(second.view, untouched)
+    assert_same_weights(first.lm, edited)
+    assert_same_weights(second.lm, untouched)
 
 
 def test_past_keys_are_those_of_all_entries_in_order(gpt2: EditableModel) -> None:
@@ -225,20 +223,20 @@ def test_layers_are_checked_at_once(gpt2: EditableModel) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("act", [lambda s: write(s, 9), EditSession.undo], ids=["write", "undo"])
 def test_what_others_wrote_is_not_overwritten_unasked(
-    view: EditableModel, dtype: torch.dtype, act: Callable[[EditSession], None]
+    lm: EditableModel, dtype: torch.dtype, act: Callable[[EditSession], None]
 ) -> None:
-    view.model.to(dtype)
-    pristine = weights_of(view)
-    session = EditSession(view, [1, 2])
+    lm.model.to(dtype)
+    pristine = weights_of(lm)
+    session = EditSession(lm, [1, 2])
     write(session, 0)
-    view.weight(2)[3, 4] += 0.5
-    theirs, journal = weights_of(view), list(session.journal)
-    with pytest.raises(AlphaEditError, match=rf"{view.weight_name(2)} was changed.*reset\(\)"):
+    lm.weight(2)[3, 4] += 0.5
+    theirs, journal = weights_of(lm), list(session.journal)
+    with pytest.raises(AlphaEditError, match=rf"{lm.weight_name(2)} was changed.*reset\(\)"):
         act(session)
-    assert_same_weights(view, theirs)
+    assert_same_weights(lm, theirs)
     assert session.journal == journal
     session.reset()
-    assert_same_weights(view, pristine)
+    assert_same_weights(lm, pristine)
     write(session, 1)
 
 

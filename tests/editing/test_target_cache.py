@@ -16,8 +16,8 @@ from alphaedit_plugin.editing import target_cache as stored
 from alphaedit_plugin.editing.target_cache import StoredTargets
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
 from alphaedit_plugin.experiments.comparison import run_comparison
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.activations import Part, Site
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH
 
@@ -30,9 +30,9 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[tuple[Request, ...]] = []
 
-    def __call__(self, view: EditableModel, requests: Sequence[Request], *rest: object) -> Targets:
+    def __call__(self, lm: EditableModel, requests: Sequence[Request], *rest: object) -> Targets:
         self.asked.append(tuple(requests))
-        return optimise_targets(view, requests, *rest)  # type: ignore[arg-type]
+        return optimise_targets(lm, requests, *rest)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Counting:
     return counting
 
 
-def search(found: StoredTargets, view: EditableModel, requests: Sequence[Request]) -> Targets:
-    return found(view, requests, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
+def search(found: StoredTargets, lm: EditableModel, requests: Sequence[Request]) -> Targets:
+    return found(lm, requests, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
 
 
 def same(one: Targets, other: Targets) -> bool:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
-from alphaedit_plugin.config import load_config
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.activations import Part, Site, read
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
 from tests.published import published_loop
 from tests.tiny import (
@@ -34,118 +34,118 @@ SITES = [Site(2, Part.BLOCK), Site(1, Part.VALUE), Site(0, Part.BLOCK), Site(0, 
 
 
 def search(
-    view: EditableModel,
+    lm: EditableModel,
     requests: list[Request],
     site: Site = SITES[0],
     settings: TargetSettings = SETTINGS,
     contexts: ContextTemplates = CONTEXTS,
     fact_token: FactToken = FactToken.subject_last,
 ) -> Targets:
-    return optimise_targets(view, requests, contexts, site, fact_token, settings)
+    return optimise_targets(lm, requests, contexts, site, fact_token, settings)
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)
-def test_it_is_the_published_loop(view: EditableModel, site: Site) -> None:
-    found = search(view, REQUESTS, site)
+def test_it_is_the_published_loop(lm: EditableModel, site: Site) -> None:
+    found = search(lm, REQUESTS, site)
     for column, request in enumerate(REQUESTS):
-        value, loss = published_loop(view, request, site, SETTINGS)
+        value, loss = published_loop(lm, request, site, SETTINGS)
         assert relative(found.values[:, column], value) < 1e-4
         assert found.loss[column].item() == pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", list(FactToken))
-def test_it_is_the_published_loop_at_every_fact_token(view: EditableModel, kind: FactToken) -> None:
-    found = search(view, TWO, fact_token=kind)
+def test_it_is_the_published_loop_at_every_fact_token(lm: EditableModel, kind: FactToken) -> None:
+    found = search(lm, TWO, fact_token=kind)
     for column, request in enumerate(TWO):
-        value, _ = published_loop(view, request, SITES[0], SETTINGS, kind)
+        value, _ = published_loop(lm, request, SITES[0], SETTINGS, kind)
         assert relative(found.values[:, column], value) < 1e-4
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)
-def test_a_fact_token_may_be_the_very_first(view: EditableModel, site: Site) -> None:
+def test_a_fact_token_may_be_the_very_first(lm: EditableModel, site: Site) -> None:
     request = Request.parse("{} plays", "Boris Lund", "tennis")
-    together = search(view, [request, *REQUESTS], site, fact_token=FactToken.subject_first)
-    value, _ = published_loop(view, request, site, SETTINGS, FactToken.subject_first)
+    together = search(lm, [request, *REQUESTS], site, fact_token=FactToken.subject_first)
+    value, _ = published_loop(lm, request, site, SETTINGS, FactToken.subject_first)
     assert relative(together.values[:, 0], value) < 1e-4
 
 
-def test_it_stops_where_the_published_loop_stops(view: EditableModel) -> None:
+def test_it_stops_where_the_published_loop_stops(lm: EditableModel) -> None:
     """Some requests are done before the first step, the others go on without them."""
-    start = search(view, REQUESTS, settings=TargetSettings(stop_loss=math.inf))
+    start = search(lm, REQUESTS, settings=TargetSettings(stop_loss=math.inf))
     eager = TargetSettings(steps=5, lr=0.1, stop_loss=start.loss.median().item() + 1e-3)
-    found = search(view, REQUESTS, settings=eager)
+    found = search(lm, REQUESTS, settings=eager)
     done = start.loss < eager.stop_loss
     assert 0 < done.sum() < len(REQUESTS)
     assert torch.equal(found.values[:, done], start.values[:, done])
     for column, request in enumerate(REQUESTS):
-        value, _ = published_loop(view, request, SITES[0], eager)
+        value, _ = published_loop(lm, request, SITES[0], eager)
         assert relative(found.values[:, column], value) < 1e-4
 
 
-def test_a_request_that_is_done_stands_still_while_others_go_on(view: EditableModel) -> None:
+def test_a_request_that_is_done_stands_still_while_others_go_on(lm: EditableModel) -> None:
     easy = TargetSettings(steps=10, lr=0.05, weight_decay=0)
     first, last = (
-        search(view, REQUESTS, SITES[2], settings)
+        search(lm, REQUESTS, SITES[2], settings)
         for settings in (TargetSettings(stop_loss=math.inf, weight_decay=0), easy)
     )
     soonest = int(last.loss.argmin())
     stop = (first.loss[soonest].item() + 2 * last.loss[soonest].item()) / 3
     eager = TargetSettings(steps=10, lr=0.05, weight_decay=0, stop_loss=stop)
-    found = search(view, REQUESTS, SITES[2], eager)
+    found = search(lm, REQUESTS, SITES[2], eager)
     assert found.loss[soonest] < stop < found.loss.max()
-    value, loss = published_loop(view, REQUESTS[soonest], SITES[2], eager)
+    value, loss = published_loop(lm, REQUESTS[soonest], SITES[2], eager)
     assert relative(found.values[:, soonest], value) < 1e-4
     assert found.loss[soonest].item() == pytest.approx(loss, rel=1e-3)
     assert relative(value, first.values[:, soonest]) > 1e-3
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)
-def test_requests_that_are_done_are_not_computed_on(view: EditableModel, site: Site) -> None:
+def test_requests_that_are_done_are_not_computed_on(lm: EditableModel, site: Site) -> None:
     """Two of four are done at once; the others go on as the published loop does."""
-    first = search(view, REQUESTS, site, TargetSettings(stop_loss=math.inf)).loss
+    first = search(lm, REQUESTS, site, TargetSettings(stop_loss=math.inf)).loss
     stop = first.sort().values[1:3].mean().item()
     settings = TargetSettings(steps=4, lr=0.05, stop_loss=stop)
     sentences: list[int] = []
-    view.block(3).register_forward_hook(lambda _, args, output: sentences.append(len(args[0])))
-    found = search(view, REQUESTS, site, settings)
+    lm.block(3).register_forward_hook(lambda _, args, output: sentences.append(len(args[0])))
+    found = search(lm, REQUESTS, site, settings)
     assert sentences[-1] <= sentences[0] / 2
     for column, request in enumerate(REQUESTS):
-        value, loss = published_loop(view, request, site, settings)
+        value, loss = published_loop(lm, request, site, settings)
         assert relative(found.values[:, column], value) < 1e-4
         assert found.loss[column].item() == pytest.approx(loss, rel=1e-3)
 
 
 @pytest.mark.parametrize("site", SITES[:2], ids=str)
 @pytest.mark.parametrize("budget", [1, 200, 100_000])
-def test_batched_is_one_by_one(view: EditableModel, site: Site, budget: int) -> None:
+def test_batched_is_one_by_one(lm: EditableModel, site: Site, budget: int) -> None:
     settings = TargetSettings(steps=4, lr=0.1, budget=budget)
-    together = search(view, REQUESTS, site, settings)
+    together = search(lm, REQUESTS, site, settings)
     for column, request in enumerate(REQUESTS):
-        alone = search(view, [request], site, settings)
+        alone = search(lm, [request], site, settings)
         assert relative(together.values[:, column], alone.values[:, 0]) < 1e-4
         assert relative(together.probability[column], alone.probability[0]) < 1e-3
 
 
 @pytest.mark.parametrize("kind", list(FactToken))
-def test_it_starts_from_the_value_at_the_fact_token(view: EditableModel, kind: FactToken) -> None:
+def test_it_starts_from_the_value_at_the_fact_token(lm: EditableModel, kind: FactToken) -> None:
     no_step = TargetSettings(stop_loss=math.inf)  # which only evaluates
-    found = search(view, REQUESTS, settings=no_step, fact_token=kind)
-    sentences = [locate(view.tokenizer, r.prompt, r.subject, kind) for r in REQUESTS]
-    assert relative(found.values, read(view, [SITES[0]], sentences)[SITES[0]]) < 1e-5
+    found = search(lm, REQUESTS, settings=no_step, fact_token=kind)
+    sentences = [locate(lm.tokenizer, r.prompt, r.subject, kind) for r in REQUESTS]
+    assert relative(found.values, read(lm, [SITES[0]], sentences)[SITES[0]]) < 1e-5
 
 
-def test_the_answer_becomes_likelier(view: EditableModel) -> None:
+def test_the_answer_becomes_likelier(lm: EditableModel) -> None:
     settings = TargetSettings(steps=15, lr=0.05, weight_decay=0)
-    before = search(view, REQUESTS, SITES[2], TargetSettings(stop_loss=math.inf))
-    after = search(view, REQUESTS, SITES[2], settings)
+    before = search(lm, REQUESTS, SITES[2], TargetSettings(stop_loss=math.inf))
+    after = search(lm, REQUESTS, SITES[2], settings)
     assert (after.probability > before.probability).all()
     assert (after.loss < before.loss).all()
 
 
-def test_the_offset_stays_in_its_ball(view: EditableModel) -> None:
-    start = search(view, REQUESTS, settings=TargetSettings(stop_loss=math.inf)).values
+def test_the_offset_stays_in_its_ball(lm: EditableModel) -> None:
+    start = search(lm, REQUESTS, settings=TargetSettings(stop_loss=math.inf)).values
     wild = TargetSettings(steps=6, lr=5.0, clamp_norm_factor=0.3)
-    moved = search(view, REQUESTS, settings=wild).values - start
+    moved = search(lm, REQUESTS, settings=wild).values - start
     reached = moved.norm(dim=0) / (0.3 * start.norm(dim=0))
     assert (reached < 1 + 1e-4).all()
     assert reached.max() > 1 - 1e-4  # most of them are at its edge
@@ -156,34 +156,34 @@ def test_without_contexts_the_bare_prompt_is_all(gpt2: EditableModel) -> None:
     assert relative(bare.values, search(gpt2, REQUESTS).values) > 1e-3
 
 
-def some_flags(view: EditableModel) -> tuple[list[bool], list[bool]]:
-    flags = [p.requires_grad for p in view.model.parameters()]
-    return flags, [m.training for m in view.model.modules()]
+def some_flags(lm: EditableModel) -> tuple[list[bool], list[bool]]:
+    flags = [p.requires_grad for p in lm.model.parameters()]
+    return flags, [m.training for m in lm.model.modules()]
 
 
-def mix_flags(view: EditableModel) -> None:
-    view.model.train()
-    view.block(1).eval()
-    for parameter in list(view.model.parameters())[::3]:
+def mix_flags(lm: EditableModel) -> None:
+    lm.model.train()
+    lm.block(1).eval()
+    for parameter in list(lm.model.parameters())[::3]:
         parameter.requires_grad_(False)
 
 
 @pytest.mark.parametrize("site", SITES[:2], ids=str)
-def test_the_model_is_left_as_it_was(view: EditableModel, site: Site) -> None:
-    mix_flags(view)
-    flags, weights = some_flags(view), weights_before(view)
-    search(view, REQUESTS, site)
-    assert some_flags(view) == flags
-    assert hook_count(view.model) == 0
-    assert all(p.grad is None for p in view.model.parameters())
-    assert_same_weights(view, weights)
+def test_the_model_is_left_as_it_was(lm: EditableModel, site: Site) -> None:
+    mix_flags(lm)
+    flags, weights = some_flags(lm), weights_before(lm)
+    search(lm, REQUESTS, site)
+    assert some_flags(lm) == flags
+    assert hook_count(lm.model) == 0
+    assert all(p.grad is None for p in lm.model.parameters())
+    assert_same_weights(lm, weights)
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 5])
-def test_the_model_is_left_as_it_was_after_an_error(view: EditableModel, call: int) -> None:
+def test_the_model_is_left_as_it_was_after_an_error(lm: EditableModel, call: int) -> None:
     """The last block fails in one of its calls, or in the search itself."""
-    mix_flags(view)
-    flags, calls = some_flags(view), 0
+    mix_flags(lm)
+    flags, calls = some_flags(lm), 0
 
     def fail(*_: Any) -> None:
         nonlocal calls
@@ -191,58 +191,58 @@ def test_the_model_is_left_as_it_was_after_an_error(view: EditableModel, call: i
         if calls == call:
             raise RuntimeError("broken")
 
-    handle = view.block(2).register_forward_pre_hook(fail)
+    handle = lm.block(2).register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="broken"):
-        search(view, REQUESTS)
+        search(lm, REQUESTS)
     handle.remove()
-    assert some_flags(view) == flags
-    assert hook_count(view.model) == 0
+    assert some_flags(lm) == flags
+    assert hook_count(lm.model) == 0
 
 
-def test_a_forward_method_patched_by_others_is_put_back(view: EditableModel) -> None:
+def test_a_forward_method_patched_by_others_is_put_back(lm: EditableModel) -> None:
     """As accelerate does when it spreads a model over devices."""
-    patched = view.block(0).forward
-    view.block(0).forward = patched
-    search(view, REQUESTS)
-    assert view.block(0).__dict__["forward"] is patched
-    assert hook_count(view.model) == 1
+    patched = lm.block(0).forward
+    lm.block(0).forward = patched
+    search(lm, REQUESTS)
+    assert lm.block(0).__dict__["forward"] is patched
+    assert hook_count(lm.model) == 1
 
 
-def test_blocks_below_the_site_do_not_run_at_every_step(view: EditableModel) -> None:
+def test_blocks_below_the_site_do_not_run_at_every_step(lm: EditableModel) -> None:
     runs = [0] * DEPTH
     for layer in range(DEPTH):
 
         def count(*_: Any, layer: int = layer) -> None:
             runs[layer] += 1
 
-        view.block(layer).mlp.register_forward_hook(count)
-    search(view, REQUESTS, settings=TargetSettings(steps=3, lr=0.1))
+        lm.block(layer).mlp.register_forward_hook(count)
+    search(lm, REQUESTS, settings=TargetSettings(steps=3, lr=0.1))
     few = list(runs)
-    search(view, REQUESTS, settings=TargetSettings(steps=9, lr=0.1))
+    search(lm, REQUESTS, settings=TargetSettings(steps=9, lr=0.1))
     assert runs[:2] == [2 * n for n in few[:2]]
     assert runs[3] == 2 * few[3] + 6
 
 
-def test_the_head_runs_only_where_a_token_is_predicted(view: EditableModel) -> None:
+def test_the_head_runs_only_where_a_token_is_predicted(lm: EditableModel) -> None:
     places: list[int] = []
-    head = view.model.get_output_embeddings()
+    head = lm.model.get_output_embeddings()
     head.register_forward_hook(lambda _, args, output: places.append(output.shape[1]))
-    search(view, REQUESTS[:1], settings=TargetSettings(steps=3, lr=0.1, stop_loss=-1.0))
+    search(lm, REQUESTS[:1], settings=TargetSettings(steps=3, lr=0.1, stop_loss=-1.0))
     request = REQUESTS[0]
-    tokens = len(target_ids(view.tokenizer, request.filled, request.target_new))
+    tokens = len(target_ids(lm.tokenizer, request.filled, request.target_new))
     scored = tokens * len(CONTEXTS.flat) + 1  # one more for the divergence
     assert places == [0, scored, scored, scored]
 
 
-def test_a_loss_that_is_not_finite_names_its_request(view: EditableModel) -> None:
-    (token,) = view.tokenizer(" Norland")["input_ids"]
+def test_a_loss_that_is_not_finite_names_its_request(lm: EditableModel) -> None:
+    (token,) = lm.tokenizer(" Norland")["input_ids"]
 
     def poison(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         return output.masked_fill((args[0] == token)[..., None], torch.nan)
 
-    view.model.get_input_embeddings().register_forward_hook(poison)
+    lm.model.get_input_embeddings().register_forward_hook(poison)
     with pytest.raises(NumericalError, match=r"'The capital of Norland is' → 'Rome'.*loss nan"):
-        search(view, REQUESTS)
+        search(lm, REQUESTS)
 
 
 def test_a_caller_without_gradients_can_search(gpt2: EditableModel) -> None:

@@ -14,10 +14,17 @@ from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.undo import plan
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
-from alphaedit_plugin.patches import open_session
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
+from alphaedit_plugin.patches.sessions import open_session
 from tests.patches.edits import edit, fresh
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
 
@@ -29,12 +36,12 @@ METHODS: dict[str, BaseMethod] = {
 
 
 def edited(
-    view: EditableModel, method: BaseMethod, moments: Moments, batches: Sequence[Sequence[Any]]
+    lm: EditableModel, method: BaseMethod, moments: Moments, batches: Sequence[Sequence[Any]]
 ) -> EditSession:
-    session = EditSession(view, LAYERS)
+    session = EditSession(lm, LAYERS)
     recipe = Recipe(method, tuple(LAYERS), CONTEXTS, moments, targets=SEARCH)
     for batch in batches:
-        apply_batch(view, session, recipe, batch)
+        apply_batch(lm, session, recipe, batch)
     finalize(session, recipe)
     return session
 
@@ -56,7 +63,7 @@ def test_one_edit_of_a_batch_is_taken_back_alone(
     """What the others wrote stays, and what it wrote itself is gone."""
     method = METHODS[name]
     if null_space:
-        method = Projected(method, all_projectors)
+        method = AlphaEdit(method, all_projectors)
     session = edited(gpt2, method, gpt2_moments, [REQUESTS[:3]])
     entry, before = session.journal[0], session.accumulated(2).clone()
     undone = session.undo(session.ids[1])
@@ -109,7 +116,7 @@ def test_undoing_in_the_middle_says_what_that_means(caplog: pytest.LogCaptureFix
     assert note in caplog.text
     twin = EditSession(fresh(), LAYERS)
     edit(twin, 0, 2)
-    assert_same_weights(session.view, weights_of(twin.view))
+    assert_same_weights(session.lm, weights_of(twin.lm))
     caplog.clear()
     assert session.undo(1).notes == ()
     assert caplog.text == ""
@@ -119,10 +126,10 @@ def test_undoing_in_the_middle_says_what_that_means(caplog: pytest.LogCaptureFix
 def test_what_is_not_there_cannot_be_taken_back(what: Any) -> None:
     session = EditSession(fresh(), LAYERS)
     edit(session, 0, 1)
-    before = weights_of(session.view)
+    before = weights_of(session.lm)
     with pytest.raises(AlphaEditError, match=r"unknown edit|cannot undo"):
         session.undo(what)
-    assert_same_weights(session.view, before)
+    assert_same_weights(session.lm, before)
     assert len(session.journal) == 2
 
 
@@ -146,5 +153,5 @@ def test_later_batches_do_not_change_when_an_earlier_one_goes(tmp_path: Path) ->
     again = open_session(fresh(torch.bfloat16), LAYERS, tmp_path / "j")
     assert again.ids == session.ids
     assert len(again.ids) == 2
-    assert_same_weights(again.view, weights_of(session.view))
+    assert_same_weights(again.lm, weights_of(session.lm))
     assert [k.shape[1] for e in again.journal for k in e.past_keys.values()] == [1] * 4

@@ -20,17 +20,17 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def test_adding_and_replaying_give_the_same_bits(
     dtype: torch.dtype, kinds: list[tuple[int, str]]
 ) -> None:
-    view = fresh(dtype)
-    weights = EditedWeights(view, LAYERS)
-    writes = [Write(1, FORMS[form](view, 1, seed).to(torch.float32)) for seed, form in kinds]
+    lm = fresh(dtype)
+    weights = EditedWeights(lm, LAYERS)
+    writes = [Write(1, FORMS[form](lm, 1, seed).to(torch.float32)) for seed, form in kinds]
     for write in writes:
         weights.add(write)
-    once = weights_of(view)
+    once = weights_of(lm)
     weights.replay([])
-    assert_same_weights(view, weights_of(fresh(dtype)))
+    assert_same_weights(lm, weights_of(fresh(dtype)))
     # As they come from a file: another layout, and not aligned.
     weights.replay([Write(w.layer, moved(w.delta)) for w in writes])
-    assert_same_weights(view, once)
+    assert_same_weights(lm, once)
 
 
 def moved(delta: Delta) -> Delta:
@@ -45,27 +45,27 @@ def moved(delta: Delta) -> Delta:
 
 
 def test_a_total_is_put_back_as_it_was() -> None:
-    view = fresh()
-    weights = EditedWeights(view, LAYERS)
+    lm = fresh()
+    weights = EditedWeights(lm, LAYERS)
     for found in (weights.copy_of_total(1), None):
-        before = weights_of(view)
-        weights.add(Write(1, factored(view, 1, 0).to(torch.float32)))
+        before = weights_of(lm)
+        weights.add(Write(1, factored(lm, 1, 0).to(torch.float32)))
         weights.restore(1, found)
-        assert_same_weights(view, before)
+        assert_same_weights(lm, before)
         weights.check()
 
 
 def test_weights_that_others_changed_are_noticed() -> None:
-    view = fresh()
-    weights = EditedWeights(view, LAYERS)
-    view.weight(3)[0, 0] += 1
+    lm = fresh()
+    weights = EditedWeights(lm, LAYERS)
+    lm.weight(3)[0, 0] += 1
     with pytest.raises(AlphaEditError, match=r"h\.3\.mlp\.c_proj\.weight was changed"):
         weights.check()
 
 
 def test_an_overflow_is_noticed_at_once_and_when_replayed() -> None:
-    view = fresh(torch.float16)
-    weights = EditedWeights(view, LAYERS)
+    lm = fresh(torch.float16)
+    weights = EditedWeights(lm, LAYERS)
     large = Write(1, Delta(torch.full((32, 128), 1e6)))
     for act in (lambda: weights.add(large), lambda: weights.replay([large])):
         with pytest.raises(NumericalError, match=r"layer 1 overflows torch\.float16"):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from alphaedit_plugin.experiments.cells import Cell, LayerReport, Point
 from alphaedit_plugin.experiments.results import METRICS, Run, Setting, dumps
-from alphaedit_plugin.metrics import Evaluation, Reading
+from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
 EDITS = 30

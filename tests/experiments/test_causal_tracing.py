@@ -16,7 +16,8 @@ from alphaedit_plugin.experiments.causal_tracing import (
     known_facts,
     trace,
 )
-from alphaedit_plugin.models import EditableModel, hidden_of, hooked, with_hidden
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.hooks import hidden_of, hooked, with_hidden
 from alphaedit_plugin.models.scoring import continue_greedily, score
 from tests.tiny import REQUESTS
 
@@ -24,9 +25,9 @@ SETTINGS = TraceSettings(samples=3)
 FACTS = [replace(request, ground_truth=request.target_new) for request in REQUESTS]
 
 
-def _probability(view: EditableModel, fact: Fact, *hooks: Any) -> float:
+def _probability(lm: EditableModel, fact: Fact, *hooks: Any) -> float:
     with torch.no_grad(), hooked(*hooks):
-        logits = view.model(torch.tensor([fact.sentence.ids])).logits[0]
+        logits = lm.model(torch.tensor([fact.sentence.ids])).logits[0]
     start = len(fact.sentence.ids) - len(fact.answer)
     steps = logits[start:].log_softmax(1)
     return float(sum(steps[k, token] for k, token in enumerate(fact.answer)).exp())
@@ -41,12 +42,12 @@ def test_a_known_answer_has_its_probability(gpt2: EditableModel) -> None:
     assert found.facts == len(FACTS)
 
 
-def test_by_hand(view: EditableModel) -> None:
+def test_by_hand(lm: EditableModel) -> None:
     """One fact, one draw of noise: a state put back in block 1, and the MLP of block 2."""
-    fact = fact_of(view, FACTS[0])
-    found = trace(view, [fact], TraceSettings(samples=1, seed=7))
+    fact = fact_of(lm, FACTS[0])
+    found = trace(lm, [fact], TraceSettings(samples=1, seed=7))
     assert found.window == 1
-    embed, end = view.model.get_input_embeddings(), fact.sentence.position + 1
+    embed, end = lm.model.get_input_embeddings(), fact.sentence.position + 1
     subject = torch.tensor(sorted(set(fact.sentence.ids[fact.first : end])))
     scale = 3 * embed(subject).std().item()
     generator = torch.Generator().manual_seed(7)
@@ -58,7 +59,7 @@ def test_by_hand(view: EditableModel) -> None:
         return spoiled
 
     clean: dict[int, torch.Tensor] = {}
-    parts = {1: view.block(1), 2: view.down_proj(2)}
+    parts = {1: lm.block(1), 2: lm.down_proj(2)}
 
     def keep(number: int) -> Any:
         def hook(_: Any, args: Any, output: Any) -> None:
@@ -75,10 +76,10 @@ def test_by_hand(view: EditableModel) -> None:
         return lambda: parts[number].register_forward_hook(hook)
 
     noisy = lambda: embed.register_forward_hook(spoil)  # noqa: E731
-    assert found.clean == pytest.approx(_probability(view, fact, keep(1), keep(2)), rel=1e-4)
-    assert found.spoiled == pytest.approx(_probability(view, fact, noisy), rel=1e-4)
-    assert found.state[1] == pytest.approx(_probability(view, fact, noisy, put(1)), rel=1e-4)
-    assert found.mlp[2] == pytest.approx(_probability(view, fact, noisy, put(2)), rel=1e-4)
+    assert found.clean == pytest.approx(_probability(lm, fact, keep(1), keep(2)), rel=1e-4)
+    assert found.spoiled == pytest.approx(_probability(lm, fact, noisy), rel=1e-4)
+    assert found.state[1] == pytest.approx(_probability(lm, fact, noisy, put(1)), rel=1e-4)
+    assert found.mlp[2] == pytest.approx(_probability(lm, fact, noisy, put(2)), rel=1e-4)
 
 
 def test_the_state_behind_the_last_block_is_the_answer(gpt2: EditableModel) -> None:

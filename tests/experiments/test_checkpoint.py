@@ -62,22 +62,22 @@ def measured(cell: Cell) -> Cell:
 def test_an_ended_cell_goes_on_to_the_same_bits(
     study: Study, number: int, edits: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job, view, data = study.jobs[number], study.view, study.data
+    job, lm, data = study.jobs[number], study.lm, study.data
     checkpoint = study.checkpoint(job, tmp_path / "state")
-    whole = run_cell(job, view, data, lambda edits: None)
-    before = weights_of(view)
+    whole = run_cell(job, lm, data, lambda edits: None)
+    before = weights_of(lm)
     with pytest.raises(Ended):
-        run_cell(job, view, data, ending_after(edits), checkpoint)
-    assert_same_weights(view, before)
+        run_cell(job, lm, data, ending_after(edits), checkpoint)
+    assert_same_weights(lm, before)
     steps: list[int] = []
-    cell = run_cell(job, view, data, steps.append, checkpoint)
+    cell = run_cell(job, lm, data, steps.append, checkpoint)
     assert steps[0] == edits
     assert sum(steps) == len(data.requests)
     assert measured(cell) == measured(whole)
     steps.clear()
     caplog.clear()
     with caplog.at_level(logging.INFO, "alphaedit_plugin"):
-        assert run_cell(job, view, data, steps.append, checkpoint) == cell
+        assert run_cell(job, lm, data, steps.append, checkpoint) == cell
     assert steps == [len(data.requests)]
     (line,) = caplog.messages
     assert line.startswith(f"{cell.name} was done by an earlier run, and is not run again")
@@ -93,7 +93,7 @@ def test_what_another_run_left_is_not_used(study: Study, change: str, tmp_path: 
     assert mine is not None
     assert theirs is not None
     mine.close(Standing())
-    session = EditSession(study.view, job.recipe.layers)
+    session = EditSession(study.lm, job.recipe.layers)
     assert theirs.restore(session, study.data.requests, Standing) is None
     assert mine.restore(session, study.data.requests, Standing) == Standing()
 
@@ -120,7 +120,7 @@ def test_a_damaged_file_is_begun_anew(
 ) -> None:
     path = tmp_path / "state"
     path.write_bytes(b"half a fi")
-    session = EditSession(study.view, study.jobs[0].recipe.layers)
+    session = EditSession(study.lm, study.jobs[0].recipe.layers)
     assert Checkpoint(path, "mine").restore(session, study.data.requests, Standing) is None
     assert "beginning anew" in caplog.text
 

@@ -11,13 +11,13 @@ from rich.console import Console
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.experiments import jobs, study
 from alphaedit_plugin.experiments.cell import run_cell
 from alphaedit_plugin.experiments.comparison import Cell, run_comparison
 from alphaedit_plugin.experiments.grid import grid
 from alphaedit_plugin.experiments.jobs import Shared, settings_of
-from alphaedit_plugin.nullspace import save_projectors
+from alphaedit_plugin.nullspace.projector_file import save_projectors
 
 QUICK = ["model.target.steps=8", "compare.retention=20", "compare.every=1", "batch_size=4"]
 
@@ -83,15 +83,15 @@ def test_gains_are_of_the_projected_over_the_plain(cells: list[Cell], folder: Pa
 
 def test_a_cell_leaves_the_model_as_it_was() -> None:
     config = grid([*QUICK, "compare.bases=[prune]", "compare.edits=6"])[1]
-    view = load_model(config.model)
-    before = {name: p.detach().clone() for name, p in view.model.named_parameters()}
-    job = Shared(view).job_of(config)
+    lm = load_model(config.model)
+    before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+    job = Shared(lm).job_of(config)
     seen: list[int] = []
-    first = run_cell(job, view, load_data(config), seen.append)
-    again = run_cell(job, view, load_data(config), seen.append)
+    first = run_cell(job, lm, load_data(config), seen.append)
+    again = run_cell(job, lm, load_data(config), seen.append)
     assert seen == [4, 2, 4, 2]
     assert first.points == again.points
-    for name, parameter in view.model.named_parameters():
+    for name, parameter in lm.model.named_parameters():
         assert torch.equal(parameter, before[name])
 
 
@@ -135,9 +135,9 @@ def test_both_sides_share_what_costs_time(monkeypatch: pytest.MonkeyPatch, cache
     read: list[int] = []
     real = jobs.load_moments
 
-    def counting(view: object, config: object, layers: list[int]) -> object:
+    def counting(lm: object, config: object, layers: list[int]) -> object:
         read.extend(layers)
-        return real(view, config, layers)  # type: ignore[arg-type]
+        return real(lm, config, layers)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "load_moments", counting)
     configs = grid([*QUICK, "compare.bases=[memit,rect]", f"model.moments.cache={cached}"])
@@ -151,9 +151,9 @@ def test_given_projectors_are_used(tmp_path: Path) -> None:
     (_, config) = grid([*QUICK, "compare.bases=[rect]", "projector.cut.value=0.5"])
     fitting = Shared(load_model(config.model))
     fitted = fitting.projectors_of(config)
-    save_projectors(fitting.view, fitted, tmp_path / "p.safetensors")
+    save_projectors(fitting.lm, fitted, tmp_path / "p.safetensors")
     given = f"projector.path={tmp_path / 'p.safetensors'}"
-    shared = Shared(fitting.view)
+    shared = Shared(fitting.lm)
     plain, projected = map(shared.job_of, grid([*QUICK, "compare.bases=[memit]", given]))
     for job in (plain, projected):
         assert torch.equal(job.projectors[0].basis, fitted[0].basis)

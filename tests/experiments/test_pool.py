@@ -18,14 +18,14 @@ from rich.console import Console
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.experiments.comparison import run_comparison
 from alphaedit_plugin.experiments.grid import grid
 from alphaedit_plugin.experiments.jobs import Shared
 from alphaedit_plugin.experiments.pool import run_all, workers
-from alphaedit_plugin.methods import Memit
 from alphaedit_plugin.methods.base import LayerProblem
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.models.editable import EditableModel
 
 QUICK = [
     "model.target.steps=6", "model.moments.tokens=3000", "compare.retention=20",
@@ -66,14 +66,14 @@ class Failing(Memit):
 
 def test_an_error_in_a_cell_is_the_errors_own() -> None:
     configs = grid([*QUICK, "compare.jobs=2", "compare.bases=[memit]"])
-    view = load_model(configs[0].model)
-    jobs = [Shared(view).job_of(config) for config in configs[:1]] * 2
+    lm = load_model(configs[0].model)
+    jobs = [Shared(lm).job_of(config) for config in configs[:1]] * 2
     failing = [
         type(job)(job.config, type(job.recipe)(**vars(job.recipe) | {"method": Failing()}), {})
         for job in jobs
     ]
     with pytest.raises(NumericalError, match=r"^left the finite numbers$"):
-        run_all(failing, view, load_data(configs[0]), Console(quiet=True))
+        run_all(failing, lm, load_data(configs[0]), Console(quiet=True))
 
 
 def test_how_many_run_at_once(gpt2: EditableModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.experiments.results import METRICS, dumps, read_run
-from alphaedit_plugin.metrics import Evaluation, Reading
+from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.evaluation import Evaluation
 from tests.experiments.made import EDITS, cell, run, write
 
 MADE = run([cell("memit", False, 0.5, null=None), cell("memit", True, 0.9, layers=[3])])

@@ -11,7 +11,7 @@ import pytest
 from alphaedit_plugin.experiments.bootstrap import gains
 from alphaedit_plugin.experiments.cells import numbers_of
 from alphaedit_plugin.experiments.studies import studies_of
-from alphaedit_plugin.methods import METHODS
+from alphaedit_plugin.methods.base import METHODS
 from tests.experiments.made import cell, run, seeds
 
 

@@ -8,7 +8,9 @@ import torch
 from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.experiments.causal_tracing import Trace
 from alphaedit_plugin.experiments.suggest_cut import USUAL, choose_cut, choose_layers, measure_cuts
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
 def _trace(depth: int, peak: int) -> Trace:

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.groups import options
-from alphaedit_plugin.config import CONFIG_MODULE, EditorConfig, load_config, register_configs
+from alphaedit_plugin.common.groups import CONFIG_MODULE, options
+from alphaedit_plugin.config.compose import load_config, register_configs
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.experiments.comparison import run_comparison
 from alphaedit_plugin.experiments.sweep import run_sweep
 

@@ -15,10 +15,10 @@ from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.outputs import filled_folder
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.comparison_report import PAGE
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import save_session
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches.adapter import save_adapter
 from alphaedit_plugin.patches.full import save_checkpoint
+from alphaedit_plugin.patches.sessions import save_session
 from tests.common.test_files import disk_of
 from tests.killed import killed_at
 from tests.patches.test_adapter import edited
@@ -30,9 +30,9 @@ Write = Callable[[EditSession, Path], None]
 WRITES: dict[str, Write] = {
     "patch": lambda session, folder: save_session(session, folder / "p.safetensors"),
     "adapter": lambda session, folder: save_adapter(
-        session.view, session_layers(session), folder / "adapter"
+        session.lm, session_layers(session), folder / "adapter"
     ),
-    "checkpoint": lambda session, folder: save_checkpoint(session.view, folder / "full"),
+    "checkpoint": lambda session, folder: save_checkpoint(session.lm, folder / "full"),
 }
 
 

@@ -16,11 +16,15 @@ from alphaedit_plugin.common.errors import OutOfMemory
 from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.metrics.per_edit import edit_quality
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import continue_greedily
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import (
     CONTEXTS,
     REQUESTS,
@@ -40,14 +44,14 @@ ERRORS: list[Callable[[], Exception]] = [
 
 
 @contextmanager
-def memory_for(view: EditableModel, rows: int, error: Callable[[], Exception]) -> Iterator[None]:
+def memory_for(lm: EditableModel, rows: int, error: Callable[[], Exception]) -> Iterator[None]:
     """No forward pass of more than ``rows`` sentences fits; it fails halfway through."""
 
     def check(_: Any, args: tuple[torch.Tensor, ...], *__: Any) -> None:
         if args[0].shape[0] > rows:
             raise error()
 
-    handle = view.block(1).register_forward_pre_hook(check)
+    handle = lm.block(1).register_forward_pre_hook(check)
     try:
         yield
     finally:
@@ -58,7 +62,7 @@ def recipe_of(
     name: str, moments: dict[int, SecondMoment], projectors: dict[int, Projector]
 ) -> Recipe:
     methods: dict[str, BaseMethod] = {
-        "rome": Rome(), "memit": Memit(20.0), "alphaedit": Projected(Memit(), projectors),
+        "rome": Rome(), "memit": Memit(20.0), "alphaedit": AlphaEdit(Memit(), projectors),
     }  # fmt: skip
     return Recipe(methods[name], LAYERS, CONTEXTS, moments, targets=SEARCH)
 
@@ -113,15 +117,15 @@ def test_scores_and_answers_are_the_same(gpt2: EditableModel) -> None:
 REAL = """
 import logging, resource, sys
 import torch
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
 from tests.tiny import build_model, fast_tokenizer, REQUESTS
 
 torch.set_num_threads(1)
 tokenizer = fast_tokenizer()
-view = EditableModel.wrap(build_model("gpt2", len(tokenizer)), tokenizer)
+lm = EditableModel.wrap(build_model("gpt2", len(tokenizer)), tokenizer)
 pairs = [(f"{number} is " * 10, "Rome") for number in range(3000)]
-score(view, pairs[:2])
+score(lm, pairs[:2])
 said = []
 handler = logging.Handler()
 handler.emit = lambda record: said.append(record.getMessage())
@@ -129,11 +133,11 @@ logging.getLogger().addHandler(handler)
 pages = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
 resource.setrlimit(resource.RLIMIT_AS, (pages + 60 * 2**20, hard))
-small = score(view, pairs, budget=10**6)
+small = score(lm, pairs, budget=10**6)
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 assert said and "out of memory with" in said[0], said
 count = len(said)
-large = score(view, pairs, budget=10**6)
+large = score(lm, pairs, budget=10**6)
 assert len(said) == count, said
 assert [a.predicted for a in small] == [a.predicted for a in large]
 assert all(abs(a.log_prob - b.log_prob) < 1e-4 for a, b in zip(small, large))

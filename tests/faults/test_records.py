@@ -12,17 +12,18 @@ import pytest
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import RequestError
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.editing.checks import check_editable
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.experiments.study import prepare
-from alphaedit_plugin.methods import Memit, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates
-from alphaedit_plugin.patches import Journal
+from alphaedit_plugin.patches.journal import Journal
 from tests.saved import overrides_of
 from tests.tiny import CONTEXT, CONTEXTS, REQUESTS, target_ids
 

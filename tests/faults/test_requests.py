@@ -21,11 +21,15 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import FactToken, locate
-from alphaedit_plugin.nullspace import Projector, SecondMoment
-from alphaedit_plugin.patches import load_session, save_session
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
+from alphaedit_plugin.patches.sessions import load_session, save_session
 from tests.saved import overrides_of
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, fast_tokenizer, weights_of
 
@@ -39,18 +43,18 @@ BROKEN = REQUESTS[2]  # about Norland
 @pytest.fixture(params=["rome", "memit", "alphaedit"])
 def method(request: pytest.FixtureRequest, gpt2_projectors: dict[int, Projector]) -> BaseMethod:
     return {
-        "rome": Rome(), "memit": Memit(20.0), "alphaedit": Projected(Memit(), gpt2_projectors)
+        "rome": Rome(), "memit": Memit(20.0), "alphaedit": AlphaEdit(Memit(), gpt2_projectors)
     }[request.param]  # fmt: skip
 
 
-def poison(view: EditableModel) -> None:
+def poison(lm: EditableModel) -> None:
     """The model gives no number where it reads of Norland."""
-    (token,) = view.tokenizer(" Norland")["input_ids"]
+    (token,) = lm.tokenizer(" Norland")["input_ids"]
 
     def spoil(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         return output.masked_fill((args[0] == token)[..., None], torch.nan)
 
-    view.model.get_input_embeddings().register_forward_hook(spoil)
+    lm.model.get_input_embeddings().register_forward_hook(spoil)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -124,11 +128,11 @@ def test_the_command_line_names_it(saved: Path, capsys: Capture) -> None:
     from alphaedit_plugin.config.build import load_model
     from tests.saved import config_of
 
-    view = load_model(config_of(saved).model)
-    (token,) = view.tokenizer(" Norland")["input_ids"]
+    lm = load_model(config_of(saved).model)
+    (token,) = lm.tokenizer(" Norland")["input_ids"]
     with torch.no_grad():
-        view.model.get_input_embeddings().weight[token] = 1e30
-    view.model.save_pretrained(saved / "model")
+        lm.model.get_input_embeddings().weight[token] = 1e30
+    lm.model.save_pretrained(saved / "model")
     rows = [
         {"prompt": r.filled, "subject": r.subject, "target_new": r.target_new} for r in REQUESTS
     ]
@@ -201,7 +205,7 @@ def test_a_correction_lets_go_of_what_it_replaces(
     gpt2: EditableModel, gpt2_projectors: dict[int, Projector], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Else the history would hold the old answer's key where it is; an undo holds it again."""
-    recipe = Recipe(Projected(Memit(), gpt2_projectors), LAYERS, CONTEXTS, {}, targets=SEARCH)
+    recipe = Recipe(AlphaEdit(Memit(), gpt2_projectors), LAYERS, CONTEXTS, {}, targets=SEARCH)
     session = EditSession(gpt2, LAYERS)
     apply_batch(gpt2, session, recipe, [BROKEN, REQUESTS[0]])
     keys = session.past(0).blocks[0]

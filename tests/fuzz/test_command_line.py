@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import load_session, save_session
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.patches.sessions import load_session, save_session
 from tests.fuzz.strategies import any_text, documents, nearly_text, overrides
 from tests.patches.test_adapter import edited
 from tests.saved import config_of, overrides_of, save_model
@@ -109,7 +109,7 @@ def test_a_patch_with_a_changed_byte(place: Path, place_of_change: float, value:
     if call(["export", *words]) == 0:
         session = load_session(load_model(config_of(place).model), place / "patch.safetensors")
         model = AutoModelForCausalLM.from_pretrained(out)
-        for name, parameter in session.view.model.named_parameters():
+        for name, parameter in session.lm.model.named_parameters():
             assert torch.equal(parameter, model.get_parameter(name))
         for path in out.iterdir():
             path.unlink()

@@ -18,9 +18,15 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure, TargetSettings
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rect, Rome
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Projector, SecondMoment
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.fuzz.strategies import mostly, records, text, wrong
 from tests.tiny import CONTEXTS, assert_same_weights, hook_count, weights_of
 
@@ -89,7 +95,7 @@ def test_a_model_is_never_half_edited(
         session = EditSession(shared, LAYERS)
         with suppress(AlphaEditError):
             targets = TargetSettings(steps=2, **search)
-            chosen = Projected(method, gpt2_projectors) if null_space else method
+            chosen = AlphaEdit(method, gpt2_projectors) if null_space else method
             recipe = Recipe(
                 chosen, LAYERS, CONTEXTS, all_moments["gpt2"], targets=targets, on_conflict=policy
             )

@@ -12,8 +12,9 @@ import torch
 
 import alphaedit_plugin
 from alphaedit_plugin.cli.main import main
-from alphaedit_plugin.config import EditorConfig, load_config
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import load_moments
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.host import HostError, second_moment_of
@@ -124,8 +125,8 @@ def test_moments_we_collect_are_found_by_the_host(tiny: TinyHostModel, tmp_path:
         tiny, "memit", False, f"model.moments.stats_dir={tmp_path / 'stats'}",
         f"model.moments.corpus={text}",
     )  # fmt: skip
-    view = load_model(chosen.model)
-    collected = load_moments(view, chosen.model)
+    lm = load_model(chosen.model)
+    collected = load_moments(lm, chosen.model)
     assert not list((tmp_path / "stats").glob("*/wikipedia_stats/*"))  # its text is another
     (folder,) = (tmp_path / "stats").glob("*/corpus-*_stats")
     dataset = folder.name.removesuffix("_stats")
@@ -134,8 +135,8 @@ def test_moments_we_collect_are_found_by_the_host(tiny: TinyHostModel, tmp_path:
             "MEMIT", stats_dir=str(tmp_path / "stats"), mom2_dataset=dataset,
             mom2_n_samples=moment.count,
         )  # fmt: skip
-        module = view.layout.down_proj.format(layer)
-        theirs = second_moment_of(view.model, view.tokenizer, module, hparams)
+        module = lm.layout.down_proj.format(layer)
+        theirs = second_moment_of(lm.model, lm.tokenizer, module, hparams)
         assert torch.allclose(theirs.double(), moment.mean, rtol=1e-6, atol=0)
 
 

@@ -19,17 +19,15 @@ from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.methods import Memit, Projected, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    HostMoments,
-    Projector,
-    SecondMoment,
-    read_host_moment,
-)
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.easyedit_stats import HostMoments, read_host_moment
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.host.tiny_host import (
     CONTEXTS,
     MODULES,
@@ -230,10 +228,10 @@ def test_a_failure_halfway_changes_nothing(
 def native(tiny: TinyHostModel, method: str) -> tuple[EditableModel, EditSession, Recipe]:
     """Our own engine, set up as the host is."""
     hparams = tiny.hparams(method)
-    view = EditableModel.wrap(*tiny.load())
+    lm = EditableModel.wrap(*tiny.load())
     layers = tuple(hparams.layers)
     files = HostMoments(tiny.stats_dir, str(tiny.folder), samples=SAMPLES)
-    moments = {n: read_host_moment(files.path(view.layout.down_proj.format(n))) for n in layers}
+    moments = {n: read_host_moment(files.path(lm.layout.down_proj.format(n))) for n in layers}
     base = Rome() if method == "ROME" else Memit(hparams.mom2_update_weight)
     projectors = {layer: projector_of(tiny, layer) for layer in layers}
     settings = TargetSettings(
@@ -242,9 +240,9 @@ def native(tiny: TinyHostModel, method: str) -> tuple[EditableModel, EditSession
     )  # fmt: skip
     contexts = ContextTemplates.of(CONTEXTS, bare_apart=False)
     recipe = Recipe(
-        Projected(base, projectors, ridge=1.0), layers, contexts, moments, targets=settings
+        AlphaEdit(base, projectors, ridge=1.0), layers, contexts, moments, targets=settings
     )
-    return view, EditSession(view, layers), recipe
+    return lm, EditSession(lm, layers), recipe
 
 
 @pytest.mark.parametrize("method", ["ROME", "MEMIT"])
@@ -253,11 +251,11 @@ def test_host_and_native_agree(registered: ModuleType, tiny: TinyHostModel, meth
     size = 1 if method == "ROME" else 2
     batches = [tiny.requests[:size], tiny.requests[size : 2 * size]]
     model = tiny.load()
-    view, session, recipe = native(tiny, method)
+    lm, session, recipe = native(tiny, method)
     for batch in batches:
         run(method, tiny, [dict(r) for r in batch], model, **flag(tiny))
         requests = [Request.parse(r["prompt"], r["subject"], r["target_new"]) for r in batch]
-        apply_batch(view, session, recipe, requests)
+        apply_batch(lm, session, recipe, requests)
     hosted, fresh = EditableModel.wrap(*model), EditableModel.wrap(*tiny.load())
     for layer in recipe.layers:
         theirs = hosted.weight(layer) - fresh.weight(layer)

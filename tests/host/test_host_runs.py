@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.nullspace import HostMoments, read_host_moment
+from alphaedit_plugin.nullspace.easyedit_stats import HostMoments, read_host_moment
 from tests.host.tiny_host import (
     LAYERS,
     METHODS,

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.metrics import evaluate
+from alphaedit_plugin.metrics.evaluation import evaluate
 from alphaedit_plugin.metrics.per_edit import requested_rewrite
 from alphaedit_plugin.metrics.text import n_gram_entropy
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.host.tiny_host import TinyHostModel, skip_without_host
 
 skip_without_host()
@@ -64,10 +64,10 @@ def nudge(model: Any) -> None:
 
 def test_token_accuracies(host: ModuleType, tiny: TinyHostModel) -> None:
     model, tok = tiny.load()
-    view, requests = EditableModel.wrap(model, copy.deepcopy(tok)), requests_of(tiny)
-    before, hosts_before = evaluate(view, requests, {}), hosts_metrics(tiny, model, tok, requests)
+    lm, requests = EditableModel.wrap(model, copy.deepcopy(tok)), requests_of(tiny)
+    before, hosts_before = evaluate(lm, requests, {}), hosts_metrics(tiny, model, tok, requests)
     nudge(model)
-    after = evaluate(view, requests, {}, before=before).summary
+    after = evaluate(lm, requests, {}, before=before).summary
     theirs = hosts_metrics(tiny, model, tok, requests)
     for name in ("rewrite_acc", "rephrase_acc"):
         values = [np.mean(metrics[name]) for metrics in theirs if name in metrics]

@@ -15,7 +15,7 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.easyedit.host import batch_editor
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.host.test_flag import asked, projector_of, weights
 from tests.host.tiny_host import TinyHostModel, algorithms, pin_contexts, skip_without_host
 
@@ -50,9 +50,9 @@ def test_they_edit_and_restore_in_the_hosts_editor(
     assert len(metrics) == 2
     assert all(torch.equal(w, before[n]) for n, w in weights(editor.model).items())
     _, model, _ = editor.edit(**asked(tiny, 2), sequential_edit=True)
-    view, fresh = EditableModel.wrap(model, editor.tok), EditableModel.wrap(*tiny.load())
+    lm, fresh = EditableModel.wrap(model, editor.tok), EditableModel.wrap(*tiny.load())
     for layer in editor.hparams.layers:
-        delta = (view.weight(layer) - fresh.weight(layer)).double()
+        delta = (lm.weight(layer) - fresh.weight(layer)).double()
         leak = projector_of(tiny, layer).leakage(Delta(delta))
         assert (leak < 1e-5) == null_space
 

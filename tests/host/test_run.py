@@ -18,7 +18,7 @@ import alphaedit_plugin
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.easyedit import RECTHyperParams
 from alphaedit_plugin.easyedit import host as hosting
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.host.test_flag import NAMES, leaks
 from tests.host.tiny_host import (
     TinyHostModel,

@@ -12,16 +12,11 @@ from torch import Tensor
 
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError
 from alphaedit_plugin.easyedit.host import hparams_classes
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    HostMoments,
-    Projector,
-    fit_projectors,
-    read_host_moment,
-    save_projectors,
-)
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.easyedit_stats import HostMoments, read_host_moment
+from alphaedit_plugin.nullspace.projector import Projector, fit_projectors
+from alphaedit_plugin.nullspace.projector_file import save_projectors
 from tests.host.test_flag import NAMES, flag, projector_of, request_of, run, weights
 from tests.host.tiny_host import (
     SAMPLES,
@@ -36,9 +31,9 @@ skip_without_host()
 
 
 def fitted(tiny: TinyHostModel, cut: Cut) -> dict[int, Projector]:
-    view = EditableModel.wrap(*tiny.load())
+    lm = EditableModel.wrap(*tiny.load())
     files = HostMoments(tiny.stats_dir, str(tiny.folder), samples=SAMPLES)
-    modules = {layer: view.layout.down_proj.format(layer) for layer in (1, 2, 3)}
+    modules = {layer: lm.layout.down_proj.format(layer) for layer in (1, 2, 3)}
     return fit_projectors({n: read_host_moment(files.path(m)) for n, m in modules.items()}, cut)
 
 

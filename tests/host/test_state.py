@@ -17,7 +17,7 @@ import alphaedit_plugin
 from alphaedit_plugin.easyedit import RECTHyperParams
 from alphaedit_plugin.easyedit.host import second_moment_of
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.host.conftest import FRESH
 from tests.host.test_flag import NAMES, asked, flag, leaks, run, weights
 from tests.host.tiny_host import (
@@ -169,10 +169,10 @@ def test_keys_count_while_their_edit_is_in_the_weights(
     fresh.load_state_dict(model.state_dict())
 
     def moved(found: Any, given: Any) -> float:
-        view = EditableModel.wrap(found, tokenizer)
-        before = view.weight(2).clone()
+        lm = EditableModel.wrap(found, tokenizer)
+        before = lm.weight(2).clone()
         apply(found, tokenizer, nth(tiny, 2), given)
-        return ((view.weight(2) - before) @ key).norm().item()
+        return ((lm.weight(2) - before) @ key).norm().item()
 
     forgetful = moved(fresh, hparams_of(tiny, method, **keys))
     assert moved(model, hparams) < 0.05 * forgetful
@@ -193,14 +193,14 @@ def test_settings_may_change_between_edits_of_our_own_methods(
     pin_contexts("MEMIT")
     hparams, apply = rect(tiny, **flag(tiny, null_space=False)), algorithms()["RECT"]
     model, tokenizer = tiny.load()
-    view = EditableModel.wrap(model, tokenizer)
+    lm = EditableModel.wrap(model, tokenizer)
     apply(model, tokenizer, nth(tiny, 0), hparams)
-    session = EditSession(view, hparams.layers)
+    session = EditSession(lm, hparams.layers)
     hparams.null_space = True
     apply(model, tokenizer, nth(tiny, 1), hparams)
     for layer in hparams.layers:
-        delta = (view.weight(layer) - session.pristine(layer)).double()
-        module = view.layout.down_proj.format(layer)
+        delta = (lm.weight(layer) - session.pristine(layer)).double()
+        module = lm.layout.down_proj.format(layer)
         values, vectors = torch.linalg.eigh(
             second_moment_of(model, tokenizer, module, hparams).double()
         )

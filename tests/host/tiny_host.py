@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import HostMoments, SecondMoment, collect_second_moments
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.easyedit_stats import HostMoments
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import REQUESTS, build_model, fast_tokenizer, random_sequences
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -203,8 +205,8 @@ def prepare(family: str, place: Path) -> TinyHostModel:
     else:
         tokenizer = fast_tokenizer()
         model = build_model(family, len(tokenizer), depth=LAYERS[-1] + 3)
-        view = EditableModel.wrap(model, tokenizer)
-        moments = collect_second_moments(view, random_sequences(len(tokenizer)), LAYERS)
+        lm = EditableModel.wrap(model, tokenizer)
+        moments = collect_second_moments(lm, random_sequences(len(tokenizer)), LAYERS)
         spectra = [torch.linalg.eigvalsh(moment.mean.double()) for moment in moments.values()]
         threshold = _between(torch.cat(spectra).sort().values)
         requests = [

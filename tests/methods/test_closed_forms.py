@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import NumericalError
-from alphaedit_plugin.methods import LayerProblem, Memit
+from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from benchmarks.published import alphaedit_solve
 from tests.methods.test_solve import System, published_null_space, systems
 from tests.tiny import relative

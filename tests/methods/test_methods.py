@@ -15,21 +15,18 @@ from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.methods import (
-    METHODS,
-    BaseMethod,
-    LayerProblem,
-    Memit,
-    Mode,
-    Projected,
-    Prune,
-    Rect,
-    Rome,
-)
+from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
 from alphaedit_plugin.methods.least_squares import PastKeys
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rect import Rect
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
 
 LAYERS = (1, 2)
@@ -48,28 +45,28 @@ Projectors = dict[int, Projector]
 CUT_NOTHING, CUT_HALF = Cut(CutRule.rank, 0), Cut(CutRule.energy, 0.8)
 
 
-def run(view: EditableModel, method: BaseMethod, moments: Moments) -> EditSession:
+def run(lm: EditableModel, method: BaseMethod, moments: Moments) -> EditSession:
     """Two batches and the end of the run."""
-    session = EditSession(view, LAYERS)
+    session = EditSession(lm, LAYERS)
     recipe = Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH)
-    apply_batch(view, session, recipe, REQUESTS[:2])
-    apply_batch(view, session, recipe, REQUESTS[2:])
+    apply_batch(lm, session, recipe, REQUESTS[:2])
+    apply_batch(lm, session, recipe, REQUESTS[2:])
     finalize(session, recipe)
     return session
 
 
 @pytest.mark.parametrize(("base", "mode"), PROJECTED)
 def test_a_projected_method_is_invisible_to_old_keys(
-    view: EditableModel, moments: Moments, projectors: Projectors, base: str, mode: Mode
+    lm: EditableModel, moments: Moments, projectors: Projectors, base: str, mode: Mode
 ) -> None:
-    session = run(view, Projected(BASES[base], projectors, mode), moments)
+    session = run(lm, AlphaEdit(BASES[base], projectors, mode), moments)
     batches = [entry for entry in session.journal if entry.requests]
     assert len(batches) == 2
     for entry in batches:
         for write in entry.writes:
             assert projectors[write.layer].leakage(write.delta) < 1e-6
     for layer in LAYERS:
-        written = Delta(view.weight(layer) - session.pristine(layer))
+        written = Delta(lm.weight(layer) - session.pristine(layer))
         assert written.norm > 0
         assert projectors[layer].leakage(Delta(session.accumulated(layer))) < 1e-6
         # What is in the weight itself is rounded to the weight's precision.
@@ -79,9 +76,9 @@ def test_a_projected_method_is_invisible_to_old_keys(
 
 @pytest.mark.parametrize("base", BASES)
 def test_a_plain_method_is_visible_to_old_keys(
-    view: EditableModel, moments: Moments, projectors: Projectors, base: str
+    lm: EditableModel, moments: Moments, projectors: Projectors, base: str
 ) -> None:
-    session = run(view, BASES[base], moments)
+    session = run(lm, BASES[base], moments)
     for layer in LAYERS:
         assert projectors[layer].leakage(Delta(session.accumulated(layer))) > 1e-3
 
@@ -92,7 +89,7 @@ def test_a_run_is_taken_back_bit_for_bit(
 ) -> None:
     half = {i: Projector.fit(m, CUT_HALF) for i, m in gpt2_moments.items()}
     before = weights_of(gpt2)
-    session = run(gpt2, Projected(BASES[base], half, mode), gpt2_moments)
+    session = run(gpt2, AlphaEdit(BASES[base], half, mode), gpt2_moments)
     session.reset()
     assert_same_weights(gpt2, before)
 
@@ -102,7 +99,7 @@ def test_a_closed_form_needs_no_second_moment(
     gpt2: EditableModel, gpt2_moments: Moments, base: str
 ) -> None:
     whole = {i: Projector.fit(m, CUT_NOTHING) for i, m in gpt2_moments.items()}
-    method = Projected(BASES[base], whole)
+    method = AlphaEdit(BASES[base], whole)
     assert (method.solves, method.needs_moment, method.needs_history) == (True, False, True)
     run(gpt2, method, {})
 
@@ -137,7 +134,7 @@ def test_alphaedit_keeps_past_keys_in_place() -> None:
     problem = problem_for(0, n=2, m=4)
     assert problem.moment is not None
     projector = Projector.fit(problem.moment, CUT_HALF)
-    method = Projected(Memit(), {0: projector}, ridge=0.1)
+    method = AlphaEdit(Memit(), {0: projector}, ridge=0.1)
     alone = LayerProblem(**(vars(problem) | {"past": PastKeys()}))
     kept = method.delta(problem).dense.float() @ problem.past.joined(problem.keys)
     assert (
@@ -155,7 +152,7 @@ def test_post_is_the_bases_delta_times_p() -> None:
     for base in BASES.values():
         if base.one_by_one:
             problem = problem_for(1, n=1)
-        projected = Projected(base, {0: projector}, Mode.post).delta(problem).dense
+        projected = AlphaEdit(base, {0: projector}, Mode.post).delta(problem).dense
         assert relative(projected, base.delta(problem).dense.float() @ p) < 1e-5
 
 
@@ -193,14 +190,14 @@ def test_prune_refuses_a_base_that_is_none(alpha: float) -> None:
 
 @pytest.mark.parametrize("projected", [False, True])
 def test_prune_acts_against_the_pristine_weight(
-    view: EditableModel, projectors: Projectors, projected: bool
+    lm: EditableModel, projectors: Projectors, projected: bool
 ) -> None:
     """At the end ``W = W0 + Δ'``, not ``W + Δ'``, with Δ' from the sum of all deltas."""
-    view.weight(1).mul_(100)  # so that σ* is where the published curve shrinks
-    pristine = view.weight(1).clone()
-    session = EditSession(view, [1])
+    lm.weight(1).mul_(100)  # so that σ* is where the published curve shrinks
+    pristine = lm.weight(1).clone()
+    session = EditSession(lm, [1])
     method: BaseMethod = Prune(alpha=1.2)
-    method = Projected(method, projectors, Mode.post) if projected else method
+    method = AlphaEdit(method, projectors, Mode.post) if projected else method
     limit = torch.linalg.matrix_norm(pristine, ord=2).item()
     parts = [Delta(torch.randn(pristine.shape)) for _ in range(2)]
     parts = [projectors[1].project(part) for part in parts] if projected else parts
@@ -215,36 +212,36 @@ def test_prune_acts_against_the_pristine_weight(
     restrained = (np.log(values) - np.log(limit)) / np.log(1.2) + limit
     expected = torch.from_numpy((u * np.where(values > limit, restrained, values)) @ vt)
 
-    edited = weights_of(view)
+    edited = weights_of(lm)
     finalize(session, Recipe(method, (1,), CONTEXTS, targets=SEARCH))
     assert relative(session.accumulated(1), expected) < 1e-5
-    assert relative(view.weight(1) - pristine, expected) < 1e-4
+    assert relative(lm.weight(1) - pristine, expected) < 1e-4
     if projected:
         assert projectors[1].leakage(Delta(session.accumulated(1))) < 1e-6
     session.undo()
-    assert_same_weights(view, edited)
+    assert_same_weights(lm, edited)
 
 
 @pytest.mark.parametrize("base", ["rome", "rome without C"])
 def test_rome_has_no_closed_form_to_replace(base: str) -> None:
     with pytest.raises(ConfigError, match=r"Rome is no least squares.*mode=post"):
-        Projected(BASES[base], {}, Mode.solve)
+        AlphaEdit(BASES[base], {}, Mode.solve)
 
 
 @pytest.mark.parametrize("base", BASES)
 def test_auto_solves_where_there_is_a_least_squares(base: str) -> None:
-    method = Projected(BASES[base], {}, Mode.auto)
+    method = AlphaEdit(BASES[base], {}, Mode.auto)
     assert method.solves == (base in LEAST_SQUARES)
     assert method.one_by_one == BASES[base].one_by_one
     assert method.target == BASES[base].target
-    assert not Projected(BASES[base], {}, Mode.post).solves
+    assert not AlphaEdit(BASES[base], {}, Mode.post).solves
 
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_ridge_must_be_positive_where_it_is_used(ridge: float) -> None:
     with pytest.raises(ConfigError, match=r"projector\.l2 is .* must be positive"):
-        Projected(Memit(), {}, ridge=ridge)
-    Projected(Rome(), {}, ridge=ridge)
+        AlphaEdit(Memit(), {}, ridge=ridge)
+    AlphaEdit(Rome(), {}, ridge=ridge)
 
 
 def test_the_registry_holds_the_four() -> None:
@@ -292,7 +289,7 @@ def test_a_fifth_method_works_like_the_four(
     fifth: str, gpt2: EditableModel, gpt2_moments: Moments, mode: Mode
 ) -> None:
     half = {i: Projector.fit(m, CUT_HALF) for i, m in gpt2_moments.items()}
-    method = Projected(METHODS.get(fifth)(), half, mode)
+    method = AlphaEdit(METHODS.get(fifth)(), half, mode)
     session = run(gpt2, method, gpt2_moments)
     assert len(session.journal) == 3
     for layer in LAYERS:

@@ -14,7 +14,7 @@ from torch import Tensor
 from alphaedit_plugin.methods.prune import Restraint, restrain
 from alphaedit_plugin.methods.rect import keep_largest_change
 from alphaedit_plugin.methods.rome import rome_delta
-from alphaedit_plugin.nullspace import SecondMoment
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import relative
 
 

@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
-from alphaedit_plugin.config import load_config
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.pocket_world import load_world
 from alphaedit_plugin.experiments.comparison import run_comparison
 from alphaedit_plugin.metrics.abilities import PAPER, Abilities
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
 from tests.tiny import assert_same_weights, weights_of
 

@@ -16,7 +16,7 @@ from alphaedit_plugin.metrics.per_edit import (
     edit_quality,
     requested_rewrite,
 )
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
 
 FULL = Request.parse(

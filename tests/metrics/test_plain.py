@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.metrics import Evaluation, evaluate
 from alphaedit_plugin.metrics.base import pairs_of
+from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 from alphaedit_plugin.metrics.text import cosine, n_gram_entropy, tf_idf
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import CONTEXT, REQUESTS, target_ids
 
 PROBES = {
@@ -41,9 +41,9 @@ TEXTS = ["The cats and the cats know Zoë Müller.", "It", "Norland is a country
 class Plain:
     """The definitions, with a float64 copy of the model."""
 
-    def __init__(self, view: EditableModel) -> None:
-        self.tokenizer = view.tokenizer
-        self.model = copy.deepcopy(view.model).double()
+    def __init__(self, lm: EditableModel) -> None:
+        self.tokenizer = lm.tokenizer
+        self.model = copy.deepcopy(lm.model).double()
 
     def rows(self, prompt: str, answer: str) -> tuple[Tensor, list[int]]:
         """``(tokens, vocabulary)`` log-probabilities at the answer's places, and its tokens."""
@@ -68,13 +68,13 @@ class Plain:
 
 
 @pytest.fixture
-def plain(view: EditableModel) -> Plain:
-    return Plain(view)
+def plain(lm: EditableModel) -> Plain:
+    return Plain(lm)
 
 
 @pytest.fixture
-def found(view: EditableModel) -> Evaluation:
-    return evaluate(view, ASKED, {}, texts=TEXTS)
+def found(lm: EditableModel) -> Evaluation:
+    return evaluate(lm, ASKED, {}, texts=TEXTS)
 
 
 def prompts_of(request: Request, aspect: str) -> list[tuple[str, str, str | None]]:
@@ -123,14 +123,14 @@ def test_token_accuracies(plain: Plain, found: Evaluation) -> None:
     assert 0 <= found.summary["portability"] <= 1
 
 
-def test_locality_is_against_the_unedited_model(view: EditableModel, plain: Plain) -> None:
-    before = evaluate(view, ASKED, {})
+def test_locality_is_against_the_unedited_model(lm: EditableModel, plain: Plain) -> None:
+    before = evaluate(lm, ASKED, {})
     assert not any(column.startswith("locality_acc") for column in before.readings)
     with torch.no_grad():
-        for parameter in view.model.parameters():
+        for parameter in lm.model.parameters():
             parameter.mul_(torch.linspace(0.8, 1.2, parameter.shape[0]).reshape(
                 -1, *[1] * (parameter.dim() - 1)))  # fmt: skip
-    after, edited = evaluate(view, ASKED, {}, before=before), Plain(view)
+    after, edited = evaluate(lm, ASKED, {}, before=before), Plain(lm)
     for name, probe in ASKED[1].locality.items():
         shares = []
         for prompt, answer in zip(probe.prompts, probe.answers, strict=True):

@@ -8,19 +8,11 @@ from dataclasses import replace
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config import load_config
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Probe
-from alphaedit_plugin.metrics import (
-    METRICS,
-    Evaluation,
-    Exam,
-    Reading,
-    Readings,
-    evaluate,
-    lower_is_better,
-    metric,
-)
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.metrics.base import METRICS, Exam, Reading, Readings, lower_is_better, metric
+from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import REQUESTS
 
 

@@ -7,8 +7,8 @@ import torch
 
 from alphaedit_plugin.data.request import Probe
 from alphaedit_plugin.metrics.shift import PROMPTS, representations, shift_of, shift_prompts
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import DEPTH, REQUESTS
 
 

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alphaedit_plugin.config import load_config
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.data import NEIGHBOURHOOD, EditData, load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.base import NEIGHBOURHOOD, EditData
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.metrics import evaluate, harmonic_mean
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.data.selection import load_data
+from alphaedit_plugin.metrics.evaluation import evaluate, harmonic_mean
+from alphaedit_plugin.models.editable import EditableModel
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +28,26 @@ def data() -> EditData:
     return load_data(load_config(["data.limit=12", "compare.retention=20"]))
 
 
-def log_prob(view: EditableModel, prompt: str, answer: str) -> float:
+def log_prob(lm: EditableModel, prompt: str, answer: str) -> float:
     """Log-probability per token of ``answer``, by one plain forward pass."""
-    before = view.tokenizer(prompt)["input_ids"]
-    ids = view.tokenizer(prompt + " " + answer)["input_ids"]
+    before = lm.tokenizer(prompt)["input_ids"]
+    ids = lm.tokenizer(prompt + " " + answer)["input_ids"]
     with torch.no_grad():
-        scores = view.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        scores = lm.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     places = range(len(before), len(ids))
     return fmean(scores[i - 1, ids[i]].item() for i in places)
 
 
-def says(view: EditableModel, prompt: str, answer: str) -> bool:
-    before = view.tokenizer(prompt)["input_ids"]
-    ids = view.tokenizer(prompt + " " + answer)["input_ids"]
+def says(lm: EditableModel, prompt: str, answer: str) -> bool:
+    before = lm.tokenizer(prompt)["input_ids"]
+    ids = lm.tokenizer(prompt + " " + answer)["input_ids"]
     with torch.no_grad():
-        best = view.model(torch.tensor([ids])).logits[0].argmax(-1)
+        best = lm.model(torch.tensor([ids])).logits[0].argmax(-1)
     return all(best[i - 1] == ids[i] for i in range(len(before), len(ids)))
 
 
-def likelier(view: EditableModel, prompt: str, wanted: str, other: str) -> bool:
-    return log_prob(view, prompt, wanted) > log_prob(view, prompt, other)
+def likelier(lm: EditableModel, prompt: str, wanted: str, other: str) -> bool:
+    return log_prob(lm, prompt, wanted) > log_prob(lm, prompt, other)
 
 
 def test_every_metric_is_what_it_says(pocket: EditableModel, data: EditData) -> None:

@@ -14,10 +14,10 @@ from torch import Tensor
 from alphaedit_plugin.common.errors import OutOfMemory, is_out_of_memory
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import optimise_targets
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models import batching as memory
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.batching import activation_bytes, activation_room, in_token_budget
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS, REQUESTS, build_model
 
@@ -79,11 +79,11 @@ def test_what_torch_says_without_memory_is_known() -> None:
 
 
 def test_what_a_search_keeps_for_its_gradients_is_foreseen(
-    view: EditableModel, monkeypatch: pytest.MonkeyPatch
+    lm: EditableModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against every tensor that autograd keeps, counted."""
     kept: dict[int, int] = {}
-    owned = {p.untyped_storage().data_ptr() for p in view.model.parameters()}
+    owned = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
     foreseen: list[float] = []
     original = memory.in_token_budget
 
@@ -101,7 +101,7 @@ def test_what_a_search_keeps_for_its_gradients_is_foreseen(
     monkeypatch.setattr("alphaedit_plugin.editing.targets.in_token_budget", watched)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         optimise_targets(
-            view, REQUESTS * 4, CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last,
+            lm, REQUESTS * 4, CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last,
             TargetSettings(steps=2),
         )  # fmt: skip
     assert 0.7 * sum(kept.values()) < foreseen[0] < 3 * sum(kept.values())
@@ -110,7 +110,7 @@ def test_what_a_search_keeps_for_its_gradients_is_foreseen(
 def test_a_large_model_does_less_at_once_and_says_how_much(
     gpt2: EditableModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(memory, "activation_room", lambda view: int(10 * activation_bytes(view)))
+    monkeypatch.setattr(memory, "activation_room", lambda lm: int(10 * activation_bytes(lm)))
     sizes: list[int] = []
     with caplog.at_level(logging.INFO):
         in_token_budget(gpt2, [5] * 7, 1000, lambda part: sizes.append(len(part)), name="search")

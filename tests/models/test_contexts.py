@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import NumericalError
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.contexts import STARTS, as_template, generate_contexts
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates
 
 
-def test_the_same_seed_gives_the_same_texts(view: EditableModel) -> None:
-    first = generate_contexts(view, [(5, 5)], seed=1)
+def test_the_same_seed_gives_the_same_texts(lm: EditableModel) -> None:
+    first = generate_contexts(lm, [(5, 5)], seed=1)
     torch.rand(3)
-    assert generate_contexts(view, [(5, 5)], seed=1) == first
-    assert generate_contexts(view, [(5, 5)], seed=2) != first
+    assert generate_contexts(lm, [(5, 5)], seed=1) == first
+    assert generate_contexts(lm, [(5, 5)], seed=2) != first
 
 
 def test_the_global_random_state_is_untouched(gpt2: EditableModel) -> None:
@@ -45,8 +45,8 @@ def test_no_text_is_asked_for(gpt2: EditableModel) -> None:
     assert generate_contexts(gpt2, [(5, 0)], seed=0) == []
 
 
-def test_they_are_context_templates(view: EditableModel) -> None:
-    texts = generate_contexts(view, [(6, 10)], seed=3)
+def test_they_are_context_templates(lm: EditableModel) -> None:
+    texts = generate_contexts(lm, [(6, 10)], seed=3)
     assert ContextTemplates.of(texts).flat[0] == "{}"
     assert all(text.endswith(". {}") for text in texts)
 
@@ -62,7 +62,7 @@ def test_braces_and_line_breaks_do_not_reach_the_slot() -> None:
     assert as_template("a {b}\n{} c\t") == "a b c. {}"
 
 
-def test_a_damaged_model_says_so(view: EditableModel) -> None:
-    view.weight(1)[:] = torch.nan
+def test_a_damaged_model_says_so(lm: EditableModel) -> None:
+    lm.weight(1)[:] = torch.nan
     with pytest.raises(NumericalError, match="the model predicts nan"):
-        generate_contexts(view, [(5, 5)], seed=0)
+        generate_contexts(lm, [(5, 5)], seed=0)

@@ -11,8 +11,9 @@ import transformers
 from torch import nn
 
 from alphaedit_plugin.common.errors import ModelError
-from alphaedit_plugin.models import LAYOUTS, EditableModel
 from alphaedit_plugin.models.discover import discover
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.families import LAYOUTS
 from tests.architectures.zoo import build
 from tests.tiny import assert_same_weights, hook_count, weights_of
 
@@ -90,10 +91,10 @@ def test_in_half_precision(name: str, dtype: torch.dtype) -> None:
 
 def test_the_model_is_left_as_it_was(internlm2: Any) -> None:
     internlm2.train()
-    view = EditableModel(internlm2, None, LAYOUTS.get("llama"))
-    before, patched = weights_of(view), hook_count(internlm2)
+    lm = EditableModel(internlm2, None, LAYOUTS.get("llama"))
+    before, patched = weights_of(lm), hook_count(internlm2)
     discover(internlm2, {})
-    assert_same_weights(view, before)
+    assert_same_weights(lm, before)
     assert hook_count(internlm2) == patched
     assert all(module.training for module in internlm2.modules())
     assert all(parameter.requires_grad for parameter in internlm2.parameters())

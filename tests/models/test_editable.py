@@ -8,51 +8,45 @@ import torch
 from torch import nn
 
 from alphaedit_plugin.common.errors import ModelError
-from alphaedit_plugin.models import (
-    LAYOUTS,
-    EditableModel,
-    Layout,
-    hidden_of,
-    hooked,
-    inference,
-    with_hidden,
-)
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.families import LAYOUTS, Layout
+from alphaedit_plugin.models.hooks import hidden_of, hooked, inference, with_hidden
 from tests.tiny import CONTEXT, DEPTH, build_model, hook_count, relative
 
 
-def test_the_weight_is_oriented_whatever_the_module(view: EditableModel) -> None:
-    module, weight = view.down_proj(2), view.weight(2)
+def test_the_weight_is_oriented_whatever_the_module(lm: EditableModel) -> None:
+    module, weight = lm.down_proj(2), lm.weight(2)
     keys = torch.randn(7, weight.shape[1])
     bias = 0 if module.bias is None else module.bias
     assert relative(keys @ weight.T + bias, module(keys)) < 1e-5
     assert weight.shape[0] < weight.shape[1]
 
 
-def test_the_weight_is_a_view_of_the_parameter(view: EditableModel) -> None:
-    view.weight(1).zero_()
-    assert not view.parameter(1).any()
+def test_the_weight_is_a_view_of_the_parameter(lm: EditableModel) -> None:
+    lm.weight(1).zero_()
+    assert not lm.parameter(1).any()
 
 
 def test_a_square_weight_is_oriented_by_its_module() -> None:
     """Shapes cannot tell: only GPT-2's ``Conv1D`` is transposed."""
     model = build_model("gpt2", 20)
-    view = EditableModel.wrap(model, None)
+    lm = EditableModel.wrap(model, None)
     square = type(model.transformer.h[0].mlp.c_proj)(32, 32)
     with torch.no_grad():
         square.weight.copy_(torch.randn(32, 32))
     model.transformer.h[0].mlp.c_proj = square
-    assert torch.equal(view.weight(0), square.weight.T)
+    assert torch.equal(lm.weight(0), square.weight.T)
 
 
-def test_names_are_those_of_named_parameters(view: EditableModel) -> None:
-    parameters = dict(view.model.named_parameters())
+def test_names_are_those_of_named_parameters(lm: EditableModel) -> None:
+    parameters = dict(lm.model.named_parameters())
     for layer in range(DEPTH):
-        assert parameters[view.weight_name(layer)] is view.parameter(layer)
+        assert parameters[lm.weight_name(layer)] is lm.parameter(layer)
 
 
-def test_depth_and_device(view: EditableModel) -> None:
-    assert view.depth == DEPTH
-    assert view.device == torch.device("cpu")
+def test_depth_and_device(lm: EditableModel) -> None:
+    assert lm.depth == DEPTH
+    assert lm.device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -120,22 +114,22 @@ def test_hooks_are_gone_when_a_later_one_cannot_be_installed(gpt2: EditableModel
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_inference_puts_every_flag_back(view: EditableModel, fails: bool) -> None:
-    view.model.train()
-    view.block(2).eval()
-    view.parameter(0).requires_grad_(False)
-    flags = [p.requires_grad for p in view.model.parameters()]
-    modes = [m.training for m in view.model.modules()]
+def test_inference_puts_every_flag_back(lm: EditableModel, fails: bool) -> None:
+    lm.model.train()
+    lm.block(2).eval()
+    lm.parameter(0).requires_grad_(False)
+    flags = [p.requires_grad for p in lm.model.parameters()]
+    modes = [m.training for m in lm.model.modules()]
     try:
-        with inference(view):
-            assert not any(p.requires_grad for p in view.model.parameters())
-            assert not any(m.training for m in view.model.modules())
+        with inference(lm):
+            assert not any(p.requires_grad for p in lm.model.parameters())
+            assert not any(m.training for m in lm.model.modules())
             if fails:
                 raise ValueError
     except ValueError:
         assert fails
-    assert [p.requires_grad for p in view.model.parameters()] == flags
-    assert [m.training for m in view.model.modules()] == modes
+    assert [p.requires_grad for p in lm.model.parameters()] == flags
+    assert [m.training for m in lm.model.modules()] == modes
 
 
 def test_hidden_states_in_a_tensor_or_a_tuple() -> None:
@@ -153,7 +147,7 @@ def test_a_model_made_in_inference_mode_is_refused(tokenizer: Any) -> None:
         EditableModel.wrap(model, tokenizer)
 
 
-def test_context_length(view: EditableModel) -> None:
-    assert view.context_length == CONTEXT
-    unlimited = EditableModel(SimpleNamespace(config=SimpleNamespace()), None, view.layout)
+def test_context_length(lm: EditableModel) -> None:
+    assert lm.context_length == CONTEXT
+    unlimited = EditableModel(SimpleNamespace(config=SimpleNamespace()), None, lm.layout)
     assert unlimited.context_length is None

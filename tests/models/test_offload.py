@@ -14,16 +14,23 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import ConfigError, ModelError
-from alphaedit_plugin.config import EditorConfig
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Prune, Rome
-from alphaedit_plugin.models import EditableModel, inference
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.prune import Prune
+from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import Fingerprint, upstream_digests
+from alphaedit_plugin.models.hooks import inference
 from alphaedit_plugin.models.offload import META, settle, stored, value_of
 from alphaedit_plugin.models.scoring import continue_greedily
-from alphaedit_plugin.nullspace import Projector, SecondMoment, collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.saved import config_of
 from tests.second_device import ELSEWHERE, second_device
 from tests.tiny import CONTEXTS, DEPTH, REQUESTS, SEARCH, hook_count, random_sequences, relative
@@ -33,37 +40,35 @@ LAYERS = (1, 2)
 Spread = Callable[[EditableModel, Path], None]
 
 
-def _device_map(view: EditableModel, of: Callable[[int], str]) -> dict[str, str]:
+def _device_map(lm: EditableModel, of: Callable[[int], str]) -> dict[str, str]:
     """Everything on the CPU, but each block where ``of`` says."""
-    blocks = {view.layout.block.format(layer): of(layer) for layer in range(DEPTH)}
-    stack = view.layout.block.rpartition(".")[0]
+    blocks = {lm.layout.block.format(layer): of(layer) for layer in range(DEPTH)}
+    stack = lm.layout.block.rpartition(".")[0]
     outer, _, inner = stack.rpartition(".")
     others = [
-        *(f"{outer}.{name}" for name, _ in view.model.get_submodule(outer).named_children()),
-        *(name for name, _ in view.model.named_children()),
+        *(f"{outer}.{name}" for name, _ in lm.model.get_submodule(outer).named_children()),
+        *(name for name, _ in lm.model.named_children()),
     ]
     return blocks | {name: "cpu" for name in others if name not in (outer, f"{outer}.{inner}")}
 
 
-def _two_parts(view: EditableModel, folder: Path) -> None:
+def _two_parts(lm: EditableModel, folder: Path) -> None:
     """The upper half of the blocks on disk, among them one that is edited."""
-    parts = _device_map(view, lambda layer: "disk" if layer >= 2 else "cpu")
-    dispatch_model(view.model, parts, offload_dir=folder, force_hooks=True)
+    parts = _device_map(lm, lambda layer: "disk" if layer >= 2 else "cpu")
+    dispatch_model(lm.model, parts, offload_dir=folder, force_hooks=True)
 
 
-def _hooks_only(view: EditableModel, _: Path) -> None:
-    dispatch_model(view.model, _device_map(view, lambda _: "cpu"), force_hooks=True)
+def _hooks_only(lm: EditableModel, _: Path) -> None:
+    dispatch_model(lm.model, _device_map(lm, lambda _: "cpu"), force_hooks=True)
 
 
-def _offloaded(view: EditableModel, _: Path) -> None:
-    cpu_offload(view.model, torch.device("cpu"))
+def _offloaded(lm: EditableModel, _: Path) -> None:
+    cpu_offload(lm.model, torch.device("cpu"))
 
 
-def _offloaded_by_block(view: EditableModel, _: Path) -> None:
+def _offloaded_by_block(lm: EditableModel, _: Path) -> None:
     """Whole blocks at once, so that a forward pass ended inside one leaves it loaded."""
-    cpu_offload(
-        view.model, torch.device("cpu"), preload_module_classes=[type(view.block(0)).__name__]
-    )
+    cpu_offload(lm.model, torch.device("cpu"), preload_module_classes=[type(lm.block(0)).__name__])
 
 
 SPREADS = {
@@ -79,13 +84,13 @@ def spread(request: pytest.FixtureRequest) -> Spread:
     return SPREADS[request.param]
 
 
-def _twin(view: EditableModel) -> EditableModel:
-    return EditableModel(copy.deepcopy(view.model), view.tokenizer, view.layout)
+def _twin(lm: EditableModel) -> EditableModel:
+    return EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
 
 
-def _values(view: EditableModel) -> dict[str, Tensor]:
-    names = [name for name, _ in view.model.named_parameters()]
-    return {name: value_of(view.model, name).clone() for name in names}
+def _values(lm: EditableModel) -> dict[str, Tensor]:
+    names = [name for name, _ in lm.model.named_parameters()]
+    return {name: value_of(lm.model, name).clone() for name in names}
 
 
 def _assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -99,37 +104,37 @@ def _editors(
     moments: dict[int, SecondMoment],
     projectors: dict[int, Projector],
 ) -> list[NullSpaceEditor]:
-    method = Rome() if base == "rome" else Projected(Memit(), projectors)
+    method = Rome() if base == "rome" else AlphaEdit(Memit(), projectors)
     return [
-        NullSpaceEditor(view, Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH), 2)
-        for view in views
+        NullSpaceEditor(lm, Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH), 2)
+        for lm in views
     ]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 @pytest.mark.parametrize("base", ["rome", "memit"])
 def test_edits_and_undoes_as_a_plain_model(
-    view: EditableModel,
+    lm: EditableModel,
     base: str,
     spread: Spread,
     moments: dict[int, SecondMoment],
     projectors: dict[int, Projector],
     tmp_path: Path,
 ) -> None:
-    plain = _twin(view)
-    spread(view, tmp_path)
-    before = _values(view)
-    here, there = _editors([view, plain], base, moments, projectors)
+    plain = _twin(lm)
+    spread(lm, tmp_path)
+    before = _values(lm)
+    here, there = _editors([lm, plain], base, moments, projectors)
     for editor in (here, there):
         editor.apply(REQUESTS[:2])
         editor.apply(REQUESTS[2:])
-    _assert_same(_values(view), _values(plain))
-    assert not torch.equal(view.weight(2), before[view.weight_name(2)].view_as(view.stored(2)).T)
+    _assert_same(_values(lm), _values(plain))
+    assert not torch.equal(lm.weight(2), before[lm.weight_name(2)].view_as(lm.stored(2)).T)
     prompts = [request.filled for request in REQUESTS]
     lengths = [4] * len(prompts)
-    assert continue_greedily(view, prompts, lengths) == continue_greedily(plain, prompts, lengths)
+    assert continue_greedily(lm, prompts, lengths) == continue_greedily(plain, prompts, lengths)
     here.session.undo(2)
-    _assert_same(_values(view), before)
+    _assert_same(_values(lm), before)
 
 
 def test_a_failure_halfway_takes_everything_back(
@@ -147,16 +152,16 @@ def test_a_failure_halfway_takes_everything_back(
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_what_is_computed_once_does_not_depend_on_places(
-    view: EditableModel, spread: Spread, tmp_path: Path
+    lm: EditableModel, spread: Spread, tmp_path: Path
 ) -> None:
-    plain = _twin(view)
-    spread(view, tmp_path)
-    texts = random_sequences(len(view.tokenizer), 20)
-    here, there = (collect_second_moments(v, texts, LAYERS) for v in (view, plain))
+    plain = _twin(lm)
+    spread(lm, tmp_path)
+    texts = random_sequences(len(lm.tokenizer), 20)
+    here, there = (collect_second_moments(v, texts, LAYERS) for v in (lm, plain))
     for layer in LAYERS:
         assert torch.equal(here[layer].total, there[layer].total)
-    assert upstream_digests(view, LAYERS) == upstream_digests(plain, LAYERS)
-    assert Fingerprint.of(plain, 2).covers(Fingerprint.of(view, 2))
+    assert upstream_digests(lm, LAYERS) == upstream_digests(plain, LAYERS)
+    assert Fingerprint.of(plain, 2).covers(Fingerprint.of(lm, 2))
 
 
 def test_hooks_flags_and_places_are_left_as_found(
@@ -212,20 +217,20 @@ def test_nothing_meets_across_devices(
 
     The second device computes attention in another order, hence the tolerance.
     """
-    method = method or Projected(Memit(), projectors)
+    method = method or AlphaEdit(Memit(), projectors)
     changes = []
     for spread in (False, True):
-        view = _twin(templates[family])
+        lm = _twin(templates[family])
         with second_device():
             if spread:
-                parts = _device_map(view, lambda layer: str(ELSEWHERE) if layer > 1 else "cpu")
-                dispatch_model(view.model, parts, main_device=main, force_hooks=True)
-                assert (view.parameter(1).device == META) == (main != "cpu")
-                assert view.stored(2).device == ELSEWHERE
-            texts = random_sequences(len(view.tokenizer))
-            moments = collect_second_moments(view, texts, LAYERS)
+                parts = _device_map(lm, lambda layer: str(ELSEWHERE) if layer > 1 else "cpu")
+                dispatch_model(lm.model, parts, main_device=main, force_hooks=True)
+                assert (lm.parameter(1).device == META) == (main != "cpu")
+                assert lm.stored(2).device == ELSEWHERE
+            texts = random_sequences(len(lm.tokenizer))
+            moments = collect_second_moments(lm, texts, LAYERS)
             recipe = Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH)
-            editor = NullSpaceEditor(view, recipe)
+            editor = NullSpaceEditor(lm, recipe)
             editor.edit_requests(REQUESTS[:1], sequential_edit=True, batch_size=2)
             editor.finalize()
             changes.append([editor.session.change(layer).dense.to("cpu") for layer in LAYERS])
@@ -250,23 +255,23 @@ def test_a_checkpoint_on_disk_is_never_written(
     """Parts that stay on disk are read from the checkpoint itself; an edit of them persists."""
     file = saved / "model" / "model.safetensors"
     content = file.read_bytes()
-    view = load_model(_spread_config(saved, gpt2, block1="disk", block2="disk").model)
-    assert view.parameter(1).device == META
+    lm = load_model(_spread_config(saved, gpt2, block1="disk", block2="disk").model)
+    assert lm.parameter(1).device == META
     recipe = Recipe(Memit(), LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH)
-    editor = NullSpaceEditor(view, recipe)
+    editor = NullSpaceEditor(lm, recipe)
     editor.apply(REQUESTS[:2])
     assert file.read_bytes() == content
-    view.model.save_pretrained(tmp_path / "edited")
+    lm.model.save_pretrained(tmp_path / "edited")
     edited = load_file(tmp_path / "edited" / "model.safetensors")
-    name = view.weight_name(2)
-    assert torch.equal(edited[name], view.stored(2))
+    name = lm.weight_name(2)
+    assert torch.equal(edited[name], lm.stored(2))
     assert not torch.equal(edited[name], gpt2.stored(2))
 
 
 def test_auto_and_one_device(saved: Path, gpt2: EditableModel) -> None:
     config = config_of(saved, "model.device_map=auto")
-    view = load_model(config.model)
-    assert torch.equal(view.weight(1).cpu(), gpt2.weight(1))
+    lm = load_model(config.model)
+    assert torch.equal(lm.weight(1).cpu(), gpt2.weight(1))
 
 
 def test_device_map_on_the_command_line(saved: Path) -> None:

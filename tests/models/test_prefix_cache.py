@@ -10,8 +10,8 @@ import torch
 
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import optimise_targets
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.activations import Part, Site
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.prefix_cache import CACHES, begin, can_resume
 from alphaedit_plugin.models.tokens import FactToken, Sentence
 from tests.architectures.zoo import build
@@ -27,33 +27,33 @@ def fresh(tokenizer: Any) -> EditableModel:
     return EditableModel.wrap(build_model("llama", len(tokenizer)), tokenizer)
 
 
-def forget_positions(view: EditableModel) -> None:
+def forget_positions(lm: EditableModel) -> None:
     """As if the model counted positions by the columns of its cache."""
-    forward = type(view.model).forward
+    forward = type(lm.model).forward
 
     def counts(input_ids: Any, position_ids: Any = None, **kwargs: Any) -> Any:
         past = next((kwargs[name] for name in CACHES if name in kwargs), None)
         start = 0 if past is None else past.get_seq_length() + 3
         kwargs["position_ids"] = torch.arange(input_ids.shape[1])[None] + start
-        return forward(view.model, input_ids, **kwargs)
+        return forward(lm.model, input_ids, **kwargs)
 
-    counts.__signature__ = inspect.signature(view.model.forward)  # type: ignore[attr-defined]
-    view.model.forward = counts
+    counts.__signature__ = inspect.signature(lm.model.forward)  # type: ignore[attr-defined]
+    lm.model.forward = counts
 
 
-def refuse_a_cache(view: EditableModel) -> None:
+def refuse_a_cache(lm: EditableModel) -> None:
     def refuse(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if any(kwargs.get(name) is not None for name in CACHES):
             raise TypeError("no cache here")
 
-    view.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    lm.model.register_forward_pre_hook(refuse, with_kwargs=True)
 
 
-def remember_a_block(view: EditableModel) -> None:
+def remember_a_block(lm: EditableModel) -> None:
     """The last block also adds what the first put out in this pass."""
     kept: list[Any] = []
-    view.block(0).mlp.register_forward_hook(lambda _, args, out: kept.append(out))
-    view.block(3).register_forward_hook(lambda _, args, out: out + kept.pop())
+    lm.block(0).mlp.register_forward_hook(lambda _, args, out: kept.append(out))
+    lm.block(3).register_forward_hook(lambda _, args, out: out + kept.pop())
 
 
 @pytest.mark.parametrize("spoil", [forget_positions, refuse_a_cache, remember_a_block])
@@ -74,8 +74,8 @@ def test_whole_sentences_where_the_tail_cannot_be_trusted(fresh: EditableModel, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounding_is_no_reason(tokenizer: Any, dtype: torch.dtype) -> None:
     for name in ("gpt2", "llama", "gemma2", "bloom"):
-        view = EditableModel.wrap(build(name, len(tokenizer)).to(dtype), tokenizer)
-        assert can_resume(view), name
+        lm = EditableModel.wrap(build(name, len(tokenizer)).to(dtype), tokenizer)
+        assert can_resume(lm), name
 
 
 def test_nothing_is_left_behind(fresh: EditableModel) -> None:

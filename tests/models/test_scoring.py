@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import RequestError
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import Answer, continue_greedily, score
 from tests.tiny import CONTEXT, END, assert_same_weights, hook_count, target_ids, weights_of
 
@@ -21,22 +21,22 @@ PAIRS = [
 ]
 
 
-def plain(view: EditableModel, prompt: str, answer: str) -> Answer:
+def plain(lm: EditableModel, prompt: str, answer: str) -> Answer:
     """The same by one unpadded forward pass and the definition of a log-probability."""
-    before = tokenise(view.tokenizer, prompt)
-    labels = target_ids(view.tokenizer, prompt, answer)
+    before = tokenise(lm.tokenizer, prompt)
+    labels = target_ids(lm.tokenizer, prompt, answer)
     with torch.no_grad():
-        logits = view.model(torch.tensor([before + labels])).logits[0].double()
+        logits = lm.model(torch.tensor([before + labels])).logits[0].double()
     rows = logits[len(before) - 1 : -1].log_softmax(1)
     log_prob = sum(row[token].item() for row, token in zip(rows, labels, strict=True))
     return Answer(tuple(labels), tuple(rows.argmax(1).tolist()), log_prob)
 
 
-def test_equals_a_plain_forward_pass(view: EditableModel) -> None:
-    found = score(view, PAIRS)
+def test_equals_a_plain_forward_pass(lm: EditableModel) -> None:
+    found = score(lm, PAIRS)
     assert max(len(answer.labels) for answer in found) > 2
     for (prompt, answer), one in zip(PAIRS, found, strict=True):
-        expected = plain(view, prompt, answer)
+        expected = plain(lm, prompt, answer)
         assert one.labels == expected.labels
         assert one.predicted == expected.predicted
         assert one.log_prob == pytest.approx(expected.log_prob, abs=1e-4)
@@ -44,9 +44,9 @@ def test_equals_a_plain_forward_pass(view: EditableModel) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 30, 10_000])
-def test_batch_size_does_not_matter(view: EditableModel, budget: int) -> None:
-    alone = [score(view, [pair])[0] for pair in PAIRS]
-    together = score(view, PAIRS, budget)
+def test_batch_size_does_not_matter(lm: EditableModel, budget: int) -> None:
+    alone = [score(lm, [pair])[0] for pair in PAIRS]
+    together = score(lm, PAIRS, budget)
     for one, other in zip(alone, together, strict=True):
         assert (one.labels, one.predicted) == (other.labels, other.predicted)
         assert one.log_prob == pytest.approx(other.log_prob, abs=1e-4)
@@ -96,25 +96,25 @@ def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
 # Greedy continuations
 
 
-def generated(view: EditableModel, prompt: str, length: int) -> str:
+def generated(lm: EditableModel, prompt: str, length: int) -> str:
     """By the host library's own ``generate``."""
-    ids = torch.tensor([tokenise(view.tokenizer, prompt)])
+    ids = torch.tensor([tokenise(lm.tokenizer, prompt)])
     with torch.no_grad():
-        out = view.model.generate(
+        out = lm.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=length,
             pad_token_id=0,
         )
-    return view.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    return lm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
 @pytest.mark.parametrize("budget", [1, 10_000])
-def test_greedy_equals_generate(view: EditableModel, budget: int) -> None:
+def test_greedy_equals_generate(lm: EditableModel, budget: int) -> None:
     prompts, lengths = [prompt for prompt, _ in PAIRS], [1, 5, 3, 2, 4, 1]
-    expected = [generated(view, p, n) for p, n in zip(prompts, lengths, strict=True)]
-    assert continue_greedily(view, prompts, lengths, budget) == expected
+    expected = [generated(lm, p, n) for p, n in zip(prompts, lengths, strict=True)]
+    assert continue_greedily(lm, prompts, lengths, budget) == expected
 
 
 def test_greedy_stops_at_the_end_of_the_text(gpt2: EditableModel) -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from alphaedit_plugin.common.errors import RequestError
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.boundary import stem, tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import (
     ContextTemplates,
     FactToken,
@@ -172,9 +172,9 @@ def test_a_merged_subject_does_not_matter_for_the_last_token() -> None:
 @pytest.mark.parametrize("kind", ["byte_level", "bos", "left"])
 def test_collate_pads_on_the_right_under_the_mask(kind: str) -> None:
     tokenizer = fast_tokenizer(kind)
-    view = EditableModel.wrap(build_model("gpt2", len(tokenizer)), tokenizer)
-    batch = collate(view, [Sentence((7, 8, 9), 2), Sentence((5,), 0)])
-    assert batch.input_ids.tolist() == [[7, 8, 9], [5, pad_id(view), pad_id(view)]]
+    lm = EditableModel.wrap(build_model("gpt2", len(tokenizer)), tokenizer)
+    batch = collate(lm, [Sentence((7, 8, 9), 2), Sentence((5,), 0)])
+    assert batch.input_ids.tolist() == [[7, 8, 9], [5, pad_id(lm), pad_id(lm)]]
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
     assert batch.positions.tolist() == [2, 0]
 
@@ -188,8 +188,8 @@ def test_pad_id_is_one_that_the_model_can_embed(
 ) -> None:
     """Tokenizers add a token of their own to fill up with, which the embedding may not have."""
     tokenizer = SimpleNamespace(pad_token_id=pad, eos_token_id=end)
-    view = EditableModel.wrap(build_model("gpt2", 10), tokenizer)
-    assert pad_id(view) == expected
+    lm = EditableModel.wrap(build_model("gpt2", 10), tokenizer)
+    assert pad_id(lm) == expected
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import ModelError
-from alphaedit_plugin.models import EditableModel
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import build_model
 
 
@@ -30,18 +30,18 @@ def test_a_model_that_peft_holds_is_refused_and_the_ways_out_work() -> None:
 
 
 def test_an_adapter_in_the_place_of_an_edited_layer_is_refused() -> None:
-    view = EditableModel.wrap(adapted("down_proj").get_base_model(), None)
+    lm = EditableModel.wrap(adapted("down_proj").get_base_model(), None)
     with pytest.raises(ModelError, match=r"peft's is in the place of model\.layers\.1\.mlp"):
-        view.check_layers([1])
+        lm.check_layers([1])
 
 
 def test_a_compiled_model_is_looked_through_and_sees_its_edits() -> None:
     model, ids = build_model("llama", 20), torch.tensor([[1, 2, 3]])
     compiled = torch.compile(model, backend="eager")
     before = compiled(input_ids=ids).logits
-    view = EditableModel.wrap(compiled, None)
-    assert view.model is model
-    view.weight(1).mul_(3)
+    lm = EditableModel.wrap(compiled, None)
+    assert lm.model is model
+    lm.weight(1).mul_(3)
     after = compiled(input_ids=ids).logits
     assert torch.equal(after, model(input_ids=ids).logits)
     assert not torch.equal(after, before)
@@ -66,16 +66,16 @@ def test_a_model_without_a_head_is_refused() -> None:
 def test_a_parametrised_weight_is_refused(make: Any) -> None:
     model = build_model("llama", 20)
     make(model.model.layers[1].mlp.down_proj)
-    view = EditableModel.wrap(model, None)
-    view.check_layers([0])
+    lm = EditableModel.wrap(model, None)
+    lm.check_layers([0])
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.down_proj computes its weight"):
-        view.check_layers([1])
+        lm.check_layers([1])
 
 
 def test_whoever_needs_a_tokenizer_that_was_not_given_is_told_so() -> None:
-    view = EditableModel.wrap(build_model("llama", 20), None)
+    lm = EditableModel.wrap(build_model("llama", 20), None)
     for use in (lambda t: tokenise(t, "text"), lambda t: t.get_vocab()):
         with pytest.raises(ModelError, match=r"wrap\(model, tokenizer\)"):
-            use(view.tokenizer)
-    assert type(copy.deepcopy(view.tokenizer)) is type(view.tokenizer)
-    assert type(pickle.loads(pickle.dumps(view.tokenizer))) is type(view.tokenizer)
+            use(lm.tokenizer)
+    assert type(copy.deepcopy(lm.tokenizer)) is type(lm.tokenizer)
+    assert type(pickle.loads(pickle.dumps(lm.tokenizer))) is type(lm.tokenizer)

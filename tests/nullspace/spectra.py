@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alphaedit_plugin.nullspace import SecondMoment
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
 def moment_with(eigenvalues: list[float], seed: int = 0) -> SecondMoment:

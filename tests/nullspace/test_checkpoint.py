@@ -11,9 +11,11 @@ import torch
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import write_artefact
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Checkpoint, SecondMoment, collect_second_moments
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace import checkpoint as module
+from alphaedit_plugin.nullspace.checkpoint import Checkpoint
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import random_sequences
 
 LENGTH, EVERY = 20, 200
@@ -23,8 +25,8 @@ class Stopped(Exception):
     """What kills a run."""
 
 
-def rows_of(view: EditableModel) -> list[list[int]]:
-    return random_sequences(len(view.tokenizer), count=60, length=LENGTH)
+def rows_of(lm: EditableModel) -> list[list[int]]:
+    return random_sequences(len(lm.tokenizer), count=60, length=LENGTH)
 
 
 def stopping(rows: list[list[int]], after: int) -> Iterator[list[int]]:
@@ -32,18 +34,18 @@ def stopping(rows: list[list[int]], after: int) -> Iterator[list[int]]:
     raise Stopped
 
 
-def counted_forward(view: EditableModel) -> list[int]:
+def counted_forward(lm: EditableModel) -> list[int]:
     """Grows by the tokens that the model reads."""
     seen: list[int] = []
-    view.model.get_input_embeddings().register_forward_hook(
+    lm.model.get_input_embeddings().register_forward_hook(
         lambda _, args, __: seen.append(args[0].numel())
     )
     return seen
 
 
-def run(view: EditableModel, rows: Any, folder: Path, **more: Any) -> dict[int, SecondMoment]:
+def run(lm: EditableModel, rows: Any, folder: Path, **more: Any) -> dict[int, SecondMoment]:
     kept = Checkpoint(folder, EVERY)
-    return collect_second_moments(view, rows, [1, 2], budget=50, checkpoint=kept, **more)
+    return collect_second_moments(lm, rows, [1, 2], budget=50, checkpoint=kept, **more)
 
 
 @pytest.mark.parametrize("after", [1, 11, 25, 59])

@@ -10,58 +10,58 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Halves, collect_second_moments, memory_needed
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import Halves, collect_second_moments, memory_needed
 from alphaedit_plugin.nullspace.second_moment import MomentSum
 from tests.tiny import CONTEXT, DEPTH, TEXTS, hook_count, random_sequences, relative
 
 
-def keys_of(view: EditableModel, layer: int, rows: list[list[int]]) -> Tensor:
+def keys_of(lm: EditableModel, layer: int, rows: list[list[int]]) -> Tensor:
     """``(tokens, d_in)`` in float64, one unpadded forward pass per text."""
     seen: list[Tensor] = []
-    handle = view.down_proj(layer).register_forward_pre_hook(
+    handle = lm.down_proj(layer).register_forward_pre_hook(
         lambda _, args: seen.append(args[0][0].double())
     )
     with torch.no_grad():
         for row in rows:
-            view.model(torch.tensor([row]))
+            lm.model(torch.tensor([row]))
     handle.remove()
     return torch.cat(seen)
 
 
-def ragged(view: EditableModel) -> list[list[int]]:
-    rows = random_sequences(len(view.tokenizer), count=30)
+def ragged(lm: EditableModel) -> list[list[int]]:
+    rows = random_sequences(len(lm.tokenizer), count=30)
     return [row[: 1 + 3 * i % 20] for i, row in enumerate(rows)]
 
 
 @pytest.mark.parametrize("budget", [1, 50, 8192])
-def test_streaming_is_the_dense_formula(view: EditableModel, budget: int) -> None:
-    rows = ragged(view)
-    found = collect_second_moments(view, rows, range(DEPTH), budget=budget)
+def test_streaming_is_the_dense_formula(lm: EditableModel, budget: int) -> None:
+    rows = ragged(lm)
+    found = collect_second_moments(lm, rows, range(DEPTH), budget=budget)
     for layer, moment in found.items():
-        keys = keys_of(view, layer, rows)
+        keys = keys_of(lm, layer, rows)
         assert moment.count == len(keys)
         assert relative(moment.mean, keys.T @ keys / len(keys)) < 1e-5
 
 
-def test_layers_are_collected_in_one_pass(view: EditableModel) -> None:
+def test_layers_are_collected_in_one_pass(lm: EditableModel) -> None:
     runs = 0
 
     def count(*_: Any) -> None:
         nonlocal runs
         runs += 1
 
-    view.block(0).register_forward_hook(count)
-    found = collect_second_moments(view, ragged(view), [2, 0, 1])
+    lm.block(0).register_forward_hook(count)
+    found = collect_second_moments(lm, ragged(lm), [2, 0, 1])
     assert runs == 1
     assert list(found) == [2, 0, 1]
 
 
-def test_layers_together_are_the_layers_alone(view: EditableModel) -> None:
-    rows = ragged(view)
-    together = collect_second_moments(view, rows, range(DEPTH))
+def test_layers_together_are_the_layers_alone(lm: EditableModel) -> None:
+    rows = ragged(lm)
+    together = collect_second_moments(lm, rows, range(DEPTH))
     for layer in range(DEPTH):
-        alone = collect_second_moments(view, rows, [layer])[layer]
+        alone = collect_second_moments(lm, rows, [layer])[layer]
         assert torch.equal(alone.total, together[layer].total)
 
 
@@ -105,18 +105,16 @@ def test_a_corpus_without_a_token_is_refused(gpt2: EditableModel, corpus: list[A
         collect_second_moments(gpt2, corpus, [0])
 
 
-def test_the_model_is_left_as_it_was_even_on_error(view: EditableModel) -> None:
-    view.model.train()
-    collect_second_moments(view, ragged(view), [1])
+def test_the_model_is_left_as_it_was_even_on_error(lm: EditableModel) -> None:
+    lm.model.train()
+    collect_second_moments(lm, ragged(lm), [1])
     with torch.no_grad():
-        view.block(0).get_parameter(next(iter(dict(view.block(0).named_parameters())))).fill_(
-            torch.nan
-        )
+        lm.block(0).get_parameter(next(iter(dict(lm.block(0).named_parameters())))).fill_(torch.nan)
     with pytest.raises(NumericalError, match="keys of layer 1 are not finite"):
-        collect_second_moments(view, ragged(view), [1])
-    assert hook_count(view.model) == 0
-    assert view.model.training
-    assert all(p.requires_grad for p in view.model.parameters())
+        collect_second_moments(lm, ragged(lm), [1])
+    assert hook_count(lm.model) == 0
+    assert lm.model.training
+    assert all(p.requires_grad for p in lm.model.parameters())
 
 
 @pytest.mark.parametrize("tokens", [0, -1])

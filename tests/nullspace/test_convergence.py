@@ -6,15 +6,11 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import (
-    Convergence,
-    Cut,
-    CutRule,
-    SecondMoment,
-    collect_second_moments,
-    disagreement,
-)
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.convergence import Convergence, disagreement
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.nullspace.spectra import moment_with
 from tests.tiny import random_sequences
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, collect_second_moments
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
 from tests.tiny import DEPTH, random_sequences
 
 
@@ -109,25 +111,25 @@ def test_auto_of_a_moment_of_few_keys_spans_them() -> None:
     assert Cut(CutRule.auto, 1.0).rank(eigenvalues) == 3
 
 
-def with_activations_times(view: EditableModel, factor: float) -> EditableModel:
+def with_activations_times(lm: EditableModel, factor: float) -> EditableModel:
     """Scale what produces the keys: all of the MLPs but their down-projections."""
     for layer in range(DEPTH):
-        mlp, down = view.block(layer).mlp, view.down_proj(layer)
+        mlp, down = lm.block(layer).mlp, lm.down_proj(layer)
         with torch.no_grad():
             for module in mlp.children():
                 if module is not down:
                     for parameter in module.parameters():
                         parameter.mul_(factor)
-    return view
+    return lm
 
 
 @pytest.mark.parametrize(("factor", "absolute"), [(1e-3, "identity"), (1.0, None), (1e3, "near 0")])
 def test_auto_divides_where_absolute_degenerates(
-    view: EditableModel, factor: float, absolute: str | None
+    lm: EditableModel, factor: float, absolute: str | None
 ) -> None:
     """On all three architectures, whatever the scale of their activations."""
-    scaled = with_activations_times(view, factor)
-    rows = random_sequences(len(view.tokenizer))
+    scaled = with_activations_times(lm, factor)
+    rows = random_sequences(len(lm.tokenizer))
     for moment in collect_second_moments(scaled, rows, [0, DEPTH - 1]).values():
         published = Projector.fit(moment, Cut(CutRule.absolute, 2e-2))
         share = published.null_dimension / published.d_in

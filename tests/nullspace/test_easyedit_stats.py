@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.nullspace import (
+from alphaedit_plugin.nullspace.easyedit_stats import (
     HostMoments,
-    SecondMoment,
     read_host_moment,
     write_host_moment,
 )
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import relative
 
 

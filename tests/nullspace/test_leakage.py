@@ -8,30 +8,26 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    Projector,
-    SecondMoment,
-    collect_second_moments,
-    fit_projectors,
-)
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.leakage import leakage_on, origins, rounding_note, seen_on
+from alphaedit_plugin.nullspace.projector import Projector, fit_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.nullspace.test_collect import keys_of
 from tests.tiny import random_sequences
 
 
 @pytest.mark.parametrize("share", [0.2, 0.7])
 def test_it_is_that_of_the_keys_themselves(
-    view: EditableModel, moments: dict[int, SecondMoment], share: float
+    lm: EditableModel, moments: dict[int, SecondMoment], share: float
 ) -> None:
     d_in = len(moments[2].total)
     projector = Projector.fit(moments[2], Cut(CutRule.rank, int(share * d_in)))
-    held_out = random_sequences(len(view.tokenizer), count=7, length=9)
-    found = leakage_on(projector, collect_second_moments(view, held_out, [2])[2], view.weight(2))
-    keys = keys_of(view, 2, held_out).T
-    null, weight = projector.apply(keys), view.weight(2).double()
+    held_out = random_sequences(len(lm.tokenizer), count=7, length=9)
+    found = leakage_on(projector, collect_second_moments(lm, held_out, [2])[2], lm.weight(2))
+    keys = keys_of(lm, 2, held_out).T
+    null, weight = projector.apply(keys), lm.weight(2).double()
     assert found.tokens == 63
     assert found.keys == pytest.approx((null.norm() / keys.norm()).item() ** 2, rel=1e-4)
     outputs = ((weight @ null).norm() / (weight @ keys).norm()).item() ** 2

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ProjectorError
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, fit_projectors
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector, fit_projectors
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.nullspace.spectra import moment_with
 from tests.tiny import relative
 

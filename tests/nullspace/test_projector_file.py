@@ -12,17 +12,16 @@ from safetensors.torch import save_file
 
 from alphaedit_plugin.common.errors import ProjectorError
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import Fingerprint
-from alphaedit_plugin.nullspace import (
-    Cut,
-    CutRule,
-    Projector,
-    SecondMoment,
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.projector_file import (
     load_projectors,
     read_projectors,
     save_projectors,
 )
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.nullspace.spectra import moment_with
 from tests.tiny import build_model
 
@@ -63,8 +62,8 @@ def test_another_model_is_refused(
     other = EditableModel.wrap(model, gpt2.tokenizer)
     with pytest.raises(ProjectorError) as error:
         load_projectors(other, [1], path)
-    for view in (gpt2, other):
-        assert str(Fingerprint.of(view, 2 if view is gpt2 else 1)) in str(error.value)
+    for lm in (gpt2, other):
+        assert str(Fingerprint.of(lm, 2 if lm is gpt2 else 1)) in str(error.value)
     assert str(path) in str(error.value)
     trusted = load_projectors(other, [1], path, trust=True)
     assert torch.equal(trusted[1].basis, fitted[1].basis)
@@ -171,29 +170,29 @@ def test_half_precision_is_orthonormal_again(
 def test_a_file_is_a_third_of_the_dense_one(tmp_path: Path) -> None:
     """For a spectrum that falls as ``1/i``, with both cuts that fit it; see benchmarks/."""
     d_in, layers = 1024, range(3)
-    view = EditableModel.wrap(build_model("llama", 20, intermediate=d_in), None)
+    lm = EditableModel.wrap(build_model("llama", 20, intermediate=d_in), None)
     values = (2e-2 * 0.1 * d_in / torch.arange(1, d_in + 1)).tolist()
     moment = moment_with(values)
     dense = len(layers) * 4 * d_in**2
     for cut in (Cut(CutRule.absolute, 2e-2), Cut(CutRule.auto, 1.0)):
         made = dict.fromkeys(layers, Projector.fit(moment, cut))
-        save_projectors(view, made, tmp_path / "p.safetensors")
+        save_projectors(lm, made, tmp_path / "p.safetensors")
         assert 3 * (tmp_path / "p.safetensors").stat().st_size < dense
     worst = dict.fromkeys(layers, Projector.fit(moment, Cut(CutRule.rank, d_in // 2)))
-    save_projectors(view, worst, tmp_path / "p.safetensors", dtype=torch.float16)
+    save_projectors(lm, worst, tmp_path / "p.safetensors", dtype=torch.float16)
     assert 3 * (tmp_path / "p.safetensors").stat().st_size < dense
 
 
-def bfloat16(view: EditableModel) -> None:
-    view.model.bfloat16()
+def bfloat16(lm: EditableModel) -> None:
+    lm.model.bfloat16()
 
 
-def float16(view: EditableModel) -> None:
-    view.model.half()
+def float16(lm: EditableModel) -> None:
+    lm.model.half()
 
 
-def edited(view: EditableModel) -> None:
-    view.weight(1).add_(torch.randn_like(view.weight(1)))
+def edited(lm: EditableModel) -> None:
+    lm.weight(1).add_(torch.randn_like(lm.weight(1)))
 
 
 @pytest.mark.parametrize("change", [bfloat16, float16, edited])

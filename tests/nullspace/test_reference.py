@@ -11,8 +11,8 @@ import torch
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import ProjectorError
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.nullspace import load_reference
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.reference import load_reference
 
 D_IN = 128
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from alphaedit_plugin.common.errors import NumericalError
-from alphaedit_plugin.nullspace import SecondMoment
-from alphaedit_plugin.nullspace.second_moment import BLOCK, MomentSum
+from alphaedit_plugin.nullspace.second_moment import BLOCK, MomentSum, SecondMoment
 from tests.tiny import relative
 
 

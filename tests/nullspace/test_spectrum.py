@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError
-from alphaedit_plugin.nullspace import Cut, CutRule, decompose, spectrum
+from alphaedit_plugin.nullspace import spectrum
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.spectrum import decompose
 from tests.nullspace.spectra import moment_with
 
 SIZE = 200

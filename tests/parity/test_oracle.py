@@ -27,11 +27,17 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import optimise_targets
-from alphaedit_plugin.methods import BaseMethod, Memit, Projected, Rome
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site, average, read
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
-from alphaedit_plugin.nullspace import Cut, CutRule, Projector, SecondMoment, collect_second_moments
+from alphaedit_plugin.nullspace.collect import collect_second_moments
+from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import relative
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -55,7 +61,7 @@ class Case:
         self.expected = load_file(folder / "expected.safetensors")
         self.hparams = self.spec["hparams"]
         self.layers = tuple(self.spec["layers"])
-        self.view = EditableModel.wrap(
+        self.lm = EditableModel.wrap(
             AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
             AutoTokenizer.from_pretrained(folder / "model"),
         )
@@ -84,7 +90,7 @@ class Case:
     @cached_property
     def second_moment(self) -> dict[int, Tensor]:
         corpus = [row.tolist() for row in self.expected["corpus_token_ids"]]
-        found = collect_second_moments(self.view, corpus, sorted(self.stored_moments))
+        found = collect_second_moments(self.lm, corpus, sorted(self.stored_moments))
         return {layer: moment.mean for layer, moment in found.items()}
 
     @cached_property
@@ -100,7 +106,7 @@ class Case:
     def target_z(self) -> dict[int, Tensor]:
         site = Site(self.layers[-1], Part.BLOCK)
         values = optimise_targets(
-            self.view, self.requests, self.contexts, site, self.fact_token, self.search
+            self.lm, self.requests, self.contexts, site, self.fact_token, self.search
         ).values
         return dict(enumerate(values.unbind(dim=1)))
 
@@ -108,7 +114,7 @@ class Case:
     def keys(self) -> dict[int, Tensor]:
         sentences = [
             locate(
-                self.view.tokenizer,
+                self.lm.tokenizer,
                 context.replace(SLOT, request.prompt),
                 request.subject,
                 self.fact_token,
@@ -117,7 +123,7 @@ class Case:
             for context in self.contexts.flat
         ]
         sites = {layer: Site(layer, Part.KEY) for layer in self.layers}
-        found = read(self.view, list(sites.values()), sentences)
+        found = read(self.lm, list(sites.values()), sentences)
         return {layer: average(found[site], self.contexts.weights) for layer, site in sites.items()}
 
     @cached_property
@@ -131,7 +137,7 @@ class Case:
 
     @cached_property
     def alphaedit(self) -> dict[int, Tensor]:
-        method = Projected(Memit(), self.projectors, ridge=self.hparams["L2"])
+        method = AlphaEdit(Memit(), self.projectors, ridge=self.hparams["L2"])
         return self._edit(method, self.layers, self._batches)
 
     @property
@@ -146,20 +152,20 @@ class Case:
         recipe = Recipe(
             method, layers, self.contexts, self.stored_moments, self.fact_token, self.search
         )
-        session = EditSession(self.view, layers)
+        session = EditSession(self.lm, layers)
         for batch in batches:
-            apply_batch(self.view, session, recipe, batch)
+            apply_batch(self.lm, session, recipe, batch)
         deltas = {
-            layer: _as_stored(self.view, layer, session.accumulated(layer)).clone()
+            layer: _as_stored(self.lm, layer, session.accumulated(layer)).clone()
             for layer in layers
         }
         session.reset()
         return deltas
 
 
-def _as_stored(view: EditableModel, layer: int, oriented: Tensor) -> Tensor:
+def _as_stored(lm: EditableModel, layer: int, oriented: Tensor) -> Tensor:
     """``oriented (d_out, d_in)`` as the module keeps its weight."""
-    return oriented.T if isinstance(view.down_proj(layer), Conv1D) else oriented
+    return oriented.T if isinstance(lm.down_proj(layer), Conv1D) else oriented
 
 
 load_case: Callable[[Path], Case] = cache(Case)

@@ -15,7 +15,7 @@ from alphaedit_plugin.common.files import read_artefact, write_artefact
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import REQUESTS, build_model
 
 LAYERS = [1, 3]
@@ -33,20 +33,20 @@ def fresh(dtype: torch.dtype = torch.float32, family: str = "gpt2", seed: int = 
     return EditableModel.wrap(build_model(family, 300, seed).to(dtype), None)
 
 
-def factored(view: EditableModel, layer: int, seed: int, rank: int = 2) -> Delta:
+def factored(lm: EditableModel, layer: int, seed: int, rank: int = 2) -> Delta:
     generator = torch.Generator().manual_seed(seed)
-    d_out, d_in = view.weight(layer).shape
+    d_out, d_in = lm.weight(layer).shape
     left = torch.randn(d_out, rank, generator=generator, dtype=torch.float64)
     right = torch.randn(rank, d_in, generator=generator, dtype=torch.float64).T  # as others lay it
     return Delta(0.1 * left, right)
 
 
-def dense(view: EditableModel, layer: int, seed: int) -> Delta:
-    return Delta(factored(view, layer, seed).dense)
+def dense(lm: EditableModel, layer: int, seed: int) -> Delta:
+    return Delta(factored(lm, layer, seed).dense)
 
 
-def sparse(view: EditableModel, layer: int, seed: int) -> Delta:
-    full = dense(view, layer, seed).left
+def sparse(lm: EditableModel, layer: int, seed: int) -> Delta:
+    full = dense(lm, layer, seed).left
     return Delta(torch.where(full.abs() > full.abs().median(), full, 0))
 
 
@@ -61,8 +61,8 @@ def edit(
         with session.batch():
             keys = {}
             for layer in session.layers:
-                session.write(layer, FORMS[form](session.view, layer, seed + 100 * layer))
-                keys[layer] = factored(session.view, layer, seed).right.float()  # type: ignore[union-attr]
+                session.write(layer, FORMS[form](session.lm, layer, seed + 100 * layer))
+                keys[layer] = factored(session.lm, layer, seed).right.float()  # type: ignore[union-attr]
             asked = requests or [RICH, REQUESTS[seed % 4]]
             searches = [Search(0.1 * (n + seed), 1 / (n + 2)) for n in range(len(asked))]
             session.commit(asked, keys, LEAST_SQUARES, searches=searches)

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.patches import open_session
+from alphaedit_plugin.patches.sessions import open_session
 from tests.patches.edits import LAYERS, edit, fresh
 
 COUNT, MOMENTS, TIMES = 6, 30, 15
@@ -34,7 +34,7 @@ def operate(session: EditSession, number: int) -> None:
 
 def run(folder: Path, kill_at: int | None) -> None:
     """All operations, or as many as come before the audit event that kills."""
-    view, seen = fresh(), 0
+    lm, seen = fresh(), 0
 
     def audit(*_: object) -> None:
         nonlocal seen
@@ -44,7 +44,7 @@ def run(folder: Path, kill_at: int | None) -> None:
 
     progress = os.open(folder / "progress", os.O_CREAT | os.O_WRONLY)
     sys.addaudithook(audit)
-    session = open_session(view, LAYERS, folder / "journal")
+    session = open_session(lm, LAYERS, folder / "journal")
     for number in range(COUNT):
         operate(session, number)
         os.write(progress, b".")

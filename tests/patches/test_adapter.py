@@ -17,21 +17,21 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.lowrank import LowRank, factorise
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
+from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches.adapter import save_adapter
 from tests.tiny import REQUESTS, relative
 
 LAYERS = (0, 1, 3)
 
 
-def edited(view: EditableModel) -> EditSession:
+def edited(lm: EditableModel) -> EditSession:
     """Two batches, of another rank in each layer, large enough to be seen in the logits."""
-    session = EditSession(view, LAYERS)
+    session = EditSession(lm, LAYERS)
     for size in (2, 3):
         with session.batch():
             for layer in LAYERS:
-                d_out, d_in = view.weight(layer).shape
-                scale = view.weight(layer).float().norm() / (d_out * d_in) ** 0.5
+                d_out, d_in = lm.weight(layer).shape
+                scale = lm.weight(layer).float().norm() / (d_out * d_in) ** 0.5
                 left = scale * torch.randn(d_out, size + layer)
                 session.write(layer, Delta(left, torch.randn(d_in, size + layer)))
             session.commit(REQUESTS[:size])
@@ -46,9 +46,9 @@ def logits(model: Any, tokenizer: Any) -> Tensor:
 
 def adapted(session: EditSession, folder: Path, rank: int | None = None) -> Any:
     """The unedited model with the session's adapter, as `peft` puts it on."""
-    save_adapter(session.view, session_layers(session, rank), folder)
-    base = copy.deepcopy(session.view.model)
-    plain = EditableModel(base, session.view.tokenizer, session.view.layout)
+    save_adapter(session.lm, session_layers(session, rank), folder)
+    base = copy.deepcopy(session.lm.model)
+    plain = EditableModel(base, session.lm.tokenizer, session.lm.layout)
     for layer in LAYERS:
         plain.weight(layer).copy_(session.pristine(layer))
     return PeftModel.from_pretrained(base, folder)
@@ -58,20 +58,20 @@ def adapted(session: EditSession, folder: Path, rank: int | None = None) -> Any:
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str
 )
 def test_the_adapted_model_is_the_edited_one(
-    view: EditableModel, tmp_path: Path, dtype: torch.dtype, tolerance: float
+    lm: EditableModel, tmp_path: Path, dtype: torch.dtype, tolerance: float
 ) -> None:
-    view.model.to(dtype)
-    before = logits(view.model, view.tokenizer)
-    session = edited(view)
-    after = logits(view.model, view.tokenizer)
+    lm.model.to(dtype)
+    before = logits(lm.model, lm.tokenizer)
+    session = edited(lm)
+    after = logits(lm.model, lm.tokenizer)
     model = adapted(session, tmp_path / "adapter")
-    assert relative(logits(model, view.tokenizer), after) < tolerance < relative(before, after) / 10
+    assert relative(logits(model, lm.tokenizer), after) < tolerance < relative(before, after) / 10
     merged = model.merge_and_unload()
-    assert relative(logits(merged, view.tokenizer), after) < tolerance
+    assert relative(logits(merged, lm.tokenizer), after) < tolerance
     with torch.no_grad():
         for layer in LAYERS:
-            weight = merged.get_parameter(view.weight_name(layer))
-            assert relative(weight, view.parameter(layer)) < tolerance
+            weight = merged.get_parameter(lm.weight_name(layer))
+            assert relative(weight, lm.parameter(layer)) < tolerance
 
 
 def test_an_adapter_can_be_taken_off_again(gpt2: EditableModel, tmp_path: Path) -> None:
@@ -83,10 +83,10 @@ def test_an_adapter_can_be_taken_off_again(gpt2: EditableModel, tmp_path: Path) 
     assert not torch.equal(logits(model, gpt2.tokenizer), before)
 
 
-def test_each_layer_has_the_rank_of_its_delta(view: EditableModel, tmp_path: Path) -> None:
-    model = adapted(edited(view), tmp_path / "adapter")
+def test_each_layer_has_the_rank_of_its_delta(lm: EditableModel, tmp_path: Path) -> None:
+    model = adapted(edited(lm), tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    modules = {layer: view.layout.down_proj.format(layer) for layer in LAYERS}
+    modules = {layer: lm.layout.down_proj.format(layer) for layer in LAYERS}
     ranks = {modules[layer]: 5 + 2 * layer for layer in LAYERS}
     assert config["rank_pattern"] == config["alpha_pattern"] == ranks
     assert config["target_modules"] == list(ranks)

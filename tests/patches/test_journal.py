@@ -14,7 +14,8 @@ import torch
 from alphaedit_plugin.common.errors import ConfigError, PatchError
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.undo import plan
-from alphaedit_plugin.patches import Journal, open_session
+from alphaedit_plugin.patches.journal import Journal
+from alphaedit_plugin.patches.sessions import open_session
 from tests.patches import killed
 from tests.patches.edits import LAYERS, edit, forge, fresh, parts_of
 from tests.tiny import FAMILIES, assert_same_weights, weights_of
@@ -53,7 +54,7 @@ def test_a_journal_is_opened_again_where_it_was(
     session = begun(folder, 0, 1, dtype=dtype, family=family)
     session.note({session.ids[2]: {"rewrite": [0.5]}})
     again = opened(folder, dtype=dtype, family=family)
-    assert_same_weights(again.view, weights_of(session.view))
+    assert_same_weights(again.lm, weights_of(session.lm))
     assert names(again) == names(session)
     assert again.requests == session.requests
     assert again.metrics == session.metrics
@@ -63,7 +64,7 @@ def test_a_journal_is_opened_again_where_it_was(
     assert once.method == session.journal[1].method
     edit(again, 2)
     edit(session_without_disk := EditSession(fresh(dtype, family), LAYERS), 0, 1, 2)
-    assert_same_weights(again.view, weights_of(session_without_disk.view))
+    assert_same_weights(again.lm, weights_of(session_without_disk.lm))
     assert names(opened(folder, dtype=dtype, family=family)) == names(again)
 
 
@@ -75,14 +76,14 @@ def test_what_was_taken_back_stays_away(folder: Path, dtype: torch.dtype, what: 
     wanted = {"first": session.journal[0].name, "edit": session.ids[3]}.get(str(what), what)
     session.undo(wanted)
     again = opened(folder, dtype=dtype)
-    assert_same_weights(again.view, weights_of(session.view))
+    assert_same_weights(again.lm, weights_of(session.lm))
     assert names(again) == names(session)
     now = sorted(path.name for path in folder.glob("*.safetensors"))
     assert now[: len(files)] == files
     assert len(now) == len(files) + (what != 0)  # nothing is ever removed
     edit(again, 5)
     again.reset()
-    assert_same_weights(again.view, weights_of(fresh(dtype)))
+    assert_same_weights(again.lm, weights_of(fresh(dtype)))
     assert opened(folder, dtype=dtype).journal == []
 
 
@@ -96,7 +97,7 @@ def test_a_journal_is_read_and_shortened_without_a_model(folder: Path) -> None:
     again = opened(folder)
     session = EditSession(fresh(), LAYERS)
     edit(session, 0)
-    assert_same_weights(again.view, weights_of(session.view))
+    assert_same_weights(again.lm, weights_of(session.lm))
     edit(again, 4)
     assert again.journal[-1].before == session.checksums()
 
@@ -120,10 +121,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected() -> list[tuple[dict[str, torch.Tensor], int]]:
     """Weights and number of edits after each operation of a run that nobody kills."""
     session = EditSession(fresh(), LAYERS)
-    states = [(weights_of(session.view), 0)]
+    states = [(weights_of(session.lm), 0)]
     for number in range(killed.COUNT):
         killed.operate(session, number)
-        states.append((weights_of(session.view), len(session.ids)))
+        states.append((weights_of(session.lm), len(session.ids)))
     return states
 
 
@@ -141,7 +142,7 @@ def test_who_is_killed_loses_at_most_the_operation_in_flight(
             if len(session.ids) == expected[count][1]
         ]
         assert fitting, f"{place.name}: {finished} finished, {len(session.ids)} edits found"
-        assert_same_weights(session.view, expected[fitting[0]][0])
+        assert_same_weights(session.lm, expected[fitting[0]][0])
         edit(session, 9)  # and it goes on, over whatever was left half done
         assert len(opened(place / "journal").ids) == len(session.ids)
         assert not list((place / "journal").glob("*.part"))
@@ -166,29 +167,29 @@ def test_another_model_is_refused(
     folder: Path, model: dict[str, Any], layers: list[int], match: str
 ) -> None:
     begun(folder, 0)
-    view = fresh(**model)
-    before = weights_of(view)
+    lm = fresh(**model)
+    before = weights_of(lm)
     with pytest.raises(PatchError, match=match):
-        open_session(view, layers, folder)
-    assert_same_weights(view, before)
+        open_session(lm, layers, folder)
+    assert_same_weights(lm, before)
     assert len(list(folder.glob("*.safetensors"))) == 2
 
 
 def test_a_model_that_is_edited_already_is_refused(folder: Path) -> None:
     session = begun(folder, 0)
     with pytest.raises(PatchError, match="starts from other weights"):
-        open_session(session.view, LAYERS, folder)
+        open_session(session.lm, LAYERS, folder)
 
 
 def test_two_sessions_do_not_write_over_each_other(folder: Path) -> None:
     begun(folder, 0)
     first, second = opened(folder), opened(folder)
     edit(first, 1)
-    before = weights_of(second.view)
+    before = weights_of(second.lm)
     for act in (lambda: edit(second, 2), lambda: second.undo(), lambda: second.note({"e": 1})):
         with pytest.raises(PatchError, match="another process has written"):
             act()
-        assert_same_weights(second.view, before)
+        assert_same_weights(second.lm, before)
     assert len(second.journal) == 1
     assert names(opened(folder)) == names(first)
 
@@ -224,11 +225,11 @@ def test_a_damaged_journal_is_refused(
 ) -> None:
     begun(folder, 0, 1)
     harm(folder / f"{number:08d}.safetensors")
-    view = fresh()
-    before = weights_of(view)
+    lm = fresh()
+    before = weights_of(lm)
     with pytest.raises(PatchError, match=match):
-        open_session(view, LAYERS, folder)
-    assert_same_weights(view, before)
+        open_session(lm, LAYERS, folder)
+    assert_same_weights(lm, before)
 
 
 @pytest.mark.parametrize("act", [lambda s: edit(s, 1), lambda s: s.undo()], ids=["edit", "undo"])
@@ -236,7 +237,7 @@ def test_a_full_disk_leaves_everything_as_it_was(
     folder: Path, act: Callable[[EditSession], None]
 ) -> None:
     session = begun(folder, 0)
-    before, journal = weights_of(session.view), list(session.journal)
+    before, journal = weights_of(session.lm), list(session.journal)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     try:
@@ -244,9 +245,9 @@ def test_a_full_disk_leaves_everything_as_it_was(
             act(session)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert_same_weights(session.view, before)
+    assert_same_weights(session.lm, before)
     assert session.journal == journal
-    assert_same_weights(opened(folder).view, before)
+    assert_same_weights(opened(folder).lm, before)
     edit(session, 1)
 
 

@@ -19,8 +19,9 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, NumericalError, PatchError
 from alphaedit_plugin.common.files import FACTS, checksum
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.models import EditableModel
-from alphaedit_plugin.patches import bytes_of, load_session, read_patch, save_session
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.patches.patch import bytes_of, read_patch
+from alphaedit_plugin.patches.sessions import load_session, save_session
 from tests.patches.edits import FORMS, LAYERS, RICH, dense, edit, factored, forge, fresh, parts_of
 from tests.tiny import FAMILIES, assert_same_weights, relative, weights_of
 
@@ -53,7 +54,7 @@ def test_a_patch_gives_the_same_weights_bit_for_bit(
     session.note({session.ids[1]: {"rewrite": [1.0]}})
     save_session(session, path)
     loaded = load_session(fresh(dtype), path)
-    assert_same_weights(loaded.view, weights_of(session.view))
+    assert_same_weights(loaded.lm, weights_of(session.lm))
     assert loaded.requests == session.requests
     assert loaded.requests[0] == RICH
     assert loaded.metrics == session.metrics
@@ -68,13 +69,13 @@ def test_a_loaded_session_goes_on_exactly_and_back_to_the_start(path: Path, fami
     for one in (session, loaded):
         edit(one, 7)
         one.undo(one.journal[0].name)
-    assert_same_weights(loaded.view, weights_of(session.view))
+    assert_same_weights(loaded.lm, weights_of(session.lm))
     for layer in LAYERS:
-        like = session.view.weight(layer).T[:, :0].float()
+        like = session.lm.weight(layer).T[:, :0].float()
         ours, theirs = (one.past(layer).joined(like) for one in (loaded, session))
         assert torch.equal(ours, theirs)
     loaded.reset()
-    assert_same_weights(loaded.view, before)
+    assert_same_weights(loaded.lm, before)
 
 
 def test_a_patch_is_small_and_its_sparse_deltas_are_smaller_than_dense_ones(path: Path) -> None:
@@ -82,8 +83,8 @@ def test_a_patch_is_small_and_its_sparse_deltas_are_smaller_than_dense_ones(path
     for form in FORMS:
         session = saved(path, 0, form=form)
         sizes[form] = path.stat().st_size
-    entries = session.view.weight(1).numel() * len(LAYERS)
-    assert sizes["factored"] < 0.1 * bytes_of(session.view)
+    entries = session.lm.weight(1).numel() * len(LAYERS)
+    assert sizes["factored"] < 0.1 * bytes_of(session.lm)
     assert sizes["dense"] - sizes["sparse"] > 0.9 * (4 * entries - 2 * entries - entries / 8)
 
 
@@ -93,32 +94,32 @@ def test_keys_can_be_left_out(path: Path) -> None:
     save_session(session, path, keys=False)
     assert path.stat().st_size < 0.8 * whole
     loaded = load_session(fresh(), path)
-    assert_same_weights(loaded.view, weights_of(session.view))
+    assert_same_weights(loaded.lm, weights_of(session.lm))
     assert loaded.past(1).count == 0
 
 
 def test_the_sum_of_a_patch(path: Path) -> None:
     session = saved(path, 0, 1)
-    patch = read_patch(path, session.view)
+    patch = read_patch(path, session.lm)
     assert patch.delta(1).left.shape == (32, 4)
     assert relative(patch.delta(3).dense, session.accumulated(3)) < 1e-6
     edit(session, 2, form="dense")
     save_session(session, path)
-    assert relative(read_patch(path, session.view).delta(3).dense, session.accumulated(3)) < 1e-6
+    assert relative(read_patch(path, session.lm).delta(3).dense, session.accumulated(3)) < 1e-6
 
 
 # ---------------------------------------------------------------------------------------------
 # Another model
 
 
-def refused(view: EditableModel, path: Path, match: str, **options: Any) -> None:
+def refused(lm: EditableModel, path: Path, match: str, **options: Any) -> None:
     """Nothing of it was applied, and the message is one line."""
-    before = weights_of(view)
+    before = weights_of(lm)
     with pytest.raises(PatchError, match=match) as caught:
-        load_session(view, path, **options)
+        load_session(lm, path, **options)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1000
-    assert_same_weights(view, before)
+    assert_same_weights(lm, before)
 
 
 def test_another_model_is_refused_unless_forced(path: Path) -> None:
@@ -131,24 +132,24 @@ def test_another_model_is_refused_unless_forced(path: Path) -> None:
 
 def test_a_model_with_these_edits_already_is_refused(path: Path) -> None:
     session = saved(path)
-    refused(session.view, path, "starts from other weights .* in transformer.h.1.mlp")
+    refused(session.lm, path, "starts from other weights .* in transformer.h.1.mlp")
 
 
 @pytest.mark.parametrize("there", [torch.bfloat16, torch.float16])
 def test_another_dtype_rounds_the_same_edits(path: Path, there: torch.dtype) -> None:
     session = saved(path)
-    view = fresh(there)
-    start = view.weight(1).float().clone()
-    load_session(view, path)
-    assert torch.equal(view.weight(1), (start + session.accumulated(1)).to(there))
-    view.weight(3)[:, 0] += 1.0
-    refused(view, path, "starts from other weights")
+    lm = fresh(there)
+    start = lm.weight(1).float().clone()
+    load_session(lm, path)
+    assert torch.equal(lm.weight(1), (start + session.accumulated(1)).to(there))
+    lm.weight(3)[:, 0] += 1.0
+    refused(lm, path, "starts from other weights")
 
 
-@pytest.mark.parametrize("view", ["gptj", "llama"])
-def test_another_family_is_refused_even_when_forced(path: Path, view: str) -> None:
+@pytest.mark.parametrize("lm", ["gptj", "llama"])
+def test_another_family_is_refused_even_when_forced(path: Path, lm: str) -> None:
     saved(path)
-    refused(fresh(family=view), path, r"transformer\.h\.1\.mlp\.c_proj \[32, 128\]", force=True)
+    refused(fresh(family=lm), path, r"transformer\.h\.1\.mlp\.c_proj \[32, 128\]", force=True)
 
 
 def test_weights_that_would_overflow_are_refused(path: Path) -> None:
@@ -157,11 +158,11 @@ def test_weights_that_would_overflow_are_refused(path: Path) -> None:
         session.write(1, Delta(torch.full((32, 128), 1e6)))
         session.commit([RICH])
     save_session(session, path)
-    view = fresh(torch.float16)
-    before = weights_of(view)
+    lm = fresh(torch.float16)
+    before = weights_of(lm)
     with pytest.raises(NumericalError, match="layer 1 overflows"):
-        load_session(view, path)
-    assert_same_weights(view, before)
+        load_session(lm, path)
+    assert_same_weights(lm, before)
 
 
 def test_a_patch_that_cannot_be_written_leaves_the_old_one(path: Path) -> None:
@@ -171,7 +172,7 @@ def test_a_patch_that_cannot_be_written_leaves_the_old_one(path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be written"):
         save_session(session, path / "in_a_file")
     assert path.read_bytes() == old
-    session.view.weight(1)[0, 0] += 1
+    session.lm.weight(1)[0, 0] += 1
     with pytest.raises(Exception, match="was changed by something other"):
         save_session(session, path)
     assert path.read_bytes() == old
@@ -349,23 +350,22 @@ def test_no_flipped_bit_goes_unseen(tmp_path_factory: pytest.TempPathFactory, da
     whole = bytearray(path.with_name("whole.safetensors").read_bytes())
     whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(whole)
-    view = fresh()
-    before = weights_of(view)
+    lm = fresh()
+    before = weights_of(lm)
     try:
-        load_session(view, path)
+        load_session(lm, path)
     except PatchError:
-        assert_same_weights(view, before)
+        assert_same_weights(lm, before)
     else:  # some bytes of a header say nothing, such as the spaces that fill it up
         expected = load_session(fresh(), path.with_name("whole.safetensors"))
-        assert_same_weights(view, weights_of(expected.view))
+        assert_same_weights(lm, weights_of(expected.lm))
 
 
 def test_a_sum_is_factored_only_where_that_is_smaller() -> None:
-    view = fresh()
-    one = factored(view, 1, 0)
+    lm = fresh()
+    one = factored(lm, 1, 0)
     assert Delta.joined([one] * 3).right is not None
     assert Delta.joined([one] * 20).right is None
     assert (
-        relative(Delta.joined([one, dense(view, 1, 1)]).dense, one.dense + dense(view, 1, 1).left)
-        == 0
+        relative(Delta.joined([one, dense(lm, 1, 1)]).dense, one.dense + dense(lm, 1, 1).left) == 0
     )

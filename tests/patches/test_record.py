@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.patches import Journal, open_session
+from alphaedit_plugin.patches.journal import Journal
 from alphaedit_plugin.patches.record import converter, pack, unpack
+from alphaedit_plugin.patches.sessions import open_session
 from tests.patches.edits import LAYERS, RICH, edit, fresh
 from tests.saved import overrides_of
 from tests.tiny import REQUESTS

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from alphaedit_plugin import NullSpaceEditor
-from alphaedit_plugin.config import load_config
 from alphaedit_plugin.config.build import DTYPES, load_model
-from alphaedit_plugin.data import load_data
+from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.pocket_world import ASSETS, load_pocket, load_world
 from alphaedit_plugin.data.pocket_world.world import (
     World,
@@ -23,7 +22,8 @@ from alphaedit_plugin.data.pocket_world.world import (
     save_world,
 )
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.metrics import evaluate
+from alphaedit_plugin.data.selection import load_data
+from alphaedit_plugin.metrics.evaluation import evaluate
 from alphaedit_plugin.models.scoring import score
 from examples.train_pocket.train import main
 
@@ -55,7 +55,7 @@ def test_whoever_loads_it_gets_the_same(dtype: str) -> None:
 def test_it_knows_its_world_in_every_phrasing(editor: NullSpaceEditor, world: World) -> None:
     for phrasing in range(3):
         pairs = [(fact.prompts[phrasing], fact.answer) for fact in world.facts]
-        known = [answer.accuracy == 1 for answer in score(editor.view, pairs)]
+        known = [answer.accuracy == 1 for answer in score(editor.lm, pairs)]
         assert sum(known) >= 0.99 * len(known)
 
 
@@ -64,7 +64,7 @@ def test_a_batch_of_twenty_edits_takes_and_spares_the_rest(editor: NullSpaceEdit
     batch = data.requests[:20]
     assert len({request.subject for request in batch}) == 20
     editor.apply(batch)
-    found = evaluate(editor.view, batch, data.retention)
+    found = evaluate(editor.lm, batch, data.retention)
     editor.session.reset()
     assert found.efficacy.success >= 0.95
     assert found.retained is not None
@@ -82,7 +82,7 @@ def test_corrections_take_with_the_null_space_as_without() -> None:
     ]
     for batch in (*batches(wrong), *batches(jobs)):
         editor.apply(batch)
-    found = evaluate(editor.view, jobs, {})
+    found = evaluate(editor.lm, jobs, {})
     assert found.efficacy.success >= 0.9
 
 

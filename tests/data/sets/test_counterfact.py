@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.data import NEIGHBOURHOOD
+from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.data.request import Probe
 from tests.data.files import load, without, write
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.data.selection import load_data
 from tests.data.files import load, without, write
 
 RECORD = {

@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config import load_config
-from alphaedit_plugin.data import NEIGHBOURHOOD, load_data
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.data.base import NEIGHBOURHOOD
 from alphaedit_plugin.data.pocket_world import load_world
+from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.data.sets.pocket import load_pocket_data
 
 
