@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from alphaedit_plugin.common.console import progress
 from alphaedit_plugin.common.errors import ConfigError, require, unknown_name
 from alphaedit_plugin.common.groups import options
-from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.overrides import key_of
@@ -255,7 +255,7 @@ class NullSpaceEditor:
         # Edits that are not kept cannot contradict each other.
         lost = contradicted(requests) if sequential_edit else frozenset()
         starts = range(0, len(requests), batch_size)
-        for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
+        for start in progress(starts, "editing", "batches", hide=len(starts) <= 1):
             batch = requests[start : start + batch_size]
             old = edit_quality(self.lm, batch) if before is None else before[start:]
             weights = self._weights()

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from alphaedit_plugin.common.cache import Cache
-from alphaedit_plugin.common.files import checksum, read_artefact, write_artefact
+from alphaedit_plugin.common.tensor_file import checksum, read_tensors, write_tensors
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets, optimise_targets, target_sentences
@@ -95,11 +95,11 @@ def _edited(lm: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
 
 
 def _read(lm: EditableModel, path: Path) -> Targets:
-    tensors, _ = read_artefact(path)
+    tensors, _ = read_tensors(path)
     placed = {name: tensor.clone().to(lm.device) for name, tensor in tensors.items()}
     return Targets(placed["values"], placed["loss"], placed["probability"])
 
 
 def _write(path: Path, targets: Targets) -> None:
     found = {name: getattr(targets, name) for name in ("values", "loss", "probability")}
-    write_artefact(path, found, {})
+    write_tensors(path, found, {})

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.cache import hash_of
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.files import DamagedFile, checksum, read_artefact, write_artefact
+from alphaedit_plugin.common.tensor_file import DamagedFile, checksum, read_tensors, write_tensors
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.request import Request
@@ -89,7 +89,7 @@ class Checkpoint:
             What was found out until then; ``None`` where there is nothing to go on from.
         """
         try:
-            tensors, content = read_artefact(self.path)
+            tensors, content = read_tensors(self.path)
             if content["identity"] != self.identity:
                 return None
             standing = converter().structure(content["standing"], kind)
@@ -102,7 +102,7 @@ class Checkpoint:
         return standing
 
     def _write(self, tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> None:
-        write_artefact(self.path, tensors, {"identity": self.identity, **content})
+        write_tensors(self.path, tensors, {"identity": self.identity, **content})
 
 
 def _replay(

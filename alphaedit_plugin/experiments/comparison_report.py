@@ -9,8 +9,7 @@ from rich import box
 from rich.table import Table
 
 from alphaedit_plugin.common.errors import ConfigError, counted
-from alphaedit_plugin.common.files import replacing
-from alphaedit_plugin.common.outputs import writable_folder
+from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.experiments.cells import SECONDS, Cell
 from alphaedit_plugin.experiments.results import METRICS, Run, dumps

@@ -22,8 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from alphaedit_plugin.common.console import watched
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.progress import unwatched
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.base import EditData
@@ -176,7 +176,7 @@ def _progress(
         TimeRemainingColumn(),
     )
     edits = min(jobs[0].config.compare.edits, len(data.requests))
-    hidden = unwatched(console.is_terminal)
+    hidden = not watched(console)
     with Progress(*columns, console=console, disable=hidden) as progress:
         yield progress, progress.add_task(title, total=len(jobs) * edits)
 

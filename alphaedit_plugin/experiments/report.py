@@ -11,7 +11,7 @@ from rich.console import Console
 
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError, counted
-from alphaedit_plugin.common.outputs import writable_folder, writing
+from alphaedit_plugin.common.files import writable_folder, writing
 from alphaedit_plugin.common.plotting import save
 from alphaedit_plugin.experiments import pictures, tables
 from alphaedit_plugin.experiments.bootstrap import gains

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from alphaedit_plugin.cli.main import main
-from alphaedit_plugin.common.files import read_artefact
+from alphaedit_plugin.common.tensor_file import read_tensors
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.projector_file import load_projectors, read_projectors
@@ -41,7 +41,7 @@ def fit(saved: Path, *overrides: str) -> list[str]:
 
 
 def moments_in(cache: Path) -> list[tuple[torch.Tensor, int]]:
-    found = [read_artefact(path) for path in sorted((cache / "moments").glob("*.safetensors"))]
+    found = [read_tensors(path) for path in sorted((cache / "moments").glob("*.safetensors"))]
     return [(tensors["total"], content["count"]) for tensors, content in found]
 
 
