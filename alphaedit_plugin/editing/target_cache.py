@@ -16,13 +16,12 @@ import torch
 
 from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.files import checksum, read_artefact, write_artefact
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import Targets, optimise_targets, target_sentences
+from alphaedit_plugin.editing.targets import Targets, optimise_targets
 from alphaedit_plugin.models.activations import Site
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
 
 
 @dataclass(frozen=True)
@@ -58,14 +57,12 @@ class StoredTargets:
     def __call__(
         self,
         lm: EditableModel,
-        requests: Sequence[Request],
-        contexts: ContextTemplates,
+        batch: Sequence[EncodedRequest],
         site: Site,
-        fact_token: FactToken,
         settings: TargetSettings,
     ) -> Targets:
         """See `targets.optimise_targets`."""
-        search = partial(optimise_targets, lm, requests, contexts, site, fact_token, settings)
+        search = partial(optimise_targets, lm, batch, site, settings)
         edited = _edited(lm, self.layers)
         if self.pristine_only and edited != self.pristine:
             return search()
@@ -73,8 +70,8 @@ class StoredTargets:
             "model": self.model,
             "edited": dict(zip(self.layers, edited, strict=True)),
             "sentences": [
-                [(s.ids, s.position, target) for s, target in rows]
-                for rows in (target_sentences(lm, r, contexts, fact_token) for r in requests)
+                [[(s.ids, s.position) for s in (*one.sentences, one.essence)], one.answers]
+                for one in batch
             ],
             "site": [site.layer, site.part.value],
             "settings": asdict(settings),

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphaedit_plugin.data.request import SLOT, Request
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.target_settings import TargetError, TargetSettings
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import head_only_at, inference
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, can_resume, run
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, Sentence, complete, locate
+from alphaedit_plugin.models.tokens import Sentence
 
 FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
-ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
+
+Row = tuple[Sentence, tuple[int, ...]]  # and the tokens that it has to predict
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,7 @@ class Targets:
 
 
 # `optimise_targets`, or what gives the same.
-TargetSearch = Callable[
-    [EditableModel, Sequence[Request], ContextTemplates, Site, FactToken, TargetSettings], Targets
-]
+TargetSearch = Callable[[EditableModel, Sequence[EncodedRequest], Site, TargetSettings], Targets]
 
 
 @dataclass(frozen=True)
@@ -92,28 +92,22 @@ class _Problem:
 
 
 def optimise_targets(
-    lm: EditableModel,
-    requests: Sequence[Request],
-    contexts: ContextTemplates,
-    site: Site,
-    fact_token: FactToken,
-    settings: TargetSettings,
+    lm: EditableModel, batch: Sequence[EncodedRequest], site: Site, settings: TargetSettings
 ) -> Targets:
     """Find the value at ``site`` that makes the model answer each request's new target.
 
     Args:
         lm: the model as it is now; nothing in it is changed.
-        requests: what to search for; each is optimised independently of the others.
-        contexts: the answer must come behind each of these; all weigh the same.
+        batch: what to search for; each is optimised independently of the others, and its answer
+            must come after each of its contexts, which all weigh the same.
         site: where the value lives: a block's output (MEMIT) or a down-projection's (ROME).
-        fact_token: which token's value.
         settings: of the search.
 
     Raises:
         TargetError: a loss is not finite; it names the requests.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [target_sentences(lm, request, contexts, fact_token) for request in requests]
+    rows = [_rows(encoded) for encoded in batch]
     sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
     columns: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -125,17 +119,20 @@ def optimise_targets(
     with torch.inference_mode(False), torch.enable_grad(), inference(lm):
         needed = _token_bytes(lm, rows, site)
         in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
-    values, losses, probabilities = zip(*(columns[i] for i in range(len(requests))), strict=True)
+    values, losses, probabilities = zip(*(columns[i] for i in range(len(batch))), strict=True)
     found = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
     lost = (~torch.isfinite(found.loss)).nonzero().flatten().tolist()
     if lost:
-        raise _failure([requests[i] for i in lost], found.loss[lost[0]].item())
+        raise _failure([batch[i].request for i in lost], found.loss[lost[0]].item())
     return found
 
 
-def _token_bytes(
-    lm: EditableModel, rows: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
-) -> float:
+def _rows(encoded: EncodedRequest) -> list[Row]:
+    """What runs for a request; last the essence, which has nothing to predict."""
+    return [*zip(encoded.sentences, encoded.answers, strict=True), (encoded.essence, ())]
+
+
+def _token_bytes(lm: EditableModel, rows: Sequence[Sequence[Row]], site: Site) -> float:
     """What a padded token of these sentences takes, with what a gradient has to pass."""
     flat = [row for sentences in rows for row in sentences]
     length = max(len(s.ids) for s, _ in flat)
@@ -155,30 +152,7 @@ def _failure(failed: Sequence[Request], loss: float) -> TargetError:
     )
 
 
-def target_sentences(
-    lm: EditableModel, request: Request, contexts: ContextTemplates, fact_token: FactToken
-) -> list[tuple[Sentence, list[int]]]:
-    """What the search runs for one request, and the tokens each sentence has to predict.
-
-    Returns:
-        The prompt behind each context with all but the last target token; last the essence,
-        which has nothing to predict.
-
-    Raises:
-        RequestError: the subject cannot be located, or the target has no token.
-    """
-    templates = contexts.around(lm.tokenizer, request.prompt)
-    rows = [
-        complete(lm, template, request.subject, request.target_new, fact_token)
-        for template in templates
-    ]
-    essence = locate(lm.tokenizer, ESSENCE, request.subject, fact_token).until_fact()
-    return [*rows, (essence, [])]
-
-
-def _assemble(
-    lm: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
-) -> _Problem:
+def _assemble(lm: EditableModel, requests: Sequence[Sequence[Row]], site: Site) -> _Problem:
     flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
     bare = [rows[0][0] for rows in requests]
     initial = read(lm, [site], bare)[site].T.to(lm.device)  # where the loss is
