@@ -162,7 +162,7 @@ class NullSpaceEditor:
             rephrase_prompts: other ways to ask, for ``rephrase_acc``.
             locality_inputs: ``{name: {"prompt": …, "ground_truth": …}}``, what must not change.
             portability_inputs: the same form, what must follow.
-            sequential_edit: keep each edit; without, each is evaluated and taken back.
+            sequential_edit: keep each edit; or else each is undone once it is evaluated.
             verbose: log each request's metrics.
             subject: the subjects.
 

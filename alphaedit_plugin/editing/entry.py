@@ -70,7 +70,7 @@ class Entry:
         past_keys: per layer ``(d_in, n)``, the batch's keys after its write; may be empty.
         failed: requests of the batch that could not be edited and were left out.
         searches: how far each request's target search came; empty where that is not known.
-        name: by which it is taken back; unique.
+        name: unique; `EditSession.undo` takes it.
         ids: of the edits, one per request; unique.
         method: what made it, see `Recipe.description`; JSON.
         time: when it was done, UTC, ISO 8601.

@@ -1,7 +1,7 @@
 """Weights under edit: always ``W0 + Σ Δ``, summed in float32 and rounded once.
 
 So half-precision weights gather no rounding, and the same deltas, added in the same order, give the
-same bits: whether others were added and taken back between them, or they come from a file.
+same bits: whether others were added and undone between them, or they come from a file.
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(base: str, null_space: bool) -> No
     first.apply(requests[:1])
     first.finalize()
     second = editor("parts")
-    second.session.resume()
+    second.session.undo()
     second.apply(requests[1:2])
     third = editor("parts")
     third.apply(requests[2:])

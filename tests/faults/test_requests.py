@@ -295,13 +295,12 @@ def test_what_cannot_be_placed_is_refused_by_name(
     recipe = Recipe(Memit(20.0), LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH)
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
 
-    request = Request(template, subject, "Rome")
     if message is None:
-        edit(session, recipe, [request])
+        edit(session, recipe, [Request(template, subject, "Rome")])
         session.undo()
     else:
         with pytest.raises(RequestError, match=message):
-            edit(session, recipe, [request])
+            edit(session, recipe, [Request(template, subject, "Rome")])
     assert_same_weights(gpt2, before)
 
 
