@@ -24,14 +24,14 @@ from alphaedit_plugin.models.hooks import head_only_at, inference
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, can_resume, run
 from alphaedit_plugin.models.tokens import Sentence
 
-FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
+FLOAT16_LOSS_SCALE = 2.0**10  # or gradients underflow
 
 Row = tuple[Sentence, tuple[int, ...]]  # and the tokens that it has to predict
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the search found.
+    """Target values.
 
     Attributes:
         values: ``(d_model, n)`` float32, the target ``z`` of each request.
@@ -52,11 +52,10 @@ TargetSearch = Callable[[EditableModel, Sequence[EncodedRequest], Site, TargetSe
 class _Problem:
     """The sentences of one micro-batch of requests, and what each has to predict.
 
-    ``initial (n, d_model)`` is the unedited value behind the bare context, and ``place`` the module
-    whose output gets ``δ``. ``owner`` says which request a sentence belongs to. The head runs at
-    ``rows`` and ``columns``: first at the ``m`` places whose next token is scored, to which
-    ``token``, ``weight`` and ``token_owner (m,)`` belong, then at each request's essence, where the
-    divergence is measured.
+    ``initial (n, d_model)`` is the unedited value after the bare context, ``place`` the module to
+    whose output ``δ`` is added, and ``owner`` the request of each sentence. The head runs at
+    ``rows`` and ``columns``: first at the ``m`` positions whose next token is scored (``token``,
+    ``weight``, ``token_owner``, all ``(m,)``), then at each request's essence.
     """
 
     initial: Tensor
@@ -120,11 +119,11 @@ def optimise_targets(
         needed = _token_bytes(lm, rows, site)
         in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
     values, losses, probabilities = zip(*(columns[i] for i in range(len(batch))), strict=True)
-    found = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
-    lost = (~torch.isfinite(found.loss)).nonzero().flatten().tolist()
-    if lost:
-        raise _failure([batch[i].request for i in lost], found.loss[lost[0]].item())
-    return found
+    targets = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
+    failed = (~torch.isfinite(targets.loss)).nonzero().flatten().tolist()
+    if failed:
+        raise _failure([batch[i].request for i in failed], targets.loss[failed[0]].item())
+    return targets
 
 
 def _rows(encoded: EncodedRequest) -> list[Row]:
@@ -133,10 +132,10 @@ def _rows(encoded: EncodedRequest) -> list[Row]:
 
 
 def _token_bytes(lm: EditableModel, rows: Sequence[Sequence[Row]], site: Site) -> float:
-    """What a padded token of these sentences takes, with what a gradient has to pass."""
+    """Bytes per padded token, with what the backward pass needs."""
     flat = [row for sentences in rows for row in sentences]
     length = max(len(s.ids) for s, _ in flat)
-    # Those before the fact token run once, without gradients.
+    # Tokens before the fact token run once, without gradients.
     tail = max(len(s.ids) - s.position for s, _ in flat) if can_resume(lm) else length
     scored = sum(max(len(target), 1) for _, target in flat) / len(flat) / length
     blocks = activation_bytes(lm, lm.depth - site.layer, length)
@@ -185,7 +184,7 @@ def _assemble(lm: EditableModel, requests: Sequence[Sequence[Row]], site: Site) 
 def _search(
     lm: EditableModel, problem: _Problem, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small.
+    """Adam on all ``δ`` at once. A row is frozen once its loss is small.
 
     Frozen rows leave the computation once they are half of it.
     """
@@ -196,7 +195,7 @@ def _search(
     loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
     active = torch.ones_like(loss, dtype=torch.bool)
     running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
-    scale = FLOAT16_SCALE if lm.parameter(0).dtype is torch.float16 else 1.0
+    scale = FLOAT16_LOSS_SCALE if lm.parameter(0).dtype is torch.float16 else 1.0
     reference: Tensor | None = None
     for step in range(settings.steps):
         now, nll, reference = _loss(lm, problem, delta[running], reference, settings)
