@@ -18,9 +18,10 @@ from alphaedit_plugin.easyedit.host import import_host, methods_of, second_momen
 from alphaedit_plugin.easyedit.hparams import NullSpaceFlag
 from alphaedit_plugin.easyedit.key_history import KeyHistory, Marks, marks, same_marks
 from alphaedit_plugin.easyedit.patch_loop import unharmed
-from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.run import run
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
@@ -193,11 +194,9 @@ class NativeRun:
     def edit(self, requests: Sequence[Request]) -> None:
         """Apply a batch; PRUNE's restraint is taken off before it and put on after it."""
         session, recipe = self.session, self.recipe
-        session.resume()
-        try:
-            engine.apply_batch(session.lm, session, recipe, requests)
-        finally:
-            engine.finalize(session, recipe)
+        encoded = encode(session.lm, recipe, requests)
+        for _ in run(session, recipe, encoded, len(encoded)):
+            pass
         self.states.append((marks(weights_of(session)), len(session.journal)))
 
 
