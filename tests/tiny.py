@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.entry import Entry
@@ -41,7 +41,7 @@ from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Site
 from alphaedit_plugin.models.boundary import continuations
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
 
 FAMILIES = ("gpt2", "gptj", "llama")
 DEPTH = 4

@@ -17,7 +17,7 @@ from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, RequestE
 from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import host_files
-from alphaedit_plugin.data.request import SLOT, Request, split_slot
+from alphaedit_plugin.data.request import SLOT, FactToken, Request, split_slot
 from alphaedit_plugin.easyedit.host import (
     METHODS,
     HostError,
@@ -39,7 +39,7 @@ from alphaedit_plugin.editing.undo import Undone
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.easyedit_stats import write_host_moment
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.data.conflicts import OnConflict
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.methods.base import BaseMethod, missing_moment
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 

@@ -12,10 +12,11 @@ from alphaedit_plugin.config.schema import CompareConfig, EditorConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.targets import TargetSearch, optimise_targets
-from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.metrics.abilities import Abilities
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Mode
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alphaedit_plugin.common.errors import ModelError, NumericalError
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
@@ -28,7 +29,6 @@ from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
-from alphaedit_plugin.models.tokens import FactToken
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector

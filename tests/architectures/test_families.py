@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
@@ -19,7 +20,7 @@ from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.families import LAYOUTS
 from alphaedit_plugin.models.prefix_cache import can_resume
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector

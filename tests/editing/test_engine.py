@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import AlphaEditError, ModelError, NumericalError, RequestError
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
@@ -25,7 +25,7 @@ from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site, average, read
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, locate
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import (

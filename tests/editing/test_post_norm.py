@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.post_norm import value_residual
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
@@ -16,7 +17,7 @@ from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import hidden_of, hooked, with_hidden
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, Sentence, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, Sentence, locate
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from tests.architectures.zoo import build
 from tests.tiny import REQUESTS, edit, hook_count, random_sequences, relative, targets_of

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from alphaedit_plugin.common.cache import Cache
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing import target_cache as stored
 from alphaedit_plugin.editing.encoding import EncodedRequest, encode
 from alphaedit_plugin.editing.recipe import Recipe
@@ -22,7 +22,6 @@ from alphaedit_plugin.experiments.comparison import run_comparison
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, targets_of
 
 SITE = Site(1, Part.BLOCK)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, locate
 from tests.published import published_loop
 from tests.tiny import (
     CONTEXTS,

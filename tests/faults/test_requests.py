@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import NumericalError, RequestError
 from alphaedit_plugin.data.conflicts import OnConflict
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure
@@ -24,7 +24,7 @@ from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken, locate
+from alphaedit_plugin.models.tokens import locate
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from alphaedit_plugin.patches.sessions import load_session, save_session

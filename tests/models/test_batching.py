@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import OutOfMemory, is_out_of_memory
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.models import batching as memory
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.batching import activation_bytes, activation_room, in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS, REQUESTS, build_model, targets_of
 
 VIEW = EditableModel.wrap(build_model("gpt2", 99), None)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.prefix_cache import CACHES, begin, can_resume
-from alphaedit_plugin.models.tokens import FactToken, Sentence
+from alphaedit_plugin.models.tokens import Sentence
 from tests.architectures.zoo import build
 from tests.published import published_loop
 from tests.tiny import CONTEXTS, REQUESTS, build_model, hook_count, relative, targets_of
