@@ -1,132 +1,258 @@
-"""``alphaedit compare -m``: a sweep through Hydra itself, by any launcher; a job is a cell."""
+"""``alphaedit compare``: cells, run by Hydra's multirun and any of its launchers.
+
+Without ``-m`` the cells are every base of ``compare.bases``, plain and projected, and a report of
+them follows; with ``-m`` they are whatever is swept.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import MappingProxyType
 
 import hydra
+import joblib
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.common.groups import CONFIG_MODULE
+from alphaedit_plugin.common.outputs import writable_folder
 from alphaedit_plugin.config.build import check_sources
 from alphaedit_plugin.config.compose import load_config, register_configs
 from alphaedit_plugin.config.explain import explain
-from alphaedit_plugin.config.overrides import key_of
+from alphaedit_plugin.config.overrides import bases_with, key_of
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.experiments.comparison_report import report_folder, write_metrics
-from alphaedit_plugin.experiments.grid import refuse_useless
-from alphaedit_plugin.experiments.jobs import abilities_of
-from alphaedit_plugin.experiments.study import data_of, prepare, run_alone
+from alphaedit_plugin.experiments.cell import run_cell
+from alphaedit_plugin.experiments.report import report_folder, run_report
+from alphaedit_plugin.experiments.results import METRICS
+from alphaedit_plugin.experiments.setup import abilities_of, data_of, is_small, most_edits, on_cpu
+from alphaedit_plugin.experiments.watching import progress_of
 
 logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun")
-NAMED = ("base", "null_space", "model", "data", "seed")  # in a folder's name though all agree
+NAMED = ("base", "null_space", "model", "data", "seed")  # in a folder's name though not swept
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 # Launchers that come with a package of their own, and our extra that brings it.
 PLUGINS: Mapping[str, str] = MappingProxyType(
-    {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
+    {"submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
 )
-# The rehearsal is over in seconds, here, and leaves nothing behind but the cells' folders.
-REHEARSAL = ("hydra/launcher=basic", "hydra/job_logging=none", "hydra/hydra_logging=none",
-             "hydra.output_subdir=null")  # fmt: skip
+# The rehearsal takes seconds, in this process, and leaves nothing but empty folders.
+REHEARSAL = ("hydra/launcher=basic", "hydra/job_logging=none", "hydra.output_subdir=null")
+# What other commands take, and what to use here instead.
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "base": "it runs those of compare.bases=[rome,memit]",
+        "null_space": "it runs every base both with and without: compare.bases says which",
+        "host": "it runs host=native only: use alphaedit edit for other hosts",
+        "save": "it keeps no model: compare.out says where the report goes",
+        "request": "it edits many requests: those of data=…",
+    }
+)
+SWEPT = ("base", "null_space")  # refused without -m only
 
 
-def run_sweep(words: Sequence[str], console: Console) -> list[Path]:
-    """Run every cell of a sweep, in a folder of its own, with its ``metrics.json``.
+def run_compare(words: Sequence[str], console: Console) -> list[Path]:
+    """Run every cell in a folder of its own; without ``-m`` also report on them.
 
     All cells are composed and checked first, so that a typing error does not show after hours.
+    Cells that an earlier run finished are not run again; one that was killed goes on.
 
     Args:
-        words: as on the command line: overrides, of which some are sweeps.
-        console: where it says what to do with the result.
+        words: as on the command line.
+        console: where the table, and what to do next, is printed.
 
     Returns:
         The cells' folders.
 
     Raises:
-        AlphaEditError: what a cell raised; the others have run, and a second time only those
-            that are not done will.
+        AlphaEditError: a setting that does not fit, before anything runs; or what a cell raised,
+            after the others have run.
     """
     overrides = [word for word in words if word not in FLAGS]
-    refuse_useless(overrides, sweeping=True)
-    given = [*overrides, _named_by_what_is_swept(overrides)]
+    sweeping = len(overrides) < len(words)
+    refuse_useless(overrides, sweeping)
+    multiruns = [overrides] if sweeping else grid(overrides)
     rehearsal = Rehearsal()
-    _through_hydra(rehearsal, [*_without_launcher(given), *REHEARSAL])
-    rehearsal.check()
-    say(console, f"{len(rehearsal.folders)} cells")
-    _through_hydra(run_job, given)
-    folder = os.path.commonpath(rehearsal.folders)
-    say(console, f"{len(rehearsal.folders)} cells in {folder}: alphaedit report {folder}")
-    return rehearsal.folders
+    for one in multiruns:
+        _multirun(rehearsal, [*_without_launcher(one), *REHEARSAL])
+    if rehearsal.errors:
+        raise rehearsal.errors[0]
+    if any(key_of(override).startswith(LAUNCHER) for override in overrides):
+        launcher, jobs = list[str](), 1
+    else:
+        launcher, jobs = rehearsal.launcher()
+    folders = list(rehearsal.edits)
+    task = CellTask(" ".join(["alphaedit compare", *words]))
+    if jobs > 1:
+        _start_workers(jobs)
+    title = f"{len(folders)} cells" + (f", {jobs} at once" if jobs > 1 else "")
+    with progress_of(rehearsal.edits, title):
+        for one in multiruns:
+            _multirun(task, [*one, *launcher])
+    if sweeping:
+        out = os.path.commonpath(folders)
+        say(console, f"{len(folders)} cells in {out}: alphaedit report {out}")
+    else:
+        run_report(folders, str(folders[0].parent), console, show=True)
+    return folders
 
 
-def run_job(_: DictConfig) -> None:
-    """One cell, as any launcher calls it, here or on another machine."""
-    config, folder = _this_job()
-    command = " ".join(["alphaedit compare -m", *HydraConfig.get().overrides.task])
-    study = prepare([config])
-    cell = run_alone(study, study.jobs[0], folder)
-    write_metrics(study.run_of([cell], command), folder)
-    logger.info("%s: %s", cell.name, folder)
+def grid(overrides: Sequence[str]) -> list[list[str]]:
+    """Multiruns of every base of ``compare.bases``, plain and projected.
+
+    An override ``base.x=…`` goes to those bases that have a field ``x``; bases that take the same
+    overrides are one multirun.
+
+    Raises:
+        ConfigError: no base, an override that no base takes, or one that does not compose.
+    """
+    of_bases = [o for o in overrides if key_of(o).startswith("base.")]
+    common = [o for o in overrides if o not in of_bases]
+    compare = load_config(common).compare
+    if not compare.bases:
+        raise ConfigError("compare.bases is empty: name at least one base method")
+    folder = report_folder("compare.out", compare.out)
+    takers = {override: bases_with(key_of(override).removeprefix("base.")) for override in of_bases}
+    for override, takes in takers.items():
+        if not set(takes) & set(compare.bases):
+            raise ConfigError(f"none of {', '.join(compare.bases)} has a setting for {override!r}")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for base in compare.bases:
+        alike.setdefault(tuple(o for o in of_bases if base in takers[o]), []).append(base)
+    fixed = ["hydra.sweeper.params=null", f"hydra.sweep.dir='{folder}'"]  # not an experiment's
+    return [
+        [*common, *taken, f"base={','.join(bases)}", "null_space=false,true", *fixed]
+        for taken, bases in alike.items()
+    ]
+
+
+def refuse_useless(overrides: Sequence[str], sweeping: bool) -> None:
+    """Refuse overrides that a comparison has no use for.
+
+    Raises:
+        ConfigError: there is one; the message says what to use instead.
+    """
+    for override in overrides:
+        name = key_of(override)
+        key = name.split(".")[0]
+        if sweeping and name == "compare.bases":
+            raise ConfigError(f"a sweep has no use for {override!r}: write -m base=rome,memit")
+        if name.startswith("base.") or override == "host=native" or (sweeping and key in SWEPT):
+            continue
+        if key in REFUSED:
+            hint = "; or sweep: alphaedit compare -m base=rome,memit" if key in SWEPT else ""
+            raise ConfigError(f"compare has no use for {override!r}: {REFUSED[key]}{hint}")
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """What any launcher calls for a cell, here or on another machine.
+
+    Attributes:
+        command: as typed, for the report.
+    """
+
+    command: str
+
+    def __call__(self, _: DictConfig) -> None:
+        """Run it."""
+        disable_progress_bar()  # of loading a model; also where the cell has its own process
+        config, folder = _this_job()
+        try:
+            run_cell(config, folder, self.command)
+        except Exception as error:
+            # Hydra keeps the error until all cells have run, and with its frames the model.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 @dataclass
 class Rehearsal:
-    """A task that runs nothing: it looks at each cell of a sweep before the first one runs.
+    """A task that looks at each cell before the first one runs.
 
     Attributes:
-        folders: of the cells.
+        edits: how many each cell will make, by its folder.
+        configs: theirs.
+        errors: what cannot run.
     """
 
-    folders: list[Path] = field(default_factory=list)
-    _sources: set[str] = field(default_factory=set)
+    edits: dict[Path, int] = field(default_factory=dict)
+    configs: list[EditorConfig] = field(default_factory=list)
+    errors: list[AlphaEditError] = field(default_factory=list)
+    _requests: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, _: DictConfig) -> None:
         """Look at one cell."""
-        config, folder = _this_job()
-        report_folder(str(folder))
+        try:
+            self._check(*_this_job())
+        except AlphaEditError as error:  # which Hydra would report in lines of its own
+            self.errors.append(error)
+
+    def _check(self, config: EditorConfig, folder: Path) -> None:
+        if (writable_folder("compare.out", str(folder)) / METRICS).is_dir():
+            raise ConfigError(f"{folder / METRICS} is a folder: remove it")
+        if folder in self.edits:
+            raise ConfigError(f"two cells would be written to {folder}: sweep no value twice")
+        source = repr((config.data, config.model.path, config.seed))
+        if source not in self._requests:
+            self._requests[source] = len(data_of(config).requests)
         check_sources(config)
         abilities_of(config.compare).check()
-        source = repr((config.data, config.model.path, config.seed))
-        if source not in self._sources:
-            data_of(config)
-            self._sources.add(source)
-        self.folders.append(folder)
+        self.edits[folder] = min(most_edits(config), self._requests[source])
+        self.configs.append(config)
 
-    def check(self) -> None:
-        """Refuse a sweep whose cells would write over one another.
+    def launcher(self) -> tuple[list[str], int]:
+        """Overrides that choose a launcher, and how many cells it runs at once.
+
+        Small models run one cell per core; a larger one keeps the machine busy by itself.
 
         Raises:
-            ConfigError: there are two of the same folder.
+            ConfigError: several at once are asked for on an accelerator.
         """
-        twice = [folder for folder in self.folders if self.folders.count(folder) > 1]
-        if twice:
-            raise ConfigError(f"two cells would be written to {twice[0]}: sweep no value twice")
+        models, asked = [config.model for config in self.configs], self.configs[0].compare.jobs
+        if asked is not None and asked > 1 and not all(map(on_cpu, models)):
+            raise ConfigError(f"compare.jobs={asked} is for the CPU: remove it on an accelerator")
+        most = joblib.cpu_count() if all(map(is_small, models)) else 1
+        jobs = min(len(self.edits), asked or most)
+        chosen = ["hydra/launcher=cores", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []
+        return chosen, jobs
 
 
 def _this_job() -> tuple[EditorConfig, Path]:
-    """Its configuration, with what the model is tuned to, and its folder."""
+    """The configuration and the folder of the cell that Hydra runs now."""
     job = HydraConfig.get()
     return load_config(list(job.overrides.task)), Path(job.runtime.output_dir)
 
 
-def _named_by_what_is_swept(overrides: Sequence[str]) -> str:
-    """An override: most of what is the same in all cells is no part of their folders' names."""
+def _start_workers(jobs: int) -> None:
+    """Start the processes that joblib will use, so that they leave Ctrl-C to this one."""
+    if current_thread() is not main_thread():
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        joblib.Parallel(jobs, backend="loky")(joblib.delayed(os.getpid)() for _ in range(jobs))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _short_names(overrides: Sequence[str]) -> str:
+    """An override: folders are named after what is swept, and little of what is the same in all."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -141,7 +267,7 @@ def _without_launcher(overrides: Sequence[str]) -> list[str]:
     return [o for o in overrides if not key_of(o).startswith(LAUNCHER)]
 
 
-def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> None:
+def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> None:
     """Let Hydra's own application run ``task`` for each cell.
 
     Raises:
@@ -149,8 +275,9 @@ def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str])
     """
     register_configs()
     application = hydra.main(f"pkg://{CONFIG_MODULE}", "sweep", version_base="1.3")(task)
+    words = [*overrides, _short_names(overrides)]
     try:
-        with _typed(["--multirun", *overrides]):
+        with _typed(["--multirun", *words]), _logging_kept():
             application()
     except (HydraException, OmegaConfBaseException) as error:
         missing = _missing_launcher(error)
@@ -158,7 +285,7 @@ def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str])
 
 
 def _missing_launcher(error: Exception) -> str | None:
-    """What to install, where that is what Hydra complains of."""
+    """What to install, where that is what Hydra complains about."""
     name = str(getattr(error, "missing_cfg_file", "")).removeprefix("hydra/launcher/")
     if name not in PLUGINS:
         return None
@@ -179,3 +306,15 @@ def _typed(words: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """Undo Hydra's set-up of logging for the cells that run in this process."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
