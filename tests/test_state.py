@@ -17,7 +17,12 @@ from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.editing import targets as targets_module
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.experiments.causal_tracing import Fact, TraceSettings, fact_of, trace
+from alphaedit_plugin.experiments.causal_tracing import (
+    TracedFact,
+    TraceSettings,
+    fact_of,
+    trace,
+)
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
@@ -140,7 +145,7 @@ CALLS: dict[str, Call] = {
 }
 
 
-def _facts(lm: EditableModel) -> list[Fact]:
+def _facts(lm: EditableModel) -> list[TracedFact]:
     return [fact_of(lm, replace(r, ground_truth=r.target_new)) for r in REQUESTS]
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -15,7 +16,8 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.run import Step, as_ended, run
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.results import METRICS, Cell, LayerReport, Point, write_cell
 from alphaedit_plugin.experiments.resuming import (
@@ -55,8 +57,7 @@ def run_cell(config: EditorConfig, folder: Path, command: str = "") -> None:
             logger.info("%s was done by an earlier run (compare.resume=false repeats it)", folder)
             os.utime(folder / METRICS)  # which tells those who watch
             return
-        run = CellRun(setup, folder, identity)
-        cell = run.to_the_end()
+        cell = CellRun(setup, folder, identity).to_the_end()
         write_cell(replace(cell, command=command, identity=identity), folder)
     clear(folder)
 
@@ -96,12 +97,13 @@ class CellRun:
         self.state = state
         journal = self.folder / JOURNAL if resume else None
         self.session = open_session(self.setup.lm, self.setup.recipe.layers, journal)
-        self.session.resume()
+        if self.session.ended:
+            self.session.undo()
         self._save()
-        if self.done:
+        if self.session.journal:
             logger.warning(
                 "%s goes on after %d edits of an earlier run (compare.resume=false begins again)",
-                self.setup.name, self.done,
+                self.setup.name, self._edits,
             )  # fmt: skip
 
     @property
@@ -110,56 +112,51 @@ class CellRun:
         return self.setup.data.requests
 
     @property
-    def done(self) -> int:
-        """Edits so far."""
-        return len(self.session.requests)
+    def _edits(self) -> int:
+        """How many requests were edited, or left out as no target was found."""
+        return min(len(self.session.journal) * self._batch_size, len(self.requests))
+
+    @property
+    def _batch_size(self) -> int:
+        return self.setup.config.batch_size
 
     def to_the_end(self) -> Cell:
-        """Edit what is left, and evaluate."""
-        while self.done < len(self.requests):
-            if self._due():
-                self._look()
-            self._edit(self.requests[self.done : self.done + self.setup.config.batch_size])
+        """Edit what remains, and evaluate."""
+        apply = partial(apply_batch, search=self.setup.search)
+        while self._edits < len(self.requests):
+            self._look_if_due()
+            # A run of its own: a later batch may contradict an earlier one (data.unique=false).
+            batch = self.setup.encoded[self._edits : self._edits + self._batch_size]
+            steps: Iterator[Step[object]] = run(
+                self.session, self.setup.recipe, batch, len(batch), end=False, apply=apply
+            )
+            self._save(sum(step.seconds for step in steps))
+            logger.info("%d of %d edits", self._edits, len(self.requests))
         began = time.perf_counter()
-        engine.finalize(self.session, self.setup.recipe)
-        self._spend(began)
+        finalize(self.session, self.setup.recipe)
+        self._save(time.perf_counter() - began)
         self._measure(last=True)
         return self._cell()
 
-    def _edit(self, batch: Sequence[Request]) -> None:
-        began = time.perf_counter()
-        engine.apply_batch(self.session.lm, self.session, self.setup.recipe, batch)
-        self._spend(began)
-        logger.info("%d of %d edits", self.done, len(self.requests))
-        self._save()
-
-    def _due(self) -> bool:
-        """Whether an evaluation is due, and was not made before a run was killed."""
+    def _look_if_due(self) -> None:
+        """Evaluate the model as it would be if the run ended here, every few batches."""
         every, batches = self.setup.config.compare.every, len(self.session.journal)
-        made = bool(self.state.points) and self.state.points[-1].edits == self.done
-        return bool(every and batches and batches % every == 0 and not made)
-
-    def _look(self) -> None:
-        """Evaluate the model as it would be if the run ended here."""
-        store, self.session.store = self.session.store, None  # no need to keep a look
-        try:
-            entry = engine.finalize(self.session, self.setup.recipe)
-            self._measure()
-            self.session.undo(0 if entry is None else 1)
-        finally:
-            self.session.store = store
-        self._save()
+        if every and batches % every == 0 and len(self.state.points) < batches // every:
+            with as_ended(self.session, self.setup.recipe):
+                self._measure()
+            self._save()
 
     def _measure(self, last: bool = False) -> None:
         """Add a point; costly metrics are asked at the last one only."""
         evaluation = self._evaluate(self.session.requests, self.before, costly=last)
         norms = {layer: self._relative_norm(layer) for layer in self.setup.projectors}
-        point = Point(self.done, evaluation if last else evaluation.brief(), norms)
+        edits = len(self.session.requests)
+        point = Point(edits, evaluation if last else evaluation.brief(), norms)
         self.state = replace(self.state, points=(*self.state.points, point))
         every = self.setup.config.compare.abilities_every
         asked = abilities_of(self.setup.config.compare)
         if asked.tasks and (last or (every and len(self.state.points) % every == 0)):
-            able = {**self.state.abilities, self.done: asked.measure(self.session.lm)}
+            able = {**self.state.abilities, edits: asked.measure(self.session.lm)}
             self.state = replace(self.state, abilities=able)
 
     def _evaluate(
@@ -204,11 +201,8 @@ class CellRun:
         pristine = self.session.pristine(layer).double().norm().item()
         return self.session.change(layer).norm / pristine
 
-    def _spend(self, began: float) -> None:
-        spent = time.perf_counter() - began
-        self.state = replace(self.state, seconds=self.state.seconds + spent)
-
-    def _save(self) -> None:
+    def _save(self, seconds: float = 0.0) -> None:
         """Say how far it is, for a later run and for those who watch."""
-        self.state = replace(self.state, edits=self.done)
+        spent = self.state.seconds + seconds
+        self.state = replace(self.state, edits=self._edits, seconds=spent)
         write_state(self.state, self.folder, self.identity)

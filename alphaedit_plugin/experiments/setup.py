@@ -17,16 +17,21 @@ from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import CompareConfig, EditorConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.data.base import EditData
-from alphaedit_plugin.data.conflicts import OnConflict, refuse_conflicts
 from alphaedit_plugin.data.corpus import corpus_from
-from alphaedit_plugin.data.selection import read_data, select_fitting
-from alphaedit_plugin.editing.checks import check_editable, warn_of_shared_tokens
+from alphaedit_plugin.data.selection import read_data
+from alphaedit_plugin.editing.encoding import (
+    EncodedRequest,
+    encode_fitting,
+    warn_of_shared_tokens,
+)
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.target_cache import StoredTargets
+from alphaedit_plugin.editing.targets import TargetSearch, optimise_targets
 from alphaedit_plugin.experiments.results import Setting
 from alphaedit_plugin.experiments.resuming import digest_of
 from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
 from alphaedit_plugin.metrics.abilities import Abilities
+from alphaedit_plugin.metrics.base import check_scored
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
@@ -45,15 +50,19 @@ class CellSetup:
         config: the cell's.
         lm: the unedited model.
         recipe: how it is edited.
+        search: finds target values, or takes those that another cell has found.
         projectors: of its layers; plain cells are measured with them, too.
         data: the requests that are edited, and the facts that must survive.
+        encoded: the requests.
     """
 
     config: EditorConfig
     lm: EditableModel
     recipe: Recipe
+    search: TargetSearch
     projectors: dict[int, Projector]
     data: EditData
+    encoded: tuple[EncodedRequest, ...]
 
     @property
     def name(self) -> str:
@@ -112,23 +121,24 @@ def set_up(config: EditorConfig) -> CellSetup:
     if config.null_space:
         method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
     recipe = recipe_of(lm, config, method, moments() if method.needs_moment else {})
+    search: TargetSearch = optimise_targets
     shared = Cache.usable() if config.compare.share_targets else None
     if shared is not None:
         search = StoredTargets.of(shared, lm, recipe.layers, pristine_only=method.one_by_one)
-        recipe = replace(recipe, search=search)
-    return CellSetup(config, lm, recipe, projectors, _select(data, config, lm, recipe))
+    data, encoded = _select(data, config, lm, recipe)
+    return CellSetup(config, lm, recipe, search, projectors, data, encoded)
 
 
-def _select(data: EditData, config: EditorConfig, lm: EditableModel, recipe: Recipe) -> EditData:
-    limit = most_edits(config)
-    editable = partial(check_editable, lm, [recipe])
-    data = select_fitting(data, replace(config.data, limit=limit), editable)
-    if len(data.requests) < config.compare.edits:
-        logger.warning("the data holds %d requests: editing all of them", len(data.requests))
-    if config.on_conflict is OnConflict.refuse:
-        refuse_conflicts(data.requests)
-    warn_of_shared_tokens(lm, [recipe], data.requests)
-    return data
+def _select(
+    data: EditData, config: EditorConfig, lm: EditableModel, recipe: Recipe
+) -> tuple[EditData, tuple[EncodedRequest, ...]]:
+    """The requests that are edited, each asked once."""
+    settings = replace(config.data, limit=most_edits(config))
+    data, encoded = encode_fitting(lm, recipe, data, settings, partial(check_scored, lm))
+    if len(encoded) < config.compare.edits:
+        logger.warning("the data holds %d requests: editing all of them", len(encoded))
+    warn_of_shared_tokens(encoded)
+    return data, encoded
 
 
 def most_edits(config: EditorConfig) -> int:

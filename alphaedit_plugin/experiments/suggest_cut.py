@@ -13,8 +13,8 @@ from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
-MOST = 5  # layers that an edit is spread over, as MEMIT's and AlphaEdit's settings have
-SHARE = 5  # or one layer of so many
+MAX_SPREAD = 5  # layers that an edit is spread over, as in MEMIT's and AlphaEdit's settings
+BLOCKS_PER_LAYER = 5  # fewer in a model with fewer than 25 blocks
 USUAL = (Cut(CutRule.absolute, 2e-2), Cut(CutRule.energy, 0.95), Cut(CutRule.auto, 1.0))
 
 
@@ -32,19 +32,19 @@ class Layers:
 
 
 def choose_layers(trace: Trace) -> Layers:
-    """The block where restored MLPs bring back most of the answer, and its neighbours.
+    """The block with the largest indirect effect of its MLPs, and its neighbors.
 
-    The last block is none of them: nothing behind it carries an edit to the answer.
+    Never the last block: nothing after it carries an edit to the answer.
 
     Raises:
         ModelError: the model has one block only.
     """
-    usable = trace.layers[:-1]
+    usable = len(trace.mlp) - 1
     if not usable:
-        raise ModelError("a model with one block has no layer behind which an edit could spread")
-    peak = max(usable, key=lambda layer: trace.mlp[layer])
-    count = max(1, min(MOST, len(trace.layers) // SHARE))
-    start = min(max(peak - count // 2, 0), len(usable) - count)
+        raise ModelError("a model with one block has no layer after which an edit could spread")
+    peak = max(range(usable), key=lambda layer: trace.mlp[layer])
+    count = max(1, min(MAX_SPREAD, len(trace.mlp) // BLOCKS_PER_LAYER))
+    start = min(max(peak - count // 2, 0), usable - count)
     return Layers((peak,), tuple(range(start, start + count)))
 
 
@@ -77,17 +77,15 @@ class Spectra:
 
 
 def measure_cuts(moments: Mapping[int, SecondMoment]) -> Spectra:
-    """Eigenvalues per layer, and what each of the usual cuts would keep.
+    """Eigenvalues per layer, and what each of the usual cuts would leave.
 
     Raises:
         ProjectorError: a second moment is not finite.
     """
-    # With the auto rule all eigenvalues are found, from which any other cut can be told.
+    # With the auto rule all eigenvalues are computed, so that any other cut can be applied.
     fitted = {n: Projector.fit(moment, Cut(CutRule.auto, 1.0)) for n, moment in moments.items()}
     values = {n: projector.eigenvalues.double().clamp_min(0) for n, projector in fitted.items()}
-    outcomes = {
-        str(cut): {layer: _outcome(cut, found) for layer, found in values.items()} for cut in USUAL
-    }
+    outcomes = {str(cut): {n: _outcome(cut, one) for n, one in values.items()} for cut in USUAL}
     return Spectra(values, outcomes)
 
 
@@ -101,8 +99,8 @@ def _outcome(cut: Cut, values: torch.Tensor) -> CutOutcome:
 def choose_cut(spectra: Spectra) -> Cut:
     """AlphaEdit's own cut where it protects a good part of what keys use; else the auto rule.
 
-    An absolute cut was chosen on models whose activations have one scale. On another it keeps too
-    much or nothing; the auto rule follows the model's own.
+    An absolute cut suits models whose activations have the scale it was chosen on; the auto rule
+    follows the model's own.
     """
     absolute = spectra.outcomes[str(USUAL[0])].values()
     fine = all(not o.degenerate and o.energy >= USUAL[1].value for o in absolute)

@@ -10,7 +10,7 @@ import torch
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.experiments.causal_tracing import (
-    Fact,
+    TracedFact,
     TraceSettings,
     fact_of,
     known_facts,
@@ -25,7 +25,7 @@ SETTINGS = TraceSettings(samples=3)
 FACTS = [replace(request, ground_truth=request.target_new) for request in REQUESTS]
 
 
-def _probability(lm: EditableModel, fact: Fact, *hooks: Any) -> float:
+def _probability(lm: EditableModel, fact: TracedFact, *hooks: Any) -> float:
     with torch.no_grad(), hooked(*hooks):
         logits = lm.model(torch.tensor([fact.sentence.ids])).logits[0]
     start = len(fact.sentence.ids) - len(fact.answer)
@@ -43,7 +43,7 @@ def test_a_known_answer_has_its_probability(gpt2: EditableModel) -> None:
 
 
 def test_by_hand(lm: EditableModel) -> None:
-    """One fact, one draw of noise: a state put back in block 1, and the MLP of block 2."""
+    """One fact, one draw of noise: a state restored in block 1, and the MLP of block 2."""
     fact = fact_of(lm, FACTS[0])
     found = trace(lm, [fact], TraceSettings(samples=1, seed=7))
     assert found.window == 1
@@ -53,10 +53,10 @@ def test_by_hand(lm: EditableModel) -> None:
     generator = torch.Generator().manual_seed(7)
     noise = scale * torch.randn(1, end - fact.first, 32, generator=generator)
 
-    def spoil(_: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-        spoiled = output.clone()
-        spoiled[:, fact.first : end] += noise
-        return spoiled
+    def corrupt(_: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        noised = output.clone()
+        noised[:, fact.first : end] += noise
+        return noised
 
     clean: dict[int, torch.Tensor] = {}
     parts = {1: lm.block(1), 2: lm.down_proj(2)}
@@ -75,21 +75,21 @@ def test_by_hand(lm: EditableModel) -> None:
 
         return lambda: parts[number].register_forward_hook(hook)
 
-    noisy = lambda: embed.register_forward_hook(spoil)  # noqa: E731
+    noisy = lambda: embed.register_forward_hook(corrupt)  # noqa: E731
     assert found.clean == pytest.approx(_probability(lm, fact, keep(1), keep(2)), rel=1e-4)
-    assert found.spoiled == pytest.approx(_probability(lm, fact, noisy), rel=1e-4)
+    assert found.corrupted == pytest.approx(_probability(lm, fact, noisy), rel=1e-4)
     assert found.state[1] == pytest.approx(_probability(lm, fact, noisy, put(1)), rel=1e-4)
     assert found.mlp[2] == pytest.approx(_probability(lm, fact, noisy, put(2)), rel=1e-4)
 
 
-def test_the_state_behind_the_last_block_is_the_answer(gpt2: EditableModel) -> None:
+def test_the_state_after_the_last_block_is_the_answer(gpt2: EditableModel) -> None:
     """Where the subject ends the prompt, that is all the answer is read from."""
     request = replace(FACTS[0], prompt="People know {}", subject="Norland", target_new=" is")
     fact = fact_of(gpt2, replace(request, ground_truth=" is"))
     assert len(fact.answer) == 1
     found = trace(gpt2, [fact], SETTINGS)
     assert found.state[-1] == pytest.approx(found.clean, rel=1e-4)
-    assert found.spoiled != pytest.approx(found.clean, rel=1e-2)
+    assert found.corrupted != pytest.approx(found.clean, rel=1e-2)
 
 
 def test_batches_do_not_matter(gpt2: EditableModel) -> None:

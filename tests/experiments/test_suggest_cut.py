@@ -15,7 +15,7 @@ from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 def _trace(depth: int, peak: int) -> Trace:
     mlp = tuple(0.5 - 0.01 * abs(layer - peak) for layer in range(depth))
-    return Trace(tuple(range(depth)), 0.9, 0.1, mlp, mlp, 1, 10)
+    return Trace(0.9, 0.1, mlp, mlp, 1, 10)
 
 
 @pytest.mark.parametrize(
