@@ -19,7 +19,6 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.experiments.causal_tracing import (
     TracedFact,
-    TraceSettings,
     fact_of,
     trace,
 )
@@ -141,7 +140,7 @@ CALLS: dict[str, Call] = {
         e.lm, random_sequences(len(e.lm.tokenizer), 4), LAYERS
     ),
     "fit": lambda e: fit_projectors(e.recipe.moments, Cut(CutRule.rank, 3)),
-    "facts": lambda e: trace(e.lm, _facts(e.lm), TraceSettings(samples=2)),
+    "facts": lambda e: trace(e.lm, _facts(e.lm), samples=2),
 }
 
 

@@ -61,23 +61,6 @@ class TracedFact:
 
 
 @dataclass(frozen=True)
-class TraceSettings:
-    """How facts are traced.
-
-    Attributes:
-        samples: draws of noise per fact.
-        noise: its standard deviation, in those of the subjects' embeddings.
-        seed: of the draws.
-        budget: padded tokens per forward pass.
-    """
-
-    samples: int = 10
-    noise: float = 3.0
-    seed: int = 0
-    budget: int = 8192
-
-
-@dataclass(frozen=True)
 class Trace:
     """Mean probabilities of the right answer, over facts and draws of noise.
 
@@ -140,15 +123,30 @@ def fact_of(lm: EditableModel, request: Request) -> TracedFact:
     return TracedFact(sentence, first.position, tuple(answer))
 
 
-def trace(lm: EditableModel, facts: Sequence[TracedFact], settings: TraceSettings) -> Trace:
+def trace(
+    lm: EditableModel,
+    facts: Sequence[TracedFact],
+    *,
+    samples: int = 10,
+    noise: float = 3.0,
+    seed: int = 0,
+    budget: int = 8192,
+) -> Trace:
     """Trace ``facts`` through all blocks.
 
     The model and torch's random state are as before on return.
+
+    Args:
+        lm: the model.
+        facts: see `known_facts`.
+        samples: draws of noise per fact.
+        noise: its standard deviation, in those of the subjects' embeddings.
+        seed: of the draws.
+        budget: padded tokens per forward pass.
     """
     window = max(1, round(WINDOW * lm.depth))
-    lengths = [len(fact.sentence.ids) * settings.samples for fact in facts]
-    batches = by_token_budget(lengths, settings.budget)
-    scale = settings.noise * _spread(lm, facts)
+    batches = by_token_budget([len(fact.sentence.ids) * samples for fact in facts], budget)
+    scale = noise * _spread(lm, facts)
     total = torch.zeros(2 + 2 * lm.depth, dtype=torch.float64)
     parts = (Part.BLOCK, Part.VALUE)
     sites = [Site(layer, part) for part in parts for layer in range(lm.depth)]
@@ -158,10 +156,11 @@ def trace(lm: EditableModel, facts: Sequence[TracedFact], settings: TraceSetting
     with torch.no_grad(), inference(lm), bar:
         for indices in batches:
             batch = [facts[i] for i in indices]
-            clean = read(lm, sites, [fact.sentence for fact in batch], settings.budget)
-            rows = _NoisyBatch.of(lm, batch, indices, settings, scale)
+            clean = read(lm, sites, [fact.sentence for fact in batch], budget)
+            draws = [scale * _draw(lm, facts[i], samples, seed + i) for i in indices]
+            rows = _NoisyBatch.of(lm, batch, draws)
             total += torch.tensor(rows.probabilities(clean, window, bar.update)).double()
-    first, corrupted, *restored = (total / len(facts) / settings.samples).tolist()
+    first, corrupted, *restored = (total / len(facts) / samples).tolist()
     state, mlp = tuple(restored[: lm.depth]), tuple(restored[lm.depth :])
     return Trace(first, corrupted, state, mlp, window, len(facts))
 
@@ -172,6 +171,13 @@ def _spread(lm: EditableModel, facts: Sequence[TracedFact]) -> float:
     embed = lm.model.get_input_embeddings()
     with torch.no_grad():
         return float(embed(torch.tensor(sorted(ids), device=lm.device)).float().std())
+
+
+def _draw(lm: EditableModel, fact: TracedFact, samples: int, seed: int) -> Tensor:
+    """Standard noise on the subject, ``(samples, tokens, d_model)``."""
+    width = lm.model.get_input_embeddings().weight.shape[1]
+    tokens = fact.sentence.position + 1 - fact.first
+    return torch.randn(samples, tokens, width, generator=torch.Generator().manual_seed(seed))
 
 
 @dataclass(frozen=True)
@@ -194,20 +200,15 @@ class _NoisyBatch:
         cls,
         lm: EditableModel,
         facts: Sequence[TracedFact],
-        numbers: Sequence[int],
-        settings: TraceSettings,
-        scale: float,
+        draws: Sequence[Tensor],
     ) -> _NoisyBatch:
-        """``numbers`` of the facts seed their noise, so that batches do not matter."""
-        repeated = [fact for fact in facts for _ in range(settings.samples)]
+        """``draws (samples, tokens, d_model)`` are the noise on each fact's subject."""
+        repeated = [fact for fact, drawn in zip(facts, draws, strict=True) for _ in drawn]
         batch = collate(lm, [fact.sentence for fact in repeated])
-        width = lm.model.get_input_embeddings().weight.shape[1]
-        noise = torch.zeros(len(facts), settings.samples, batch.input_ids.shape[1], width)
-        for row, fact, number in zip(noise, facts, numbers, strict=True):
-            generator = torch.Generator().manual_seed(settings.seed + number)
-            end = fact.sentence.position + 1
-            drawn = torch.randn(settings.samples, end - fact.first, width, generator=generator)
-            row[:, fact.first : end] = scale * drawn
+        samples, _, width = draws[0].shape
+        noise = torch.zeros(len(facts), samples, batch.input_ids.shape[1], width)
+        for row, fact, drawn in zip(noise, facts, draws, strict=True):
+            row[:, fact.first : fact.sentence.position + 1] = drawn
         predicted = [
             (row, len(fact.sentence.ids) - len(fact.answer) + k, token)
             for row, fact in enumerate(repeated)

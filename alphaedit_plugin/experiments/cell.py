@@ -67,12 +67,9 @@ class CellRun:
     """A cell on its way.
 
     Attributes:
-        setup: what it runs on.
         folder: where its journal and state are.
-        identity: see `identity_of`.
-        before: the unedited model.
+        before: the evaluation of the unedited model.
         unedited: hidden states of the unedited model, ``(d_model, prompts)``.
-        state: what was measured so far.
         session: the edits so far.
     """
 

@@ -30,52 +30,30 @@ WRONG, RIGHT = PALETTE[4], PALETTE[0]  # far apart in grey, too
 BEFORE, AFTER = "#000000", PALETTE[1]
 WIDTH = 11.0  # inches
 
+Curve = Callable[[Row], Mapping[int, Spread]]
+
 
 def curves(study: Study) -> Figure:
     """Every main column over the number of edits; a band of one standard deviation over seeds."""
-    figure = blank(WIDTH, 6)
-    panels = figure.subplots(2, 3, sharex=True, sharey=True).ravel()
-    for axes, (name, column) in zip(panels, study.main.items(), strict=False):
-        _draw(axes, study, partial(Row.curve, column=column))
+    by_column = {name: partial(Row.curve, column=column) for name, column in study.main.items()}
+    figure, panels = _panels(study, by_column, share=True)
+    for axes, (name, column) in zip(panels, study.main.items(), strict=True):
         if name in ("specificity", "retention") and column in study.before:
             axes.axhline(study.before[column], color="black", linewidth=1, linestyle=":")
-        axes.set_title(name)
     panels[0].set_ylim(top=1.01)  # of shares; where they begin is shared, too
-    for axes in panels[:3]:
-        axes.tick_params(labelbottom=True)
-    for axes in panels[len(study.main) :]:
-        axes.axis("off")
-    handles, labels = panels[0].get_legend_handles_labels()
-    panels[len(study.main)].legend(handles, labels, loc="center left", fontsize=9, frameon=False)
     return figure
 
 
 def abilities(study: Study) -> Figure | None:
-    """General abilities over the number of edits, a panel per task."""
-    tasks = study.abilities
-    if not tasks:
-        return None
-    rows = -(-len(tasks) // 3)
-    figure = blank(WIDTH, 2.8 * rows + 0.6)
-    panels = figure.subplots(rows, 3, squeeze=False).ravel()
-    for axes, task in zip(panels, tasks, strict=False):
-        _draw(axes, study, partial(Row.ability, task=task))
-        axes.set_title(task)
-    for axes in panels[len(tasks) :]:
-        axes.axis("off")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return figure
+    """General abilities over the number of edits."""
+    by_task = {task: partial(Row.ability, task=task) for task in study.abilities}
+    return _panels(study, by_task)[0] if by_task else None
 
 
 def norms(study: Study) -> Figure:
     """How large the accumulated delta is beside the weight: the largest of all layers."""
-    figure = blank(WIDTH / 2, 3.6)
-    axes = figure.subplots()
-    _draw(axes, study, Row.norm)
-    axes.set_ylabel("‖Δ‖ / ‖W‖")
+    figure, (axes,) = _panels(study, {"‖Δ‖ / ‖W‖": Row.norm})
     axes.set_ylim(bottom=0)
-    figure.legend(loc="outside right center", fontsize=8, frameon=False)
     return figure
 
 
@@ -111,11 +89,10 @@ def survival(study: Study) -> Figure | None:
     figure, panels = _grid(rows, 2.6, share=True)
     for row, axes in zip(rows, panels, strict=True):
         points = row.first.points
-        held = survival_matrix([point.evaluation for point in points], "success")
-        edges = [0, *(point.edits for point in points)]
+        held = survival_matrix([point.evaluation for point in points])
         axes.pcolormesh(
-            edges, np.arange(held.shape[0] + 1), held, cmap=ListedColormap([WRONG, RIGHT]),
-            vmin=0, vmax=1, rasterized=True,
+            [0, *(point.edits for point in points)], np.arange(len(held) + 1), held,
+            cmap=ListedColormap([WRONG, RIGHT]), vmin=0, vmax=1, rasterized=True,
         )  # fmt: skip
         axes.set_title(f"{row.name}: {np.nanmean(held[:, -1]):.0%}", fontsize=9)
         axes.set_xlabel("sequential edits", fontsize=8)
@@ -127,17 +104,12 @@ def survival(study: Study) -> Figure | None:
     return figure
 
 
-def survival_matrix(evaluations: Sequence[Evaluation], aspect: str) -> np.ndarray:
-    """``(edits, points)``: 1 where an edit held at a point, 0 where not, nan before it was made.
-
-    Args:
-        evaluations: after more and more edits.
-        aspect: a key of `SURVIVAL`.
-    """
-    rows = [evaluation.readings[SURVIVAL[aspect]].totals for evaluation in evaluations]
-    matrix = np.full((len(rows[-1]), len(rows)), np.nan)
-    for point, row in enumerate(rows):
-        matrix[: len(row), point] = row
+def survival_matrix(evaluations: Sequence[Evaluation]) -> np.ndarray:
+    """``(edits, points)``: 1 where an edit held at a point, 0 where not, nan before it was made."""
+    points = [evaluation.readings[SURVIVAL["success"]].totals for evaluation in evaluations]
+    matrix = np.full((len(points[-1]), len(points)), np.nan)
+    for column, held in zip(matrix.T, points, strict=True):
+        column[: len(held)] = held
     return matrix
 
 
@@ -169,16 +141,32 @@ def _clouds(axes: Axes, shift: Shift) -> None:
 
 
 def numbers_of(bases: Iterable[str]) -> dict[str, int]:
-    """A number per base method, the same in every picture, whichever others are in it.
-
-    Registered methods come first, so that only others may be renumbered.
-    """
-    known = list(METHODS)
+    """A number per base method, the same in every picture, whichever others are in it."""
     others = sorted({base for base in bases if base not in METHODS})
-    return {base: number for number, base in enumerate([*known, *others])}
+    return {base: number for number, base in enumerate([*METHODS, *others])}
 
 
-def _draw(axes: Axes, study: Study, curve: Callable[[Row], Mapping[int, Spread]]) -> None:
+def _panels(
+    study: Study, curves: Mapping[str, Curve], share: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A panel of each of ``curves``, by title, three side by side, then the legend."""
+    columns = min(3, len(curves) + 1)
+    lines = -(-(len(curves) + 1) // columns)
+    figure = blank(WIDTH * columns / 3, 3 * lines)
+    grid = figure.subplots(lines, columns, sharex=share, sharey=share, squeeze=False)
+    panels = list(grid.ravel())
+    for axes, (title, curve) in zip(panels, curves.items(), strict=False):
+        _draw(axes, study, curve)
+        axes.set_title(title)
+        axes.tick_params(labelbottom=True)
+    for axes in panels[len(curves) :]:
+        axes.axis("off")
+    handles, labels = panels[0].get_legend_handles_labels()
+    panels[len(curves)].legend(handles, labels, loc="center left", fontsize=9, frameon=False)
+    return figure, panels[: len(curves)]
+
+
+def _draw(axes: Axes, study: Study, curve: Curve) -> None:
     """A line per row: color and marker by base, solid where projected; a band over seeds."""
     for number, row in enumerate(study.rows):
         shade, spreads = _shade(study, row, number), curve(row)

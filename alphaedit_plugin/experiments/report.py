@@ -70,15 +70,9 @@ PICTURES: tuple[tuple[str, Draw, str], ...] = (
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a section.
+    """A picture of a section."""
 
-    Attributes:
-        name: of its file, without the ending.
-        figure: what is drawn.
-        caption: what it shows, and how to read it.
-    """
-
-    name: str
+    name: str  # of its file, without the ending
     figure: Figure
     caption: str
 
@@ -125,8 +119,8 @@ def run_report(paths: Sequence[Path], out: str, console: Console, show: bool = F
     Args:
         paths: folders of cells, or of folders of cells.
         out: the folder to write to.
-        console: where it says what was written.
-        show: print the main tables, too.
+        console: where it says what was written, and the main tables where ``show``.
+        show: see ``console``.
 
     Raises:
         ConfigError: no cell, a damaged one, or a folder that cannot be written to.

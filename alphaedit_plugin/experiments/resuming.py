@@ -39,14 +39,7 @@ ELSEWHERE = (
 
 @dataclass(frozen=True)
 class CellState:
-    """What a cell has measured so far.
-
-    Attributes:
-        edits: made so far.
-        points: see `Cell`.
-        seconds: likewise.
-        abilities: likewise.
-    """
+    """What a cell has measured so far; see `Cell`."""
 
     edits: int = 0
     points: tuple[Point, ...] = ()
@@ -55,11 +48,7 @@ class CellState:
 
 
 def write_state(state: CellState, folder: Path, identity: str) -> None:
-    """Write it, whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
+    """Raises `ConfigError` where it cannot be written."""
     write_json({"identity": identity, **converter().unstructure(state)}, folder / STATE)
 
 
@@ -107,12 +96,7 @@ def identity_of(
 ) -> str:
     """A hash of all that a cell's figures depend on, except the machine.
 
-    Args:
-        lm: the unedited model; hashing a large one takes seconds.
-        config: the cell's.
-        recipe: the cell's.
-        projectors: the cell's.
-        data: all that is edited and asked.
+    Hashing the (unedited) weights of a large model takes seconds.
     """
     moments = {layer: moment.total for layer, moment in recipe.moments.items()}
     bases = {layer: projector.basis for layer, projector in projectors.items()}

@@ -47,11 +47,9 @@ class CellSetup:
     """Everything that a cell runs on.
 
     Attributes:
-        config: the cell's.
         lm: the unedited model.
-        recipe: how it is edited.
         search: finds target values, or takes those that another cell has found.
-        projectors: of its layers; plain cells are measured with them, too.
+        projectors: by layer; plain cells are measured with them, too.
         data: the requests that are edited, and the facts that must survive.
         encoded: the requests.
     """

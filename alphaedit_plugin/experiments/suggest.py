@@ -14,12 +14,7 @@ from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments
 from alphaedit_plugin.data.selection import read_data, select_fitting
-from alphaedit_plugin.experiments.causal_tracing import (
-    TraceSettings,
-    check_fact,
-    known_facts,
-    trace,
-)
+from alphaedit_plugin.experiments.causal_tracing import check_fact, known_facts, trace
 from alphaedit_plugin.experiments.suggest_cut import choose_cut, choose_layers, measure_cuts
 from alphaedit_plugin.experiments.suggest_report import (
     cut_table,
@@ -48,7 +43,7 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
     lm = load_model(config.model)
     data = select_fitting(data, config.data, partial(check_fact, lm))
     facts = known_facts(lm, data.requests, chosen.facts)
-    traced = trace(lm, facts, TraceSettings(chosen.samples, chosen.noise, config.seed))
+    traced = trace(lm, facts, samples=chosen.samples, noise=chosen.noise, seed=config.seed)
     if traced.corrupted > (1 - CORRUPTED) * traced.clean:
         logger.warning(
             "noise takes P(answer) from %.1f%% to %.1f%% only, too little to tell what restores "

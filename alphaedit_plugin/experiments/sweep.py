@@ -1,7 +1,8 @@
 """``alphaedit compare``: cells, run by Hydra's multirun and any of its launchers.
 
 Without ``-m`` the cells are every base of ``compare.bases``, plain and projected, and a report of
-them follows; with ``-m`` they are whatever is swept.
+them follows; with ``-m`` they are whatever is swept. What works on a model is imported once all
+cells are composed, so that typing errors show at once.
 """
 
 from __future__ import annotations
@@ -19,33 +20,23 @@ from threading import current_thread, main_thread
 from types import MappingProxyType
 
 import hydra
-import joblib
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
-from transformers.utils.logging import disable_progress_bar
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import CONFIG_MODULE
-from alphaedit_plugin.common.outputs import writable_folder
-from alphaedit_plugin.config.build import check_sources
 from alphaedit_plugin.config.compose import load_config, register_configs
 from alphaedit_plugin.config.explain import explain
 from alphaedit_plugin.config.overrides import bases_with, key_of
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.experiments.cell import run_cell
-from alphaedit_plugin.experiments.report import report_folder, run_report
-from alphaedit_plugin.experiments.results import METRICS
-from alphaedit_plugin.experiments.setup import abilities_of, data_of, is_small, most_edits, on_cpu
-from alphaedit_plugin.experiments.watching import progress_of
-
-logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun")
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra raises errors only where this is 1
 NAMED = ("base", "null_space", "model", "data", "seed")  # in a folder's name though not swept
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 # Launchers that come with a package of their own, and our extra that brings it.
@@ -88,28 +79,36 @@ def run_compare(words: Sequence[str], console: Console) -> list[Path]:
     sweeping = len(overrides) < len(words)
     refuse_useless(overrides, sweeping)
     multiruns = [overrides] if sweeping else grid(overrides)
-    rehearsal = Rehearsal()
+    composing = Composing()
     for one in multiruns:
-        _multirun(rehearsal, [*_without_launcher(one), *REHEARSAL])
-    if rehearsal.errors:
-        raise rehearsal.errors[0]
-    if any(key_of(override).startswith(LAUNCHER) for override in overrides):
-        launcher, jobs = list[str](), 1
-    else:
-        launcher, jobs = rehearsal.launcher()
-    folders = list(rehearsal.edits)
-    task = CellTask(" ".join(["alphaedit compare", *words]))
-    if jobs > 1:
-        _start_workers(jobs)
-    title = f"{len(folders)} cells" + (f", {jobs} at once" if jobs > 1 else "")
-    with progress_of(rehearsal.edits, title):
+        composed = [o for o in one if not key_of(o).startswith(LAUNCHER)]
+        _multirun(composing, [*composed, *REHEARSAL])
+    if composing.errors:
+        raise composing.errors[0]
+    from alphaedit_plugin.experiments.rehearsal import jobs_of, rehearse
+    from alphaedit_plugin.experiments.report import report_folder, run_report
+    from alphaedit_plugin.experiments.watching import progress_of
+
+    folders = [folder for folder, _ in composing.cells]
+    out = Path(os.path.commonpath([folder.parent for folder in folders]))
+    if not sweeping:
+        report_folder("compare.out", str(out))
+    edits = rehearse(composing.cells)
+    title, launcher = f"{len(folders)} cells", list[str]()
+    if not any(key_of(override).startswith(LAUNCHER) for override in overrides):
+        jobs = jobs_of([config for _, config in composing.cells])
+        if jobs > 1:
+            title += f", {jobs} at once"
+            launcher = ["hydra/launcher=cores", f"hydra.launcher.n_jobs={jobs}"]
+            _start_workers(jobs)
+    with progress_of(edits, title):
         for one in multiruns:
-            _multirun(task, [*one, *launcher])
+            _multirun(CellTask(" ".join(["alphaedit compare", *words])), [*one, *launcher])
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
     if sweeping:
-        out = os.path.commonpath(folders)
-        say(console, f"{len(folders)} cells in {out}: alphaedit report {out}")
+        say(console, f"{len(folders)} cells in {shown}: alphaedit report {shown}")
     else:
-        run_report(folders, str(folders[0].parent), console, show=True)
+        run_report(folders, str(shown), console, show=True)
     return folders
 
 
@@ -127,7 +126,7 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
     compare = load_config(common).compare
     if not compare.bases:
         raise ConfigError("compare.bases is empty: name at least one base method")
-    folder = report_folder("compare.out", compare.out)
+    folder = Path(compare.out).expanduser()
     takers = {override: bases_with(key_of(override).removeprefix("base.")) for override in of_bases}
     for override, takes in takers.items():
         if not set(takes) & set(compare.bases):
@@ -162,17 +161,17 @@ def refuse_useless(overrides: Sequence[str], sweeping: bool) -> None:
 
 @dataclass(frozen=True)
 class CellTask:
-    """What any launcher calls for a cell, here or on another machine.
+    """What any launcher calls for a cell, here or on another machine."""
 
-    Attributes:
-        command: as typed, for the report.
-    """
-
-    command: str
+    command: str  # as typed, for the report
 
     def __call__(self, _: DictConfig) -> None:
-        """Run it."""
-        disable_progress_bar()  # of loading a model; also where the cell has its own process
+        """Run the cell that Hydra has set up."""
+        from transformers.utils.logging import disable_progress_bar
+
+        from alphaedit_plugin.experiments.cell import run_cell
+
+        disable_progress_bar()  # of loading a model; the cell may have its own process
         config, folder = _this_job()
         try:
             run_cell(config, folder, self.command)
@@ -183,55 +182,19 @@ class CellTask:
 
 
 @dataclass
-class Rehearsal:
-    """A task that looks at each cell before the first one runs.
+class Composing:
+    """A task that only notes its folder and configuration."""
 
-    Attributes:
-        edits: how many each cell will make, by its folder.
-        configs: theirs.
-        errors: what cannot run.
-    """
-
-    edits: dict[Path, int] = field(default_factory=dict)
-    configs: list[EditorConfig] = field(default_factory=list)
-    errors: list[AlphaEditError] = field(default_factory=list)
-    _requests: dict[str, int] = field(default_factory=dict)
+    cells: list[tuple[Path, EditorConfig]] = field(default_factory=list)
+    errors: list[ConfigError] = field(default_factory=list)
 
     def __call__(self, _: DictConfig) -> None:
-        """Look at one cell."""
+        """Note the cell that Hydra has set up."""
         try:
-            self._check(*_this_job())
-        except AlphaEditError as error:  # which Hydra would report in lines of its own
+            config, folder = _this_job()
+            self.cells.append((folder, config))
+        except ConfigError as error:  # which Hydra would report in lines of its own
             self.errors.append(error)
-
-    def _check(self, config: EditorConfig, folder: Path) -> None:
-        if (writable_folder("compare.out", str(folder)) / METRICS).is_dir():
-            raise ConfigError(f"{folder / METRICS} is a folder: remove it")
-        if folder in self.edits:
-            raise ConfigError(f"two cells would be written to {folder}: sweep no value twice")
-        source = repr((config.data, config.model.path, config.seed))
-        if source not in self._requests:
-            self._requests[source] = len(data_of(config).requests)
-        check_sources(config)
-        abilities_of(config.compare).check()
-        self.edits[folder] = min(most_edits(config), self._requests[source])
-        self.configs.append(config)
-
-    def launcher(self) -> tuple[list[str], int]:
-        """Overrides that choose a launcher, and how many cells it runs at once.
-
-        Small models run one cell per core; a larger one keeps the machine busy by itself.
-
-        Raises:
-            ConfigError: several at once are asked for on an accelerator.
-        """
-        models, asked = [config.model for config in self.configs], self.configs[0].compare.jobs
-        if asked is not None and asked > 1 and not all(map(on_cpu, models)):
-            raise ConfigError(f"compare.jobs={asked} is for the CPU: remove it on an accelerator")
-        most = joblib.cpu_count() if all(map(is_small, models)) else 1
-        jobs = min(len(self.edits), asked or most)
-        chosen = ["hydra/launcher=cores", f"hydra.launcher.n_jobs={jobs}"] if jobs > 1 else []
-        return chosen, jobs
 
 
 def _this_job() -> tuple[EditorConfig, Path]:
@@ -244,6 +207,8 @@ def _start_workers(jobs: int) -> None:
     """Start the processes that joblib will use, so that they leave Ctrl-C to this one."""
     if current_thread() is not main_thread():
         return
+    import joblib
+
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         joblib.Parallel(jobs, backend="loky")(joblib.delayed(os.getpid)() for _ in range(jobs))
@@ -263,10 +228,6 @@ def _short_names(overrides: Sequence[str]) -> str:
     return f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
 
 
-def _without_launcher(overrides: Sequence[str]) -> list[str]:
-    return [o for o in overrides if not key_of(o).startswith(LAUNCHER)]
-
-
 def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> None:
     """Let Hydra's own application run ``task`` for each cell.
 
@@ -275,9 +236,8 @@ def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> N
     """
     register_configs()
     application = hydra.main(f"pkg://{CONFIG_MODULE}", "sweep", version_base="1.3")(task)
-    words = [*overrides, _short_names(overrides)]
     try:
-        with _typed(["--multirun", *words]), _logging_kept():
+        with _as_application(["--multirun", *overrides, _short_names(overrides)]):
             application()
     except (HydraException, OmegaConfBaseException) as error:
         missing = _missing_launcher(error)
@@ -293,28 +253,19 @@ def _missing_launcher(error: Exception) -> str | None:
 
 
 @contextmanager
-def _typed(words: Sequence[str]) -> Iterator[None]:
-    """Hydra reads the process's own words, and raises errors only if it is told to."""
-    typed, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = [typed[0], *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        sys.argv = typed
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
-
-
-@contextmanager
-def _logging_kept() -> Iterator[None]:
-    """Undo Hydra's set-up of logging for the cells that run in this process."""
+def _as_application(words: Sequence[str]) -> Iterator[None]:
+    """Let Hydra read ``words``, raise its errors, and set up logging for what it runs, inside."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    typed, handlers, level = sys.argv, list(root.handlers), root.level
+    full = os.environ.get(FULL_ERROR)
+    sys.argv = [typed[0], *words]
+    os.environ[FULL_ERROR] = "1"
     try:
         yield
     finally:
-        root.handlers[:] = handlers
+        sys.argv, root.handlers[:] = typed, handlers
         root.setLevel(level)
+        if full is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = full

@@ -122,10 +122,10 @@ def test_the_terminal_shows_the_same_table(capsys: pytest.CaptureFixture[str]) -
 
 def test_survival_is_edits_by_time() -> None:
     evaluations = [point.evaluation for point in cell("memit", True, 0.5).points]
-    matrix = survival_matrix(evaluations, "accuracy")
+    matrix = survival_matrix(evaluations)
     assert matrix.shape == (30, 3)
     for point, evaluation in enumerate(evaluations):
-        row = evaluation.readings["efficacy.accuracy"].totals
+        row = evaluation.readings["efficacy.success"].totals
         assert tuple(matrix[: len(row), point]) == row
         assert np.isnan(matrix[len(row) :, point]).all()
 

@@ -23,9 +23,10 @@ from rich.console import Console
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, NumericalError
 from alphaedit_plugin.common.groups import CONFIG_MODULE, options
 from alphaedit_plugin.config.compose import load_config, register_configs
-from alphaedit_plugin.experiments import sweep
+from alphaedit_plugin.experiments import cell, sweep
+from alphaedit_plugin.experiments.rehearsal import jobs_of
 from alphaedit_plugin.experiments.results import METRICS, read_cell
-from alphaedit_plugin.experiments.sweep import Rehearsal, grid, run_compare
+from alphaedit_plugin.experiments.sweep import Composing, grid, run_compare
 from tests.killed import killed_at
 
 QUICK = [
@@ -50,10 +51,10 @@ def cells_of(folder: Path) -> dict[str, Any]:
     """The cells that were written below ``folder``, without what differs from run to run."""
     cells = {}
     for path in sorted(folder.rglob(METRICS)):
-        cell = json.loads(path.read_text())
-        assert cell.pop("seconds") > 0
-        del cell["command"]
-        cells[f"{cell['base']} {cell['null_space']}"] = cell
+        document = json.loads(path.read_text())
+        assert document.pop("seconds") > 0
+        del document["command"]
+        cells[f"{document['base']} {document['null_space']}"] = document
     return cells
 
 
@@ -110,13 +111,11 @@ def test_overrides_of_a_base_go_where_they_fit() -> None:
         grid(["base.keep_persent=20"])
 
 
-def test_an_experiment_without_m_is_not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[Any] = []
-    monkeypatch.setattr(Rehearsal, "_check", lambda _, *found: looked.append(found))
-    rehearsal = Rehearsal()
+def test_an_experiment_without_m_is_not_swept() -> None:
+    composing = Composing()
     for words in grid(["experiment=threshold_sweep", "compare.bases=[memit]"]):
-        sweep._multirun(rehearsal, [*words, *sweep.REHEARSAL])
-    sides = [(config.null_space, config.projector.cut.value) for config, _ in looked]
+        sweep._multirun(composing, [*words, *sweep.REHEARSAL])
+    sides = [(config.null_space, config.projector.cut.value) for _, config in composing.cells]
     assert sides == [(False, 0.99), (True, 0.99)]
 
 
@@ -151,7 +150,7 @@ def test_what_cannot_run_is_refused_before_any_cell(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sweep, "run_cell", None)
+    monkeypatch.setattr(cell, "run_cell", None)
     typed = list(sys.argv)
     with pytest.raises(AlphaEditError, match=message):
         run_compare([*words.split(), f"compare.out={tmp_path}"], QUIET)
@@ -165,7 +164,7 @@ def test_what_cannot_run_is_refused_before_any_cell(
 def test_a_folder_where_a_file_goes_is_refused_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(sweep, "run_cell", None)
+    monkeypatch.setattr(cell, "run_cell", None)
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(ConfigError, match="is a folder"):
         run_compare([f"compare.out={tmp_path}"], QUIET)
@@ -178,7 +177,7 @@ def test_a_folder_where_a_file_goes_is_refused_first(
 def test_a_launcher_that_is_not_installed_says_how_to_get_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "run_cell", None)
+    monkeypatch.setattr(cell, "run_cell", None)
     words = ["-m", "seed=1", f"hydra/launcher={name}", f"compare.out={tmp_path}"]
     with pytest.raises(ConfigError, match=r"pip install alphaedit-plugin\[ray\]"):
         run_compare(words, QUIET)
@@ -187,18 +186,17 @@ def test_a_launcher_that_is_not_installed_says_how_to_get_it(
 def test_how_many_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joblib, "cpu_count", lambda: 3)
 
-    def launcher(cells: int, *words: str) -> tuple[list[str], int]:
-        edits = {Path(str(n)): 1 for n in range(cells)}
-        return Rehearsal(edits, [load_config(words)] * cells).launcher()
+    def jobs(cells: int, *words: str) -> int:
+        return jobs_of([load_config(words)] * cells)
 
-    assert launcher(8) == (["hydra/launcher=cores", "hydra.launcher.n_jobs=3"], 3)
-    assert launcher(2)[1] == 2
-    assert launcher(8, "compare.jobs=5")[1] == 5
-    assert launcher(8, "model.device=cuda") == ([], 1)
-    assert launcher(8, "model.path=somebody/large") == ([], 1)
-    assert launcher(8, "model.path=somebody/large", "compare.jobs=2")[1] == 2
+    assert jobs(8) == 3
+    assert jobs(2) == 2
+    assert jobs(8, "compare.jobs=5") == 5
+    assert jobs(8, "model.device=cuda") == 1
+    assert jobs(8, "model.path=somebody/large") == 1
+    assert jobs(8, "model.path=somebody/large", "compare.jobs=2") == 2
     with pytest.raises(ConfigError, match=r"compare\.jobs=5 is for the CPU"):
-        launcher(8, "model.device=cuda", "compare.jobs=5")
+        jobs(8, "model.device=cuda", "compare.jobs=5")
 
 
 def test_the_error_of_a_cell_is_its_own_and_the_others_run(
@@ -211,7 +209,7 @@ def test_the_error_of_a_cell_is_its_own_and_the_others_run(
         if config.base["name"] == "memit":
             raise NumericalError("left the finite numbers")
 
-    monkeypatch.setattr(sweep, "run_cell", failing)
+    monkeypatch.setattr(cell, "run_cell", failing)
     words = ["compare.bases=[memit,rect]", "compare.jobs=1", f"compare.out={tmp_path}"]
     with pytest.raises(NumericalError, match=r"^left the finite numbers$"):
         run_compare([*QUICK, *words], QUIET)
