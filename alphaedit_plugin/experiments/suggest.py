@@ -15,7 +15,7 @@ from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments
 from alphaedit_plugin.data.selection import read_data, select_fitting
 from alphaedit_plugin.experiments.causal_tracing import check_fact, known_facts, trace
-from alphaedit_plugin.experiments.suggest_cut import choose_cut, choose_layers, measure_cuts
+from alphaedit_plugin.experiments.suggest_cut import choose_cut, choose_layers, spectra_of
 from alphaedit_plugin.experiments.suggest_report import (
     cut_table,
     overrides_of,
@@ -52,7 +52,7 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
         )  # fmt: skip
     layers = choose_layers(traced)
     both = sorted({*layers.single, *layers.spread})
-    spectra = measure_cuts(load_moments(lm, config.model, both))
+    spectra = spectra_of(load_moments(lm, config.model, both))
     cut = choose_cut(spectra)
     console.print(trace_table(traced, layers))
     console.print(cut_table(spectra, cut))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
+from torch import Tensor
 
 from alphaedit_plugin.common.plotting import blank, colour, marker, save, tidy
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.experiments.causal_tracing import Trace
-from alphaedit_plugin.experiments.suggest_cut import Layers, Spectra
+from alphaedit_plugin.experiments.suggest_cut import USUAL, CutOutcome, Layers
 from alphaedit_plugin.nullspace.cut import Cut
 
 
@@ -35,17 +37,17 @@ def _mlps(trace: Trace) -> str:
     return "its MLP" if trace.window == 1 else f"{trace.window} MLPs around it"
 
 
-def cut_table(spectra: Spectra, chosen: Cut) -> Table:
+def cut_table(spectra: Mapping[int, Tensor], chosen: Cut) -> Table:
     """Per layer the null space that the usual cuts leave, and the energy that they protect."""
     table = Table(
         title="cuts: share of dimensions in the null space, and of energy that P protects",
         title_justify="left", box=None, header_style="bold", pad_edge=False,
     )  # fmt: skip
     table.add_column("layer", justify="right")
-    for cut in spectra.outcomes:
-        table.add_column(cut + (" (proposed)" if cut == str(chosen) else ""), justify="right")
-    for layer in spectra.eigenvalues:
-        outcomes = [by_layer[layer] for by_layer in spectra.outcomes.values()]
+    for cut in USUAL:
+        table.add_column(f"{cut} (proposed)" if cut == chosen else str(cut), justify="right")
+    for layer, eigenvalues in spectra.items():
+        outcomes = [CutOutcome.of(cut, eigenvalues) for cut in USUAL]
         table.add_row(str(layer), *(f"{o.null:.0%}, {o.energy:.1%}" for o in outcomes))
     return table
 
@@ -80,12 +82,14 @@ def overrides_of(layers: Layers, cut: Cut) -> dict[str, str]:
     }
 
 
-def plot_proposal(trace: Trace, layers: Layers, spectra: Spectra, cut: Cut, path: Path) -> None:
+def plot_proposal(
+    trace: Trace, layers: Layers, spectra: Mapping[int, Tensor], cut: Cut, path: Path
+) -> None:
     """Draw the indirect effects, and the spectra of the proposed layers with their cut."""
     figure = blank(10, 4)
     effects, spectrum = figure.subplots(1, 2)
     _draw_trace(effects, trace, layers)
-    for number, (layer, values) in enumerate(spectra.eigenvalues.items()):
+    for number, (layer, values) in enumerate(spectra.items()):
         shade, heights = colour(number), values.clamp_min(1e-12).tolist()
         spectrum.plot(range(1, len(heights) + 1), heights, color=shade, label=f"layer {layer}")
         spectrum.axvline(cut.rank(values), color=shade, linestyle=":", linewidth=1)
