@@ -22,20 +22,18 @@ def progress_of(edits: Mapping[Path, int], title: str) -> Iterator[None]:
         edits: how many each cell makes in all, by its folder.
         title: what the bar is of.
     """
-    before = {folder: _written(folder) for folder in edits}
-
-    def made() -> int:
-        return sum(
-            total if _written(folder) != before[folder] else min(edits_made(folder), total)
-            for folder, total in edits.items()
-        )
-
-    over = Event()
+    before, over = results_of(edits), Event()
     with progress(total=sum(edits.values()), desc=title, unit="edit") as bar:
 
         def follow() -> None:
-            while not over.wait(INTERVAL):
-                bar.update(made() - bar.n)
+            shown = 0
+            while True:
+                last = over.wait(INTERVAL)
+                made = edits_so_far(edits, before)
+                bar.update(made - shown)
+                shown = made
+                if last:
+                    return
 
         watcher = Thread(target=follow, daemon=True)
         watcher.start()
@@ -44,12 +42,20 @@ def progress_of(edits: Mapping[Path, int], title: str) -> Iterator[None]:
         finally:
             over.set()
             watcher.join()
-            bar.update(made() - bar.n)
 
 
-def _written(folder: Path) -> int | None:
-    """When a cell's results were written."""
-    try:
-        return (folder / METRICS).stat().st_mtime_ns
-    except OSError:
-        return None
+def edits_so_far(edits: Mapping[Path, int], before: Mapping[Path, int | None]) -> int:
+    """How many edits all cells have made; those whose results are new since ``before`` are done."""
+    now = results_of(edits)
+    return sum(
+        total if now[folder] != before[folder] else min(edits_made(folder), total)
+        for folder, total in edits.items()
+    )
+
+
+def results_of(edits: Mapping[Path, int]) -> dict[Path, int | None]:
+    """When each cell's results were written; ``None`` where there are none."""
+    files = {folder: folder / METRICS for folder in edits}
+    return {
+        folder: file.stat().st_mtime_ns if file.exists() else None for folder, file in files.items()
+    }
