@@ -27,6 +27,7 @@ from alphaedit_plugin.metrics.shift import Shift
 
 SCHEMA = 3
 METRICS = "metrics.json"
+UNREAD = ("schema", "final")  # what the file has besides a cell's fields
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ def read_cell(path: Path) -> Cell:
             f"{file} has schema {schema}, this version reads {SCHEMA}: run its comparison again"
         )
     try:
-        cell = converter().structure(document, Cell)
+        fields = {name: value for name, value in document.items() if name not in UNREAD}
+        cell = converter().structure(fields, Cell)
         if not cell.points:
             raise ValueError("no points")
     except (KeyError, TypeError, ValueError, AttributeError) as error:

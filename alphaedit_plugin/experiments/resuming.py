@@ -56,7 +56,7 @@ def read_state(folder: Path, identity: str) -> CellState | None:
     """The state of an earlier run of the same cell; ``None`` where there is none to use."""
     try:
         document = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        same = document["identity"] == identity
+        same = document.pop("identity") == identity
         return converter().structure(document, CellState) if same else None
     except FileNotFoundError:
         return None
