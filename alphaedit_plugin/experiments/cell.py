@@ -13,12 +13,14 @@ from pathlib import Path
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.run import Step, as_ended, run
 from alphaedit_plugin.editing.session import EditSession
+from alphaedit_plugin.experiments.cell_setup import CellSetup, abilities_of, set_up, threads_of
 from alphaedit_plugin.experiments.results import METRICS, Cell, LayerReport, Point, write_cell
 from alphaedit_plugin.experiments.resuming import (
     JOURNAL,
@@ -29,7 +31,6 @@ from alphaedit_plugin.experiments.resuming import (
     read_state,
     write_state,
 )
-from alphaedit_plugin.experiments.setup import CellSetup, abilities_of, set_up, threads_of
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 from alphaedit_plugin.metrics.shift import representations, shift_of, shift_prompts
 from alphaedit_plugin.nullspace.projector import Projector
@@ -84,24 +85,35 @@ class CellRun:
     def __post_init__(self) -> None:
         self.before = self._evaluate(self.requests)
         self.unedited = self._states()
-        resume = self.setup.config.compare.resume
-        state = read_state(self.folder, self.identity) if resume else None
-        if state is None:
+        if not (self.setup.config.compare.resume and self._go_on()):
             clear(self.folder)
             asked = abilities_of(self.setup.config.compare)
             able = {0: asked.measure(self.setup.lm)} if asked.tasks else {}
-            state = CellState(abilities=able)
-        self.state = state
-        journal = self.folder / JOURNAL if resume else None
-        self.session = open_session(self.setup.lm, self.setup.recipe.layers, journal)
+            self.state, self.session = CellState(abilities=able), self._open()
+        self._save()
+
+    def _open(self) -> EditSession:
+        journal = self.folder / JOURNAL if self.setup.config.compare.resume else None
+        return open_session(self.setup.lm, self.setup.recipe.layers, journal)
+
+    def _go_on(self) -> bool:
+        """Take up what an earlier run left, where that is of use."""
+        state = read_state(self.folder, self.identity)
+        if state is None:
+            return False
+        try:
+            self.state, self.session = state, self._open()
+        except PatchError as error:
+            logger.warning("beginning again: %s", error)
+            return False
         if self.session.ended:
             self.session.undo()
-        self._save()
         if self.session.journal:
             logger.warning(
                 "%s goes on after %d edits of an earlier run (compare.resume=false begins again)",
                 self.setup.name, self._edits,
             )  # fmt: skip
+        return True
 
     @property
     def requests(self) -> Sequence[Request]:

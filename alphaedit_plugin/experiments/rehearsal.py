@@ -11,8 +11,14 @@ from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.outputs import writable_folder
 from alphaedit_plugin.config.build import check_sources
 from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.experiments.cell_setup import (
+    abilities_of,
+    data_of,
+    is_small,
+    most_edits,
+    on_cpu,
+)
 from alphaedit_plugin.experiments.results import METRICS
-from alphaedit_plugin.experiments.setup import abilities_of, data_of, is_small, most_edits, on_cpu
 
 
 def rehearse(cells: Iterable[tuple[Path, EditorConfig]]) -> dict[Path, int]:

@@ -14,8 +14,9 @@ from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.experiments import cell as cell_module
-from alphaedit_plugin.experiments import setup as cell_setup
+from alphaedit_plugin.experiments import cell_setup
 from alphaedit_plugin.experiments.cell import run_cell
+from alphaedit_plugin.experiments.cell_setup import CellSetup, is_small, set_up
 from alphaedit_plugin.experiments.results import METRICS, read_cell
 from alphaedit_plugin.experiments.resuming import (
     JOURNAL,
@@ -26,7 +27,6 @@ from alphaedit_plugin.experiments.resuming import (
     read_state,
     write_state,
 )
-from alphaedit_plugin.experiments.setup import CellSetup, is_small, set_up
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 from tests.saved import overrides_of
 
@@ -104,6 +104,20 @@ def test_an_ended_cell_goes_on_to_the_same_bits(
     assert [path.name for path in ended.iterdir()] == [METRICS]
     monkeypatch.setattr(cell_module, "CellRun", None)  # a cell that is done is not run again
     run_cell(config, ended)
+
+
+def test_a_damaged_journal_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of("base=memit", "compare.edits=8")
+    monkeypatch.setattr(cell_module, "finalize", None)
+    with pytest.raises(TypeError):
+        run_cell(config, tmp_path)
+    monkeypatch.undo()
+    (tmp_path / JOURNAL / "00000001.safetensors").write_text("half a fi")
+    run_cell(config, tmp_path)
+    assert "beginning again" in caplog.text
+    assert len(read_cell(tmp_path).final.readings["efficacy.success"].totals) == 8
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import load_data
-from alphaedit_plugin.experiments.setup import set_up
+from alphaedit_plugin.experiments.cell_setup import set_up
 from alphaedit_plugin.metrics.base import check_scored
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
