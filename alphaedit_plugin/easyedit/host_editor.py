@@ -18,16 +18,10 @@ from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import host_files
 from alphaedit_plugin.data.request import SLOT, Request, split_slot
-from alphaedit_plugin.easyedit.host import (
-    METHODS,
-    HostError,
-    algorithms,
-    import_host,
-    methods_of,
-    refuse_offloaded,
-)
+from alphaedit_plugin.easyedit.find_host import HostError, import_host
+from alphaedit_plugin.easyedit.host import METHODS, algorithms, methods_of, refuse_offloaded
 from alphaedit_plugin.easyedit.patch_loop import replaced, unharmed
-from alphaedit_plugin.easyedit.prune_rect import NATIVE
+from alphaedit_plugin.easyedit.prune_rect import our_hparams_classes
 from alphaedit_plugin.easyedit.registration import register
 from alphaedit_plugin.editing.checks import check_requests
 from alphaedit_plugin.editing.entry import Entry
@@ -43,7 +37,7 @@ from alphaedit_plugin.nullspace.easyedit_stats import write_host_moment
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 
 HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
-    kind.ALGORITHM.lower(): kind.ALGORITHM for kind in NATIVE
+    name.lower(): name for name in our_hparams_classes()
 }
 
 
@@ -249,10 +243,9 @@ def _hparams(lm: EditableModel, recipe: Recipe, config: EditorConfig, scratch: P
             "projector_path": str(path),
         }
     register()
-    kinds: dict[str, Any] = {kind.ALGORITHM: kind for kind in NATIVE}
-    methods = methods_of(import_host().__name__)
-    kinds |= {method.name: method.hparams_class() for method in methods if method.name == name}
-    return kinds[name](**settings)
+    ours: dict[str, Any] = dict(our_hparams_classes())
+    kind = ours.get(name) or methods_of(import_host().__name__)[name].hparams_class()
+    return kind(**settings)
 
 
 def _stats_dir(lm: EditableModel, recipe: Recipe, config: EditorConfig, scratch: Path) -> Path:

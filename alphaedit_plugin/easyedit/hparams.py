@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from os import PathLike
-from types import NoneType
+from os import PathLike, fspath
 from typing import Any, get_type_hints
 
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
@@ -47,9 +47,17 @@ class NullSpaceFlag:
         for name in vars(hparams):
             if name.startswith(LOOKS_LIKE_OURS) and name not in KEYS:
                 raise ConfigError(unknown_name("key in hparams", name, KEYS))
-        hints = get_type_hints(cls)
-        given = {key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)}
-        return cls(**{key: _checked(key, value, hints[key]) for key, value in given.items()})
+        return cls.read({key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)})
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> NullSpaceFlag:
+        """Some of the keys; a number may be text, as YAML reads ``2e-2``, and a path an object.
+
+        Raises:
+            ConfigError: a value of another type.
+        """
+        hints = get_type_hints(NullSpaceFlag)
+        return NullSpaceFlag(**{key: _typed(key, v, hints[key]) for key, v in values.items()})
 
     @property
     def cut(self) -> Cut:
@@ -58,15 +66,13 @@ class NullSpaceFlag:
         Raises:
             ConfigError: an unknown rule; the message names the nearest.
         """
-        known = [rule.value for rule in CutRule]
-        if self.null_space_rule not in known:
-            raise ConfigError(unknown_name("null_space_rule", self.null_space_rule, known))
+        rules = [rule.value for rule in CutRule]
+        if self.null_space_rule not in rules:
+            raise ConfigError(unknown_name("null_space_rule", self.null_space_rule, rules))
         rule, value = CutRule(self.null_space_rule), float(self.null_space_cut)
         if rule is not CutRule.absolute and value == PUBLISHED:  # which means nothing to others
             if rule is not CutRule.auto:
-                raise ConfigError(
-                    f"null_space_rule: {rule.value} needs a null_space_cut of its own"
-                )
+                raise ConfigError(f"null_space_rule: {rule.value} needs a null_space_cut, too")
             value = 1.0
         return Cut(rule, value)
 
@@ -80,11 +86,13 @@ class NullSpaceFlag:
         Raises:
             ConfigError: an unknown mode, or ``solve`` where there is nothing to solve.
         """
-        known = [mode.value for mode in Mode]
-        if self.null_space_mode not in known:
-            raise ConfigError(unknown_name("null_space_mode", self.null_space_mode, known))
+        modes = [mode.value for mode in Mode]
+        if self.null_space_mode not in modes:
+            raise ConfigError(unknown_name("null_space_mode", self.null_space_mode, modes))
         if self.null_space_mode == Mode.solve and not able:
-            raise ConfigError(f"null_space_mode: solve is a least squares: {method} takes post")
+            raise ConfigError(
+                f"null_space_mode: solve replaces a least-squares solution: {method} takes post"
+            )
         if able and self.null_space_mode != Mode.post:
             if not float(self.null_space_l2) > 0:
                 raise ConfigError(f"null_space_l2 is {self.null_space_l2}: it must be positive")
@@ -97,16 +105,16 @@ KEYS = tuple(f.name for f in fields(NullSpaceFlag))
 LOOKS_LIKE_OURS = ("null", "projector")
 
 
-def _checked(key: str, value: Any, hint: Any) -> Any:
-    """``value`` in the type of its key; text that YAML reads as a number counts as one."""
-    if hint is bool and isinstance(value, bool):
-        return value
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with suppress(ValueError):
-            return float(value)
-    if hint is str and isinstance(value, str):
-        return value
-    if hint not in (bool, float, str) and isinstance(value, (str, PathLike, NoneType)):
-        return value if value is None else str(value)
-    wanted = {bool: "true or false", float: "a number", str: "a name"}.get(hint, "a path")
-    raise ConfigError(f"{key} is {value!r}: give {wanted}")
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` in the type of its key."""
+    if hint in (bool, str):
+        if isinstance(value, hint):
+            return value
+    elif hint is float:
+        with suppress(TypeError, ValueError):
+            if not isinstance(value, bool):
+                return float(value)
+    elif value is None or isinstance(value, (str, PathLike)):
+        return value if value is None else fspath(value)
+    needed = {bool: "true or false", float: "a number", str: "a name"}.get(hint, "a path")
+    raise ConfigError(f"{key} is {value!r}: give {needed}")

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from alphaedit_plugin.easyedit.host import METHODS, HostMethod, copies
+from alphaedit_plugin.easyedit.find_host import copies
+from alphaedit_plugin.easyedit.host import METHODS, HostMethod
 from tests.tiny import REQUESTS, fast_tokenizer
 
 DOUBLE = Path(__file__).parent / "double"

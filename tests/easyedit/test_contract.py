@@ -27,12 +27,12 @@ from alphaedit_plugin.common.errors import (
     RequestError,
 )
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.easyedit import HostError
+from alphaedit_plugin.easyedit.find_host import HostError, copies
 from alphaedit_plugin.easyedit.host import algorithms as algorithms_of
-from alphaedit_plugin.easyedit.host import copies, methods_of
+from alphaedit_plugin.easyedit.host import methods_of
 from alphaedit_plugin.easyedit.host_editor import _row
-from alphaedit_plugin.easyedit.prune_rect import NATIVE
-from alphaedit_plugin.easyedit.registration import MARK
+from alphaedit_plugin.easyedit.prune_rect import hparams_class
+from alphaedit_plugin.easyedit.registration import STATE
 from alphaedit_plugin.easyedit.run import plugged_in
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
@@ -381,7 +381,7 @@ def test_every_copy_of_the_host_takes_the_flag(
         expected = [other.__name__] if order == "alone" else ["easyeditor", other.__name__]
         assert sorted(copies()) == sorted(expected)
         for package in expected:
-            (memit,) = (m for m in methods_of(package) if m.name == "MEMIT")
+            memit = methods_of(package)["MEMIT"]
             host = tiny_host("linear")
             before, pair = host.weights(), (host.model, host.tokenizer)
             hparams = memit.hparams_class()(**host.settings("MEMIT", model_name=pair, **FLAG))
@@ -392,7 +392,7 @@ def test_every_copy_of_the_host_takes_the_flag(
         alphaedit_plugin.unregister()
         importlib.reload(other)  # nothing listens any longer
         known = [apply for package in expected for apply in algorithms_of(package).values()]
-        assert not any(hasattr(apply, MARK) for apply in known)
+        assert not any(hasattr(apply, "__wrapped__") for apply in known)
 
 
 def test_a_copy_that_a_script_imports_takes_the_flags_of_the_command_line(
@@ -408,7 +408,7 @@ def test_a_copy_that_a_script_imports_takes_the_flags_of_the_command_line(
             pass  # its flags end with it
         with plugged_in({"null_space": True}) as taken:
             other = importlib.import_module("EasyEdit.easyeditor")
-            (memit,) = (m for m in methods_of(other.__name__) if m.name == "MEMIT")
+            memit = methods_of(other.__name__)["MEMIT"]
             assert memit.hparams_class()(**tiny_host("linear").settings("MEMIT")).null_space
         assert taken == ["MEMITHyperParams"]
         plain = memit.hparams_class()(**tiny_host("linear").settings("MEMIT"))
@@ -426,7 +426,7 @@ def test_copies_of_the_host_share_what_they_know_of_a_model(
     importlib.import_module("EasyEdit.easyeditor")
     pair = (linear.model, linear.tokenizer)
     for number, package in enumerate(copies(), 1):
-        (memit,) = (m for m in methods_of(package) if m.name == "MEMIT")
+        memit = methods_of(package)["MEMIT"]
         hparams = memit.hparams_class()(**linear.settings("MEMIT", model_name=pair, **FLAG))
         editor = importlib.import_module(package).BaseEditor(hparams)
         rows = {key: values[number - 1 :] for key, values in asked(number).items()}
@@ -489,7 +489,7 @@ def test_our_own_algorithms_run_in_the_hosts_editor(
     registered: ModuleType, linear: Host, method: str, sequential: bool
 ) -> None:
     before, pair = linear.weights(), (linear.model, linear.tokenizer)
-    kind = next(kind for kind in NATIVE if method == kind.ALGORITHM)
+    kind: Any = hparams_class(method.lower())
     settings = linear.settings(method, model_name=pair, batch_size=2, v_num_grad_steps=5)
     hparams = kind(**settings, **FLAG, mom2_update_weight=1.0)
     editor = registered.BaseEditor.from_hparams(hparams)
@@ -778,8 +778,8 @@ def test_a_correction_lets_go_of_the_key_that_it_replaces(
 
 def kept_keys(host: Host) -> list[Any]:
     """The edits of the first weight that count."""
-    registration = algorithms()["MEMIT"]._alphaedit_registration
-    return registration.states[host.model].histories[host.names()[0]].edits
+    found: list[Any] = vars(host.model)[STATE].histories[host.names()[0]].edits
+    return found
 
 
 def test_layers_may_change_between_edits(
@@ -864,10 +864,10 @@ def nowhere(monkeypatch: pytest.MonkeyPatch) -> Any:
         yield
 
 
-@pytest.mark.parametrize("call", ["register", "unregister"])
-def test_a_missing_host_is_explained(nowhere: None, call: str) -> None:
+def test_a_missing_host_is_explained(nowhere: None) -> None:
     with pytest.raises(HostError, match=r"git clone https://\S*EasyEdit.*EASYEDIT_HOME"):
-        getattr(alphaedit_plugin, call)()
+        alphaedit_plugin.register()
+    alphaedit_plugin.unregister()
 
 
 def test_a_home_without_the_host_is_named(

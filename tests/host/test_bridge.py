@@ -17,7 +17,8 @@ from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import load_moments
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.easyedit.host import HostError, second_moment_of
+from alphaedit_plugin.easyedit.find_host import HostError
+from alphaedit_plugin.easyedit.host import second_moment_of
 from alphaedit_plugin.easyedit.host_editor import HostedEditor
 from alphaedit_plugin.editor import NullSpaceEditor
 from tests.host.tiny_host import CONTEXTS, TinyHostModel, skip_without_host

@@ -13,7 +13,6 @@ import alphaedit_plugin
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.easyedit import host, registration
 from alphaedit_plugin.easyedit.host import METHODS
 from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.recipe import Recipe
@@ -302,14 +301,3 @@ def test_post_mode_is_there_for_memit(registered: ModuleType, tiny: TinyHostMode
     solve, _ = run("MEMIT", tiny, request_of(tiny), **flag(tiny, null_space_mode="solve"))
     assert max(leaks(tiny, "MEMIT", post).values()) < 1e-5
     assert any(not torch.equal(w, weights(solve)[n]) for n, w in weights(post).items())
-
-
-def test_a_missing_host_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(host.sys, "modules", {})
-    monkeypatch.delenv("EASYEDIT_HOME", raising=False)
-    with pytest.raises(host.HostError, match="git clone"):
-        registration.register()
-    monkeypatch.setenv("EASYEDIT_HOME", "/nowhere")
-    with pytest.raises(host.HostError, match="/nowhere"):
-        registration.register()

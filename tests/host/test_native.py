@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,10 +12,9 @@ import torch
 import yaml
 
 import alphaedit_plugin
+from alphaedit_plugin import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.easyedit import PRUNEHyperParams, RECTHyperParams
-from alphaedit_plugin.easyedit.host import batch_editor
 from alphaedit_plugin.models.editable import EditableModel
 from tests.host.test_flag import asked, projector_of, weights
 from tests.host.tiny_host import TinyHostModel, algorithms, pin_contexts, skip_without_host
@@ -111,12 +111,13 @@ def test_hparams_are_read_from_yaml(tiny: TinyHostModel, tmp_path: Path, method:
 
 
 def test_they_are_gone_after_unregister(host: ModuleType) -> None:
-    before = vars(batch_editor())["is_batchable_method"]
+    batches = importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
+    before = vars(batches)["is_batchable_method"]
     constructor = host.BaseEditor.__init__
     alphaedit_plugin.register()
-    assert batch_editor().is_batchable_method("PRUNE")
-    assert not batch_editor().is_batchable_method("ROME")
+    assert batches.is_batchable_method("PRUNE")
+    assert not batches.is_batchable_method("ROME")
     alphaedit_plugin.unregister()
-    assert vars(batch_editor())["is_batchable_method"] is before
+    assert vars(batches)["is_batchable_method"] is before
     assert host.BaseEditor.__init__ is constructor
     assert "PRUNE" not in algorithms()
