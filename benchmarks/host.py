@@ -15,7 +15,7 @@ from torch import Tensor
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.find_host import HostError, import_host
 from alphaedit_plugin.easyedit.host import HostMethod
-from alphaedit_plugin.easyedit.host_editor import host_settings
+from alphaedit_plugin.easyedit.host_engine import host_settings
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import inference
 from benchmarks.measure import Stopwatch, peak_memory

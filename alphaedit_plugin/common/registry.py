@@ -53,7 +53,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known())
+        return iter(sorted(self._known()))  # whichever was imported first
 
     def __contains__(self, name: object) -> bool:
         return name in self._known()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -15,20 +15,22 @@ from transformers.pytorch_utils import Conv1D
 from yaml import YAMLError
 
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.easyedit.find_host import import_host
 from alphaedit_plugin.easyedit.host import METHODS as HOST_METHODS
 from alphaedit_plugin.easyedit.host import HostCall, methods_of
 from alphaedit_plugin.easyedit.hparams import NullSpaceFlag
 from alphaedit_plugin.easyedit.model_state import ModelState
 from alphaedit_plugin.easyedit.patch_loop import unharmed
-from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.run import Step, run
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import METHODS, BaseMethod
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.nullspace.cut import Mode
 
 # The host's names of our settings.
 OF_METHOD = {"moment_weight": "mom2_update_weight"}
@@ -151,16 +153,17 @@ def apply_ours(state: ModelState, call: HostCall) -> tuple[Any, dict[str, Tensor
     layers = tuple(call.hparams.layers)
     recipe = _recipe(state, call, lm, layers)
     with unharmed({lm.weight_name(layer): lm.stored(layer) for layer in layers}) as copies:
-        run = state.run_of(call.hparams.ALGORITHM, lm, layers, requests)
-        run.session.resume()
-        entry = engine.apply_batch(lm, run.session, recipe, requests)
-        engine.finalize(run.session, recipe)
-        run.note_state()
-    for layer, keys in entry.past_keys.items():
-        copy, history = copies[lm.weight_name(layer)], state.histories[lm.weight_name(layer)]
-        before = copy.T if isinstance(lm.down_proj(layer), Conv1D) else copy
-        history.rewind(before)
-        history.remember(before, lm.weight(layer), keys, entry.requests)
+        encoded = encode(lm, recipe, requests)
+        going = state.run_of(call.hparams.ALGORITHM, lm, layers, requests)
+        steps: Iterator[Step[Any]] = run(going.session, recipe, encoded, len(encoded))
+        entries = [step.entry for step in steps]
+        going.note_state()
+    for entry in filter(None, entries):
+        for layer, keys in entry.past_keys.items():
+            copy, history = copies[lm.weight_name(layer)], state.histories[lm.weight_name(layer)]
+            before = copy.T if isinstance(lm.down_proj(layer), Conv1D) else copy
+            history.rewind(before)
+            history.remember(before, lm.weight(layer), keys, entry.requests)
     return call.model, copies
 
 

@@ -84,7 +84,7 @@ def take_flags(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
         parser.add_argument(f"--{key}")
     typed = [  # the switch may stand alone, before a word of the script's
         f"{SWITCH}=true" if word == SWITCH and follows.lower() not in BOOLEANS else word
-        for word, follows in zip(words[:end], [*words[1:end], ""], strict=True)
+        for word, follows in zip(words[:end], [*words[1:end], ""], strict=False)
     ]
     given, rest = parser.parse_known_args(typed)
     for word in rest:

@@ -17,7 +17,7 @@ def registry() -> Registry[int]:
 def test_what_is_registered_is_found(registry: Registry[int]) -> None:
     assert registry.get("memit") == 1
     assert "memit" in registry
-    assert list(registry) == ["rome", "memit", "rect"]
+    assert list(registry) == ["memit", "rect", "rome"]
 
 
 def test_a_taken_name_is_refused_and_kept(registry: Registry[int]) -> None:

@@ -19,7 +19,7 @@ from alphaedit_plugin.config.statistics import load_moments
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit.find_host import HostError
 from alphaedit_plugin.easyedit.host import second_moment_of
-from alphaedit_plugin.easyedit.host_editor import HostedEditor
+from alphaedit_plugin.easyedit.host_engine import hosted_editor
 from alphaedit_plugin.editor import NullSpaceEditor
 from tests.host.tiny_host import CONTEXTS, TinyHostModel, skip_without_host
 
@@ -55,7 +55,7 @@ def batches(tiny: TinyHostModel) -> list[list[Request]]:
 @pytest.mark.parametrize("base", ["rome", "memit", "rect", "prune"])
 def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: bool) -> None:
     chosen = config(tiny, base, null_space)
-    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    ours, theirs = NullSpaceEditor.from_config(chosen), hosted_editor(chosen)
     for batch in batches(tiny):
         ours.apply(batch)
         theirs.apply(batch)
@@ -71,7 +71,7 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
 def test_braces_of_the_text_reach_the_host(tiny: TinyHostModel, base: str, prompt: str) -> None:
     chosen, request = config(tiny, base, True), tiny.requests[0]
     batch = [Request.parse(prompt, request["subject"] + " {b}", request["target_new"])]
-    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    ours, theirs = NullSpaceEditor.from_config(chosen), hosted_editor(chosen)
     ours.apply(batch)
     theirs.apply(batch)
     for layer in chosen.model.layers:
@@ -162,5 +162,5 @@ def test_offloaded_weights_are_refused_before_anything_is_run(
     blocks = tiny.weight_names()[0].partition(".1.")[0]
     chosen.model.device_map = parts | {blocks: "disk", "lm_head": "cpu"}
     with pytest.raises(HostError, match=r"is offloaded.*host=native"):
-        HostedEditor.from_config(chosen)
+        hosted_editor(chosen)
     assert not (tmp_path / "stats").exists()
