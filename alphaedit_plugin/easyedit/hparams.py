@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -111,8 +112,8 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
             return value
     elif hint is float:
         with suppress(TypeError, ValueError):
-            if not isinstance(value, bool):
-                return float(value)
+            if not isinstance(value, bool) and math.isfinite(number := float(value)):
+                return number
     elif value is None or isinstance(value, (str, PathLike)):
         return value if value is None else fspath(value)
     needed = {bool: "true or false", float: "a number", str: "a name"}.get(hint, "a path")

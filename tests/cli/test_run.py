@@ -96,7 +96,7 @@ def test_every_key_is_a_flag() -> None:
     ("line", "message"),
     [
         ("--null_space_cut abc", "null_space_cut is 'abc': give a number"),
-        ("--null_space_cut nan", "nan"),
+        ("--null_space_cut nan", "null_space_cut is 'nan': give a number"),
         ("--null_space_cut", "argument --null_space_cut: expected one argument"),
         ("--null_space_cut --ds_size 3", "argument --null_space_cut: expected one argument"),
         ("--projector_path=", "--projector_path needs a value"),
