@@ -229,9 +229,8 @@ def _stats_dir(lm: EditableModel, recipe: Recipe, config: EditorConfig, scratch:
 
 def _head(lm: EditableModel) -> str:
     """The name by which the head's weight is found; a tied one has the embedding's name."""
-    modules = {id(module): name for name, module in lm.model.named_modules()}
     head, embedding = lm.model.get_output_embeddings(), lm.model.get_input_embeddings()
     if head is None:
         raise HostError("the model has no language-model head")
-    tied = head.weight is embedding.weight
-    return modules[id(embedding if tied else head)]
+    named = embedding if head.weight is embedding.weight else head
+    return next(name for name, module in lm.model.named_modules() if module is named)

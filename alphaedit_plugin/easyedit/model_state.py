@@ -77,12 +77,8 @@ class ModelState:
     histories: dict[str, KeyHistory] = field(default_factory=lambda: defaultdict(KeyHistory))
     runs: dict[str, Run] = field(default_factory=dict)
 
-    def __deepcopy__(self, memo: Any) -> ModelState:
-        """A copy of a model starts without a state."""
-        return ModelState()
-
     def __reduce__(self) -> Any:
-        """Likewise a model that is pickled."""
+        """A copy of a model, or a pickled one, starts without a state."""
         return ModelState, ()
 
     def moments_of(self, call: HostCall, names: Sequence[str]) -> dict[str, SecondMoment]:
@@ -171,7 +167,7 @@ def _fitted(name: str, moment: SecondMoment, flag: NullSpaceFlag) -> Projector:
         log.warning(
             "%s: null_space_cut %g (%s) makes its null space %d of %d dimensions; its eigenvalues "
             "span %.1e to %.1e; try null_space_rule: energy with null_space_cut: 0.99",
-            name, flag.cut.value, flag.null_space_rule, projector.null_dimension,
+            name, flag.cut.value, flag.cut.rule.value, projector.null_dimension,
             projector.d_in, projector.eigenvalues[-1], projector.eigenvalues[0],
         )  # fmt: skip
     return projector

@@ -6,8 +6,8 @@ import functools
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -37,24 +37,14 @@ Apply = Callable[..., Any]
 STATE = "_alphaedit_state"  # the attribute of a model that holds its `ModelState`
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """Which of the host's methods take the flag.
-
-    Attributes:
-        supported: these do.
-        unsupported: these refuse it.
-    """
-
-    supported: tuple[str, ...]
-    unsupported: tuple[str, ...]
-
-
-def register() -> Coverage:
+def register() -> tuple[str, ...]:
     """Give the host's locate-then-edit methods the null-space flag; twice is harmless.
 
     Every copy of the host takes it, whatever its name and whenever it is imported. Editors that
     exist already stay as they are: the host looks its function up when an editor is made.
+
+    Returns:
+        The names of the methods that take the flag; all others refuse it.
 
     Raises:
         HostError: there is no host, or it cannot be imported or lacks a part.
@@ -68,9 +58,7 @@ def register() -> Coverage:
         if not registration.tables:
             unregister()
         raise
-    able = (*(method.name for method in METHODS), *our_hparams_classes())
-    known = algorithms(copies()[0])
-    return Coverage(able, tuple(name for name in known if name not in able))
+    return _supported()
 
 
 def unregister() -> None:
@@ -94,8 +82,8 @@ class Registration(MetaPathFinder):
         tables: the dictionaries of methods that were changed, one per copy.
         models: that were edited; the state of each goes with it, and all copies share it.
         lock: one edit at a time, as an edit replaces functions of the host's modules.
-        flags: of a command line; they override what hparams say.
-        flagged: names of the hparams classes of which objects took `flags`.
+        flags: set in all hparams that are made, with a warning where these say otherwise.
+        flagged: names of the hparams classes of which objects were made.
     """
 
     undo: ExitStack = field(default_factory=ExitStack)
@@ -143,19 +131,6 @@ class Registration(MetaPathFinder):
         for kind in others:
             self._wrap_constructor(kind, self._refuse_keys)
         self._wrap_constructor(editor, _name_model)
-
-    @contextmanager
-    def overriding(self, flags: Mapping[str, Any]) -> Iterator[list[str]]:
-        """Set keys in all hparams that are made inside, with a warning where they say otherwise.
-
-        Yields:
-            The names of the hparams classes of which objects were made, as they are made.
-        """
-        self.flags, self.flagged = flags, []
-        try:
-            yield self.flagged
-        finally:
-            self.flags = {}
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -274,5 +249,8 @@ def _refusing(name: str, apply: Apply) -> Apply:
 
 
 def _unsupported(name: str) -> ConfigError:
-    supported = ", ".join([*(method.name for method in METHODS), *our_hparams_classes()])
-    return ConfigError(f"null_space is not for {name}: it projects {supported}")
+    return ConfigError(f"null_space is not for {name}: it projects {', '.join(_supported())}")
+
+
+def _supported() -> tuple[str, ...]:
+    return *(method.name for method in METHODS), *our_hparams_classes()

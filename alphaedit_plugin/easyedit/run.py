@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
 from alphaedit_plugin.easyedit.find_host import import_host
 from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
+from alphaedit_plugin.easyedit.patch_loop import replaced
 from alphaedit_plugin.easyedit.registration import current, register, unregister
 
 log = logging.getLogger(__name__)
@@ -50,16 +51,19 @@ def run_script(words: Sequence[str]) -> int:
     if not Path(script).is_file():
         raise ConfigError(f"no script at {script}")
     flags, arguments = take_flags(words[2:])
-    with _root_logging_as_in_python(), _process_as_before():
-        sys.argv = [script, *arguments]
-        with plugged_in(flags, Path(script)) as flagged:
-            # As in Python; only now, as finding the host may put its folder in front.
-            sys.path.insert(0, str(Path(script).resolve().parent))
-            try:
-                runpy.run_path(script, run_name="__main__")
-                status = 0
-            except SystemExit as end:
-                status = _exit_status(end)
+    process = {"argv": [script, *arguments], "path": list(sys.path)}
+    with (
+        _root_logging_as_in_python(),
+        replaced(sys, process),
+        plugged_in(flags, Path(script)) as flagged,
+    ):
+        # As in Python; only now, as finding the host may put its folder in front.
+        sys.path.insert(0, str(Path(script).resolve().parent))
+        try:
+            runpy.run_path(script, run_name="__main__")
+            status = 0
+        except SystemExit as end:
+            status = _exit_status(end)
     if flags and not flagged and status == 0:
         log.warning("%s made no hparams of a method that takes the flag", script)
     return status
@@ -82,11 +86,11 @@ def take_flags(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     parser.add_argument(SWITCH, type=lambda text: BOOLEANS.get(text.lower(), text))
     for key in KEYS[1:]:
         parser.add_argument(f"--{key}")
-    typed = [  # the switch may stand alone, before a word of the script's
+    spelt = [  # the switch may stand alone, before a word of the script's
         f"{SWITCH}=true" if word == SWITCH and follows.lower() not in BOOLEANS else word
         for word, follows in zip(words[:end], [*words[1:end], ""], strict=False)
     ]
-    given, rest = parser.parse_known_args(typed)
+    given, rest = parser.parse_known_args(spelt)
     for word in rest:
         name = word.partition("=")[0]
         if name.replace("-", "_").startswith("__null_space"):
@@ -96,7 +100,8 @@ def take_flags(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             raise ConfigError(f"--{key} needs a value")
     settings = NullSpaceFlag.read(vars(given))
     _ = settings.cut, settings.solves("MEMIT", able=True)  # refused before a model is loaded
-    flags = {key: getattr(settings, key) for key in vars(given)}
+    typed = {key: getattr(settings, key) for key in vars(given)}
+    flags = {key: getattr(value, "value", value) for key, value in typed.items()}
     if flags and "null_space" not in flags:
         log.warning(
             "%s is not among the flags: --%s counts only where the script's own hparams set "
@@ -130,23 +135,13 @@ def plugged_in(flags: Mapping[str, Any], script: Path | None = None) -> Iterator
     register()
     registration = current()
     assert registration is not None
+    registration.flags, registration.flagged = flags, []
     try:
-        with registration.overriding(flags) as flagged:
-            yield flagged
+        yield registration.flagged
     finally:
+        registration.flags = {}
         if before is None:
             unregister()
-
-
-@contextmanager
-def _process_as_before() -> Iterator[None]:
-    """Put ``sys.argv`` and ``sys.path`` back on exit."""
-    argv, path, entries = sys.argv, sys.path, list(sys.path)
-    try:
-        yield
-    finally:
-        sys.argv, sys.path = argv, path
-        path[:] = entries
 
 
 @contextmanager

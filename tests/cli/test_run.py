@@ -86,9 +86,10 @@ def test_flags_are_taken_off(line: str, flags: dict[str, Any], rest: str) -> Non
 def test_every_key_is_a_flag() -> None:
     for key in KEYS:
         value = getattr(NullSpaceFlag(null_space=True, projector_path="p"), key)
-        taken, rest = run.take_flags([f"--{key}", str(value), "x"])
-        assert taken == {key: value}
-        assert type(taken[key]) is type(value)
+        plain = getattr(value, "value", value)
+        taken, rest = run.take_flags([f"--{key}", str(plain), "x"])
+        assert taken == {key: plain}
+        assert type(taken[key]) is type(plain)
         assert rest == ["x"]
 
 

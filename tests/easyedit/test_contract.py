@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import re
@@ -9,6 +10,7 @@ import sys
 import textwrap
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,6 +21,7 @@ from accelerate import cpu_offload
 from torch import Tensor
 
 import alphaedit_plugin
+from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import (
     AlphaEditError,
     ConfigError,
@@ -34,6 +37,8 @@ from alphaedit_plugin.easyedit.host_engine import host_row
 from alphaedit_plugin.easyedit.prune_rect import hparams_class
 from alphaedit_plugin.easyedit.registration import STATE
 from alphaedit_plugin.easyedit.run import plugged_in
+from alphaedit_plugin.methods.base import METHODS, LayerProblem
+from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
@@ -90,31 +95,19 @@ def unchanged(before: list[Any]) -> bool:
 # Registering
 
 
-def test_registering_is_undone_exactly(double: ModuleType) -> None:
+def test_registering_is_undone_exactly_and_twice_is_harmless(double: ModuleType) -> None:
     before = everything()
-    alphaedit_plugin.register()
+    alphaedit_plugin.unregister()
+    assert unchanged(before)
+    taking = alphaedit_plugin.register()
+    assert taking == (*NAMES, "PRUNE", "RECT")
+    once = everything()
     assert not unchanged(before)
-    alphaedit_plugin.unregister()
-    assert unchanged(before)
-
-
-def test_registering_or_leaving_twice_is_harmless(double: ModuleType) -> None:
-    before = everything()
-    alphaedit_plugin.unregister()
-    assert unchanged(before)
-    first, once = alphaedit_plugin.register(), everything()
-    assert alphaedit_plugin.register() == first
+    assert alphaedit_plugin.register() == taking
     assert unchanged(once)
     alphaedit_plugin.unregister()
     alphaedit_plugin.unregister()
     assert unchanged(before)
-
-
-def test_it_says_which_methods_take_the_flag(double: ModuleType) -> None:
-    found = alphaedit_plugin.register()
-    assert set(NAMES) <= set(found.supported)
-    assert "FT" in found.unsupported
-    assert not set(found.supported) & set(found.unsupported)
 
 
 def test_a_host_that_lacks_a_part_is_left_as_it_was(
@@ -128,7 +121,7 @@ def test_a_host_that_lacks_a_part_is_left_as_it_was(
             alphaedit_plugin.register()
     assert algorithms() == before
     assert method_of("ROME").hparams_class().__init__ is constructor
-    assert "PMET" in alphaedit_plugin.register().supported
+    assert "PMET" in alphaedit_plugin.register()
 
 
 def test_the_shadowed_subpackages_do_not_matter(registered: ModuleType) -> None:
@@ -173,18 +166,22 @@ def test_without_the_flag_nothing_changes(
 def test_every_delta_ends_in_the_null_space(
     registered: ModuleType, any_host: Host, method: str
 ) -> None:
-    before = any_host.weights()
-    any_host.run(method, 1, **FLAG)
+    """The copy restores what was changed, EMMET's too; the module's globals are as before."""
+    before, globals_ = any_host.weights(), functions(module_of(method))
+    copies = any_host.run(method, 1, **FLAG)
     assert max(any_host.leaks(before)) < 1e-5
     others = before.keys() - set(any_host.names())
     assert all(torch.equal(any_host.model.get_parameter(n), before[n]) for n in others)
+    assert same(copies, {name: before[name] for name in any_host.names()})
+    assert functions(module_of(method)) == globals_
 
 
 @pytest.mark.parametrize("method", NAMES)
 def test_without_projection_it_does_not(double: ModuleType, linear: Host, method: str) -> None:
     before = linear.weights()
-    linear.run(method, 1)
+    copies = linear.run(method, 1)
     assert min(linear.leaks(before)) > 1e-3
+    assert (copies == {}) == (method == "EMMET")  # as in the host, which then restores nothing
 
 
 @pytest.mark.parametrize("mode", ["post", "solve"])
@@ -311,21 +308,6 @@ def test_several_modules_per_layer(registered: ModuleType, linear: Host) -> None
 
 
 # What the host gets back
-
-
-@pytest.mark.parametrize("method", NAMES)
-def test_the_copy_restores_every_changed_weight(
-    registered: ModuleType, any_host: Host, method: str
-) -> None:
-    """EMMET's too: it empties its copy unless told to keep it."""
-    before = any_host.weights()
-    copies = any_host.run(method, 1, **FLAG)
-    assert copies.keys() == set(any_host.names())
-    assert all(torch.equal(copy, before[name]) for name, copy in copies.items())
-
-
-def test_the_double_empties_emmets_copy_as_the_host_does(double: ModuleType, linear: Host) -> None:
-    assert linear.run("EMMET", 1) == {}
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -483,22 +465,70 @@ def test_padding_is_right_inside_and_put_back(
     assert linear.tokenizer.padding_side == side
 
 
+def ours(host: Host, method: str, **keys: Any) -> Any:
+    """Hparams of a method of ours, with which a tiny model is edited at once."""
+    kind: Any = hparams_class(method.lower())
+    small = {"v_num_grad_steps": 5, "mom2_update_weight": 1.0, **FLAG, **keys}
+    return kind(**host.settings(method, model_name=(host.model, host.tokenizer), **small))
+
+
 @pytest.mark.parametrize("method", ["PRUNE", "RECT"])
 @pytest.mark.parametrize("sequential", [True, False])
 def test_our_own_algorithms_run_in_the_hosts_editor(
     registered: ModuleType, linear: Host, method: str, sequential: bool
 ) -> None:
-    before, pair = linear.weights(), (linear.model, linear.tokenizer)
-    kind: Any = hparams_class(method.lower())
-    settings = linear.settings(method, model_name=pair, batch_size=2, v_num_grad_steps=5)
-    hparams = kind(**settings, **FLAG, mom2_update_weight=1.0)
-    editor = registered.BaseEditor.from_hparams(hparams)
+    before = linear.weights()
+    editor = registered.BaseEditor.from_hparams(ours(linear, method, batch_size=2))
     metrics, _, _ = editor.batch_edit(**asked(4), sequential_edit=sequential)
     assert len(metrics) == 4
     if sequential:
         assert max(linear.leaks(before)) < 1e-4
     else:
         assert same(linear.weights(), before)
+    with pytest.raises(ConfigError, match="remove copy="):
+        algorithms()[method](linear.model, linear.tokenizer, requests(), editor.hparams, copy=True)
+
+
+@pytest.mark.parametrize("null_space", [True, False])
+@pytest.mark.parametrize("method", ["PRUNE", "RECT"])
+def test_an_edit_between_two_that_stay_leaves_no_trace(
+    registered: ModuleType, tiny_host: Callable[[str], Host], method: str, null_space: bool
+) -> None:
+    """PRUNE's restraint ends every batch, and is undone before the next."""
+    alone, between = tiny_host("linear"), tiny_host("linear")
+    for host in (alone, between):
+        hparams = ours(host, method, null_space=null_space)
+        apply = algorithms()[method]
+        apply(host.model, host.tokenizer, requests(slice(0, 1)), hparams)
+        if host is between:
+            _, copies = apply(host.model, host.tokenizer, requests(slice(1, 2)), hparams)
+            with torch.no_grad():
+                for name, weight in copies.items():
+                    host.model.get_parameter(name).copy_(weight)
+        apply(host.model, host.tokenizer, requests(slice(2, 3)), hparams)
+    assert same(between.weights(), alone.weights())
+
+
+def test_any_base_method_of_ours_is_an_algorithm(double: ModuleType, linear: Host) -> None:
+    """With hparams that have its own settings."""
+
+    @dataclass(frozen=True)
+    class Halved(Memit):
+        share: float = 0.5
+
+        def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
+            return Delta(self.share * delta.dense)
+
+    METHODS.register("halved", Halved)
+    try:
+        assert "HALVED" in alphaedit_plugin.register()
+        before, hparams = linear.weights(), ours(linear, "HALVED", share=0.0)
+        algorithms()["HALVED"](linear.model, linear.tokenizer, requests(), hparams)
+        assert same(linear.weights(), before)
+        alphaedit_plugin.unregister()
+        assert "HALVED" not in algorithms()
+    finally:
+        METHODS.unregister("halved")
 
 
 # When something is wrong
@@ -537,15 +567,6 @@ def test_a_failure_in_the_loop_changes_nothing(
     assert not same(calls[1], before)
     assert same(any_host.weights(), before)
     assert functions(module) == globals_
-
-
-@pytest.mark.parametrize("method", NAMES)
-def test_the_modules_globals_are_back_after_an_edit(
-    registered: ModuleType, linear: Host, method: str
-) -> None:
-    before = functions(module_of(method))
-    linear.run(method, 1, **FLAG)
-    assert functions(module_of(method)) == before
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -813,15 +834,36 @@ def test_a_failed_edit_leaves_no_keys_behind(
     assert same(failed.weights(), alone.weights())
 
 
+@pytest.mark.parametrize("method", ["MEMIT", "RECT"])
 def test_state_goes_with_the_model(
-    registered: ModuleType, tiny_host: Callable[[str], Host]
+    registered: ModuleType, tiny_host: Callable[[str], Host], method: str
 ) -> None:
+    """A copy of it has none, nor has it one after `unregister`."""
     host = tiny_host("linear")
-    host.run("MEMIT", 1, **FLAG)
+    hparams = ours(host, "RECT") if method == "RECT" else host.hparams("MEMIT", **FLAG)
+    algorithms()[method](host.model, host.tokenizer, requests(), hparams)
+    assert vars(host.model)[STATE].histories
+    assert not vars(copy.deepcopy(host.model))[STATE].histories
+    kept = tiny_host("linear")
+    kept.run("MEMIT", 1, **FLAG)
     model = weakref.ref(host.model)
-    del host
+    del host, hparams
     gc.collect()
     assert model() is None
+    alphaedit_plugin.unregister()
+    assert STATE not in vars(kept.model)
+
+
+def test_keys_are_shared_by_all_methods(registered: ModuleType, linear: Host) -> None:
+    """They belong to the weights, whatever wrote them."""
+    algorithms()["RECT"](linear.model, linear.tokenizer, requests(), ours(linear, "RECT"))
+    linear.run("MEMIT", slice(1, 2), **FLAG)
+    assert len(kept_keys(linear)) == 2
+    again = ours(linear, "RECT")
+    algorithms()["RECT"](linear.model, linear.tokenizer, requests(slice(2, 3)), again)
+    assert len(kept_keys(linear)) == 3
+    run = vars(linear.model)[STATE].runs["RECT"]
+    assert run.session.past(LAYERS[0]).count == 3
 
 
 def test_projectors_are_fitted_once_per_model(
