@@ -25,16 +25,21 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 DISTRIBUTION = "alphaedit-plugin"
+REINSTALL = "reinstall the package that fails; torch: https://pytorch.org/get-started/locally"
 STYLES = {"ok": "green", "note": "yellow", "broken": "red"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table; where there is a fix, also the problem that it solves."""
+    """One line of the table; where there is a problem, it has a fix.
+
+    Attributes:
+        verdict: ``ok``, ``note``, or ``broken``, which alone changes the exit status.
+    """
 
     name: str
     found: str
-    verdict: str = "ok"  # or "note", or "broken", which alone changes the exit status
+    verdict: str = "ok"
     problem: str = ""
     fix: str = ""
 
@@ -42,19 +47,25 @@ class Finding:
 def _run(words: Sequence[str], console: Console) -> int:
     if words:
         raise ConfigError(f"doctor takes no settings: remove {words[0]!r}")
-    findings = [finding for check in (_packages, _device, _caches, _host) for finding in check()]
+    findings: list[Finding] = []
+    for check in (_packages, _torchvision, _device, _caches, _host):
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                findings += check()
+        except Exception as error:  # a package that is there but cannot be imported
+            name, verdict = check.__name__.strip("_"), "note" if check is _host else "broken"
+            findings.append(Finding(name, "unknown", verdict, first_line(error), REINSTALL))
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("", "what", "found"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
-        verdict = Text(finding.verdict, STYLES[finding.verdict])
-        table.add_row(verdict, Text(finding.name), Text(finding.found))
+        style = STYLES[finding.verdict]
+        table.add_row(Text(finding.verdict, style), Text(finding.name), Text(finding.found))
     console.print(table)
-    for finding in findings:
-        if finding.problem:
-            head = Text(f"\n{finding.verdict}: ", STYLES[finding.verdict])
-            console.print(head + Text(f"{finding.name}: {finding.problem}"), soft_wrap=True)
-            console.print(Text(f"  fix: {finding.fix}"), soft_wrap=True)
+    for finding in (finding for finding in findings if finding.problem):
+        head = Text(f"\n{finding.verdict}: ", STYLES[finding.verdict])
+        console.print(head + Text(f"{finding.name}: {finding.problem}"), soft_wrap=True)
+        console.print(Text(f"  fix: {finding.fix}"), soft_wrap=True)
     broken = sum(finding.verdict == "broken" for finding in findings)
     console.print(Text(f"\n{broken or 'nothing is'} broken"))
     return 1 if broken else 0
@@ -64,51 +75,42 @@ def _packages() -> Iterator[Finding]:
     """What our own installation asks for."""
     yield Finding(DISTRIBUTION, f"{VERSION}, {Path(__file__).parents[1]}")
     yield Finding("Python", f"{platform.python_version()}, {sys.executable}")
+    lines: Sequence[str] = ()
     with suppress(importlib.metadata.PackageNotFoundError):  # used without being installed
-        wrong = [
-            requirement
-            for requirement in _requirements(importlib.metadata.requires(DISTRIBUTION) or [])
-            if not _fits(requirement)
-        ]
-        for requirement in wrong:
-            needed = f"{requirement.name}{requirement.specifier}"
-            fix = "pip install --upgrade " + " ".join(f"'{r.name}{r.specifier}'" for r in wrong)
-            found = _version(requirement.name) or "missing"
-            yield Finding(requirement.name, found, "broken", f"{needed} is needed", fix)
-    for name in ("torch", "transformers", "torchvision"):
-        version = _version(name)
-        if version is not None:
-            yield _imported(name, version)
+        lines = importlib.metadata.requires(DISTRIBUTION) or ()
+    requirements = [f"{r.name}{r.specifier}" for r in _requirements(lines) if not _fits(r)]
+    fix = f"pip install --upgrade {' '.join(map(repr, requirements))}"
+    for needed in requirements:
+        yield Finding(needed, "missing or too old", "broken", "it is needed", fix)
+    for name in ("torch", "transformers"):
+        yield Finding(name, _version(name) or "missing")
 
 
-def _imported(name: str, version: str) -> Finding:
-    """Whether a package can be imported: EasyEdit brings a torchvision that may not fit torch."""
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            importlib.import_module(name)
-    except Exception as error:
-        why = f"it cannot be imported, and what uses it fails: {first_line(error)}"
-        fix = f"pip uninstall -y {name} && pip install {name} {_same_torch()}"
-        return Finding(name, version, "broken", why, fix)
-    return Finding(name, version)
+def _torchvision() -> Iterator[Finding]:
+    """EasyEdit brings it; one that was built for another torch breaks transformers."""
+    version = _version("torchvision")
+    if version is not None:
+        try:
+            importlib.import_module("torchvision")
+            yield Finding("torchvision", version)
+        except Exception as error:
+            problem = f"it does not fit torch, and transformers fails with it: {first_line(error)}"
+            fix = f"pip uninstall -y torchvision && pip install torchvision {_same_torch()}"
+            yield Finding("torchvision", version, "broken", problem, fix)
 
 
 def _device() -> Iterator[Finding]:
-    try:
-        import torch
+    import torch
 
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        names = [torch.cuda.get_device_name(number) for number in range(count)]
-    except Exception as error:
-        fix = "reinstall torch: https://pytorch.org/get-started/locally"
-        yield Finding("device", "unknown", "broken", first_line(error), fix)
+    if torch.cuda.is_available():
+        numbers = range(torch.cuda.device_count())
+        yield Finding("device", ", ".join(torch.cuda.get_device_name(number) for number in numbers))
+    elif Path("/dev/nvidia0").exists():
+        problem = f"there is a GPU, but torch {torch.__version__} cannot use it"
+        fix = "install a CUDA build of torch for this driver, and see CUDA_VISIBLE_DEVICES"
+        yield Finding("device", "CPU", "note", problem, fix)
     else:
-        if not names and Path("/dev/nvidia0").exists():
-            problem = f"there is a GPU, but torch {torch.__version__} cannot use it"
-            fix = "install a CUDA build of torch for this driver, and see CUDA_VISIBLE_DEVICES"
-            yield Finding("device", "CPU", "note", problem, fix)
-        else:
-            yield Finding("device", ", ".join([*names, "CPU"]))
+        yield Finding("device", "CPU")
 
 
 def _caches() -> Iterator[Finding]:
@@ -116,41 +118,36 @@ def _caches() -> Iterator[Finding]:
 
     from alphaedit_plugin.common.cache import VARIABLE, Cache
 
-    for name, folder in (("HF_HUB_CACHE", Path(HF_HUB_CACHE)), (VARIABLE, Cache.default().folder)):
-        yield Finding(name, str(folder.expanduser()))
+    yield Finding("HF_HUB_CACHE", str(Path(HF_HUB_CACHE).expanduser()))
+    yield Finding(VARIABLE, str(Cache.default().folder))
 
 
 def _host() -> Iterator[Finding]:
-    """EasyEdit, which is optional: what is wrong with it is never broken, but a note."""
+    """EasyEdit, which is optional: what is wrong with it is only a note."""
     from alphaedit_plugin.easyedit.find_host import HostError, host_folder
     from alphaedit_plugin.easyedit.run import plugged_in
 
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), plugged_in({}):
+        with plugged_in({}):
             pass
     except HostError as error:
-        folder, cause = host_folder(), error.__cause__
+        cause = error.__cause__
         if cause is None:
             problem, _, fix = str(error).rpartition(": ")
         else:
             problem = f"it cannot be imported: {first_line(cause)}"
-            fix = f"pip install {' '.join(_needed(folder, cause))} {_same_torch()}"
-        yield Finding("EasyEdit", str(folder or "not found"), "note", problem, fix)
+            fix = f"pip install {' '.join(_needed(host_folder(), cause))} {_same_torch()}"
+        yield Finding("EasyEdit", str(host_folder() or "not found"), "note", problem, fix)
     else:
         yield Finding("EasyEdit", str(host_folder()))
 
 
 def _needed(folder: Path | None, cause: BaseException) -> list[str]:
-    """What a clone of EasyEdit lacks, or has in a version that it was not written for.
-
-    Args:
-        folder: the clone.
-        cause: why it cannot be imported.
-    """
-    package = ((cause.name if isinstance(cause, ImportError) else None) or "").partition(".")[0]
+    """What a clone of EasyEdit in ``folder`` lacks, or was written for another version of."""
+    package = (getattr(cause, "name", None) or "").partition(".")[0]
     lines: list[str] = []
-    with suppress(OSError, TypeError):
-        lines = ((folder or Path()) / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    if folder is not None and (folder / "requirements.txt").is_file():
+        lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
     needed = []
     for requirement in _requirements(lines):
         if _version(requirement.name) is None:
@@ -168,10 +165,8 @@ def _requirements(lines: Sequence[str]) -> list[Requirement]:
     requirements = []
     for line in lines:
         with suppress(InvalidRequirement):  # empty, or one of pip's options
-            requirement = Requirement(line.partition("#")[0].strip())
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                requirements.append(requirement)
-    return requirements
+            requirements.append(Requirement(line.partition("#")[0].strip()))
+    return [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
 
 
 def _fits(requirement: Requirement) -> bool:
@@ -180,20 +175,16 @@ def _fits(requirement: Requirement) -> bool:
 
 
 def _same_torch() -> str:
-    """What keeps pip from replacing torch, as the newest torchvision would.
-
-    A build of torch for a certain device has its own torchvision, from the same index.
-    """
+    """What keeps pip from replacing torch, as the newest torchvision would."""
     version, _, build = (_version("torch") or "").partition("+")
     index = f" --extra-index-url https://download.pytorch.org/whl/{build}" if build else ""
     return f"torch=={version}{index}"
 
 
 def _version(name: str) -> str | None:
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 COMMAND = Command(

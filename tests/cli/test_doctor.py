@@ -82,8 +82,8 @@ def test_one_line_installs_all_that_is_missing_or_too_old(
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     fix = "  fix: pip install --upgrade 'hydra-core>=1.3' 'omegaconf>=2.3'\n"
-    assert f"broken: hydra-core: hydra-core>=1.3 is needed\n{fix}" in out
-    assert f"broken: omegaconf: omegaconf>=2.3 is needed\n{fix}" in out
+    assert f"broken: hydra-core>=1.3: it is needed\n{fix}" in out
+    assert f"broken: omegaconf>=2.3: it is needed\n{fix}" in out
     assert out.endswith("2 broken\n")
 
 
@@ -99,7 +99,7 @@ def test_a_broken_torch_and_a_torchvision_that_does_not_fit(
     out = capsys.readouterr().out
     fix = "pip uninstall -y torchvision && pip install torchvision torch==2.13.0\n"
     assert f"no operator nms\n  fix: {fix}" in out
-    assert "broken: device: division by zero\n  fix: reinstall torch" in out
+    assert "broken: device: division by zero\n  fix: reinstall" in out
     assert "Traceback" not in out
 
 
