@@ -123,9 +123,6 @@ def hparams_classes(package: str = HOST) -> list[Any]:
 def refuse_offloaded(parameters: Iterable[tuple[str, Tensor]]) -> None:
     """Refuse weights that the host would write in vain: what it adds to them is lost.
 
-    Args:
-        parameters: by name, as ``model.named_parameters()`` gives them.
-
     Raises:
         HostError: one of them is offloaded, or has no value.
     """

@@ -23,7 +23,6 @@ from alphaedit_plugin.easyedit.patch_loop import replaced, restore
 from alphaedit_plugin.easyedit.prune_rect import OF_METHOD, OF_TARGET
 from alphaedit_plugin.easyedit.registration import register
 from alphaedit_plugin.editing.encoding import EncodedRequest
-from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
@@ -37,11 +36,9 @@ from alphaedit_plugin.nullspace.projector_file import save_projectors
 
 
 def hosted_editor(config: EditorConfig, lm: EditableModel | None = None) -> NullSpaceEditor:
-    """An editor whose batches the host edits; those of PRUNE and RECT are ours there, too.
+    """`NullSpaceEditor.from_config`, with batches that the host edits.
 
-    Args:
-        config: see `NullSpaceEditor.from_config`.
-        lm: likewise.
+    PRUNE and RECT are ours there, too.
 
     Raises:
         AlphaEditError: there is no host, or something named does not fit.
@@ -54,8 +51,13 @@ def hosted_editor(config: EditorConfig, lm: EditableModel | None = None) -> Null
 
     lm, recipe = load(config, check, lm)
     method = by_base.get(config.base["name"])
-    apply = apply_batch if method is None else HostEngine.of(method, lm, recipe, config)
-    return NullSpaceEditor(lm, recipe, config.batch_size, apply_batch=apply)
+    if method is None:
+        return NullSpaceEditor(lm, recipe, config.batch_size)
+    register()  # so that hparams take our keys
+    folder = TemporaryDirectory()
+    settings = _settings(method.name, lm, recipe, config, Path(folder.name))
+    engine = HostEngine(method, method.hparams_class()(**settings), folder)
+    return NullSpaceEditor(lm, recipe, config.batch_size, apply_batch=engine)
 
 
 @dataclass
@@ -75,16 +77,6 @@ class HostEngine:
     folder: TemporaryDirectory[str]
     covariances: dict[Any, Any] = field(default_factory=dict)
     inverses: dict[Any, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, method: HostMethod, lm: EditableModel, recipe: Recipe, config: EditorConfig
-    ) -> HostEngine:
-        """The engine for a configuration."""
-        folder = TemporaryDirectory()
-        register()
-        settings = _settings(method.name, lm, recipe, config, Path(folder.name))
-        return cls(method, method.hparams_class()(**settings), folder)
 
     def __call__(
         self, session: EditSession, recipe: Recipe, batch: Sequence[EncodedRequest]
@@ -160,7 +152,7 @@ def host_settings(
         lm: the model.
         name: the host's name of the method.
         layers: to edit.
-        search: of which the host has the steps, the rate, and the three weights.
+        search: the host has its steps, its rate, and its three weights.
         fact_token: which token holds the fact.
 
     Raises:

@@ -35,11 +35,7 @@ class WeightEdit:
     outputs: tuple[Tensor, Tensor]
 
     def stands(self, weight: Tensor) -> bool:
-        """Whether the outputs at the keys are nearer to those after the edit than before it.
-
-        Args:
-            weight: ``W (d_out, d_in)`` as it is now.
-        """
+        """Whether ``W K`` is nearer now to what it was after the edit than before it."""
         now = outputs(weight, self.keys)
         before, after = self.outputs
         return bool((now - after).norm() < (now - before).norm())
@@ -67,11 +63,7 @@ class KeyHistory:
         self.edits = [edit for edit in self.edits if edit.stands(weight)]
 
     def past(self, arriving: Sequence[Asked] = ()) -> PastKeys:
-        """``Kp``: the keys of these edits, except those that were contradicted, or are now.
-
-        Args:
-            arriving: requests that are about to be written.
-        """
+        """``Kp``: the keys of these edits, except those contradicted since, or by ``arriving``."""
         lost = superseded([edit.requests for edit in self.edits], arriving)
         self.grown.hold([edit.keys for edit in self.edits], lost)
         return self.grown
@@ -79,14 +71,7 @@ class KeyHistory:
     def remember(
         self, before: Tensor, after: Tensor, keys: Tensor, requests: Sequence[Asked] = ()
     ) -> None:
-        """Add an edit.
-
-        Args:
-            before: ``W (d_out, d_in)`` before it.
-            after: the same after it.
-            keys: ``(d_in, n)``, taken after it.
-            requests: what was asked, one per key, where that is known.
-        """
+        """Add an edit: ``W (d_out, d_in)`` before and after it, and its keys ``(d_in, n)``."""
         marks = mark(before), mark(after)
         both = outputs(before, keys), outputs(after, keys)
         self.edits.append(WeightEdit(keys, tuple(requests), marks, both))

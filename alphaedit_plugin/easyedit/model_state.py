@@ -114,13 +114,8 @@ class ModelState:
     ) -> Run:
         """The run of a method that the weights are in, or a new one that starts from them.
 
-        A new run keeps the keys of earlier edits that the weights still hold.
-
-        Args:
-            method: its name.
-            lm: the model.
-            layers: to edit.
-            arriving: requests that are about to be written.
+        A new run keeps the keys of earlier edits that the weights still hold, except of those that
+        the ``arriving`` requests contradict.
         """
         run = self.runs.get(method)
         if run is None or run.session.layers != layers or not run.resume():

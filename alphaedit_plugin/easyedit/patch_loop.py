@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -37,13 +36,6 @@ def apply_projected(
     call: HostCall,
 ) -> Any:
     """Run the host's ``apply`` with every update projected; all weights change, or none.
-
-    Args:
-        state: of the model.
-        flag: as set on the hparams.
-        method: the host's method.
-        apply: its apply function.
-        call: its arguments.
 
     Returns:
         What ``apply`` returns: the model and the copy of its weights.
@@ -71,7 +63,8 @@ def apply_projected(
     def oriented(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: w.T if transposed[name] else w for name, w in stored.items()}
 
-    with unharmed(weights) as before, padding_right(call.tokenizer):
+    # On the left, padding would move the subject.
+    with unharmed(weights) as before, replaced(call.tokenizer, {"padding_side": "right"}):
         if closed_form is not None:
             for name, weight in oriented(before).items():
                 state.histories[name].rewind(weight)
@@ -166,14 +159,14 @@ def edited_weights(method: HostMethod, call: HostCall) -> dict[str, Tensor]:
 
 
 @contextmanager
-def replaced(module: ModuleType, globals_: Mapping[str, Any]) -> Iterator[None]:
-    """Give ``module`` other globals; as before on exit."""
-    before = {name: vars(module)[name] for name in globals_}
-    vars(module).update(globals_)
+def replaced(owner: Any, values: Mapping[str, Any]) -> Iterator[None]:
+    """Give a module or an object other attributes; as before on exit."""
+    before = {name: getattr(owner, name) for name in values}
+    vars(owner).update(values)
     try:
         yield
     finally:
-        vars(module).update(before)
+        vars(owner).update(before)
 
 
 @contextmanager
@@ -196,14 +189,3 @@ def restore(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(before[name])
-
-
-@contextmanager
-def padding_right(tokenizer: Any) -> Iterator[None]:
-    """Pad on the right, where padding does not move the subject; as before on exit."""
-    before = tokenizer.padding_side
-    tokenizer.padding_side = "right"
-    try:
-        yield
-    finally:
-        tokenizer.padding_side = before

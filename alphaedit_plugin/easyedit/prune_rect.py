@@ -102,11 +102,7 @@ class OurHyperParams(NullSpaceFlag):
 
 @cache
 def hparams_class(name: str) -> type[OurHyperParams]:
-    """The hparams class of a base method, made from its dataclass.
-
-    Args:
-        name: as in ``base=``.
-    """
+    """The hparams class of a base method, by its name in ``base=``, made from its dataclass."""
     base: Any = METHODS.get(name)
     theirs = {f.name: OF_METHOD.get(f.name, f.name) for f in fields(base)} | OF_TARGET
     settings = [
@@ -136,10 +132,6 @@ def our_hparams_classes() -> dict[str, type[OurHyperParams]]:
 
 def apply_ours(state: ModelState, call: HostCall) -> tuple[Any, dict[str, Tensor]]:
     """Edit one batch with our engine; PRUNE's restraint is undone before it and redone after it.
-
-    Args:
-        state: of the model.
-        call: with hparams of `hparams_class`.
 
     Returns:
         What the host expects: the model, and copies of the weights that restore it.

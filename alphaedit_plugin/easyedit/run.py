@@ -70,13 +70,7 @@ def run_script(words: Sequence[str]) -> int:
 
 
 def take_flags(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Separate our flags from a script's command line.
-
-    Args:
-        words: the command line; a ``--`` in it ends the flags.
-
-    Returns:
-        Our flags in their types, and the other words in their order.
+    """Our flags in their types, and the other words of a command line; a ``--`` ends the flags.
 
     Raises:
         ConfigError: an unknown flag that begins like ours, or a wrong value or none.
@@ -120,15 +114,11 @@ class _Parser(argparse.ArgumentParser):
 def plugged_in(flags: Mapping[str, Any], script: Path | None = None) -> Iterator[list[str]]:
     """Have the plug-in registered, with these flags in all new hparams; undone on exit.
 
-    Args:
-        flags: ours, by key; they override what a YAML file or a call says, with a warning.
-        script: a clone of the host around it is found, too.
-
     Yields:
         The names of the hparams classes of which objects were made, as they are made.
 
     Raises:
-        HostError: there is no host, or it cannot be imported.
+        HostError: see `import_host`, which looks around ``script``, too.
     """
     import_host(script)
     before = current()
