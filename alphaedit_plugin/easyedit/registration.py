@@ -83,7 +83,7 @@ class Registration(MetaPathFinder):
         models: that were edited; the state of each goes with it, and all copies share it.
         lock: one edit at a time, as an edit replaces functions of the host's modules.
         flags: set in all hparams that are made, with a warning where these say otherwise.
-        flagged: names of the hparams classes of which objects were made.
+        flagged: names of the hparams classes of which objects took `flags`.
     """
 
     undo: ExitStack = field(default_factory=ExitStack)
@@ -176,7 +176,14 @@ class Registration(MetaPathFinder):
         return wrapper
 
     def _ours(
-        self, model: Any, tok: Any, requests: Any, hparams: Any, copy: bool = False, **_: Any
+        self,
+        model: Any,
+        tok: Any,
+        requests: Any,
+        hparams: Any,
+        copy: Any = False,
+        *_: Any,
+        **__: Any,
     ) -> Any:
         """PRUNE or RECT, in the host's convention."""
         call = HostCall(model, tok, requests, hparams, {"copy": copy})
@@ -215,7 +222,8 @@ class Registration(MetaPathFinder):
         construct(**settings)
         for key, value in {**ours, **self.flags}.items():
             setattr(made, key, value)
-        self.flagged.append(type(made).__name__)
+        if self.flags:
+            self.flagged.append(type(made).__name__)
 
     def _refuse_keys(
         self, made: Any, construct: Callable[..., None], settings: dict[str, Any]

@@ -115,7 +115,7 @@ def plugged_in(flags: Mapping[str, Any], script: Path | None = None) -> Iterator
     """Have the plug-in registered, with these flags in all new hparams; undone on exit.
 
     Yields:
-        The names of the hparams classes of which objects were made, as they are made.
+        The names of the hparams classes of which objects took the flags, as they are made.
 
     Raises:
         HostError: see `import_host`, which looks around ``script``, too.
