@@ -156,7 +156,7 @@ def _hparams(lm: EditableModel, task: Task) -> Any:
         "mom2_dtype": "float32",
     }
     if task.method != "rome":
-        settings |= {"mom2_update_weight": task.moment_weight, "batch_size": 1}
+        settings["mom2_update_weight"] = task.moment_weight
     if task.method == "alphaedit":
         # A file that exists: the host then takes the projection matrix it has.
         settings |= {"nullspace_threshold": 2e-2, "L2": task.ridge, "P_loc": __file__}

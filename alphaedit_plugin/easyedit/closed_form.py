@@ -15,7 +15,7 @@ from alphaedit_plugin.easyedit.key_history import KeyHistory
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.nullspace.projector import Projector
 
-TARGET, KEYS, OUTPUTS = "compute_z", "compute_ks", "get_module_input_output_at_words"
+COMPUTE_Z, COMPUTE_KS, READ_AT = "compute_z", "compute_ks", "get_module_input_output_at_words"
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,26 @@ class ClosedForm:
 
         def get_cov(*_: Any, **__: Any) -> Tensor:
             """The closed form needs no second moment; collecting one would cost hours."""
-            keys: Tensor = self.noted[KEYS][-1].result
+            keys: Tensor = self.noted[COMPUTE_KS][-1].result
             return torch.eye(keys.shape[1], device=keys.device)
 
-        return {"get_cov": get_cov} | {name: listener(name) for name in (TARGET, KEYS, OUTPUTS)}
+        return {"get_cov": get_cov} | {
+            name: listener(name) for name in (COMPUTE_Z, COMPUTE_KS, READ_AT)
+        }
 
     @property
     def requests(self) -> list[HostRequest]:
         """What was asked."""
-        rows = [call.args[2] for call in self.noted[TARGET]]
+        rows = [call.args[2] for call in self.noted[COMPUTE_Z]]
         return [HostRequest(row["prompt"], row["subject"], row["target_new"]) for row in rows]
 
     def update(self, number: int) -> Tensor:
         """``Δ (d_out, d_in)`` of the weight of this number in the loop; see `least_squares`."""
         name, projector = list(self.projectors.items())[number]
-        targets = torch.stack([call.result for call in self.noted[TARGET]], dim=1)
-        missing = targets - self.noted[OUTPUTS][number].result.T.to(targets)
+        targets = torch.stack([call.result for call in self.noted[COMPUTE_Z]], dim=1)
+        missing = targets - self.noted[READ_AT][number].result.T.to(targets)
         residual = missing.detach().float() / (len(self.projectors) - number)
-        keys = self.noted[KEYS][number].result.T.detach().float()
+        keys = self.noted[COMPUTE_KS][number].result.T.detach().float()
         past = self.histories[name].past(self.requests)
         return least_squares(projector, self.ridge, past, keys, residual.to(keys)).dense
 
@@ -98,6 +100,6 @@ class ClosedForm:
             before: the weights ``(d_out, d_in)`` as the edit found them.
             after: the same as it left them.
         """
-        for name, call in zip(self.projectors, self.noted[KEYS], strict=True):
-            keys = getattr(self.module, KEYS)(*call.args, **call.kwargs).T.detach().float()
+        for name, call in zip(self.projectors, self.noted[COMPUTE_KS], strict=True):
+            keys = getattr(self.module, COMPUTE_KS)(*call.args, **call.kwargs).T.detach().float()
             self.histories[name].remember(before[name], after[name], keys, self.requests)

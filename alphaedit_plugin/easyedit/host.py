@@ -62,7 +62,7 @@ class HostMethod:
         return [f"{template.format(layer)}.weight" for layer in layers for template in templates]
 
 
-METHODS = (
+HOST_METHODS = (
     HostMethod("ROME", "rome.rome_main", "ROMEHyperParams", rank_one=True),
     HostMethod("R-ROME", "r_rome.r_rome_main", "R_ROMEHyperParams", rank_one=True),
     HostMethod("MEMIT", "memit.memit_main", "MEMITHyperParams", solves=True),
@@ -109,7 +109,7 @@ def algorithms(package: str = HOST) -> dict[str, Callable[..., Any]]:
 
 def methods_of(package: str = HOST) -> dict[str, HostMethod]:
     """The methods of a copy that take the flag, by name."""
-    return {method.name: replace(method, package=package) for method in METHODS}
+    return {method.name: replace(method, package=package) for method in HOST_METHODS}
 
 
 def hparams_classes(package: str = HOST) -> list[Any]:

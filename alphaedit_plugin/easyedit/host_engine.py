@@ -86,12 +86,13 @@ class HostEngine:
         rows = [host_row(request) for request in requests]
         groups = [[row] for row in rows] if recipe.method.one_by_one else [rows]
         lm = session.lm
-        register()
-        weights = {str(layer): lm.weight(layer) for layer in recipe.layers}
+        register()  # it may have been undone since
+        weights = {layer: lm.weight(layer) for layer in recipe.layers}
         before = {layer: weight.clone() for layer, weight in weights.items()}
         try:
+            # The host prints each step; our report is the output.
             with self._globals(recipe.contexts), redirect_stdout(sys.stderr):
-                for group in groups:  # the host prints each step; our report is the output
+                for group in groups:
                     apply = algorithms(self.method.package)[self.method.name]
                     apply(lm.model, lm.tokenizer, group, self.hparams)
             changes = {n: weight.float() - before[n].float() for n, weight in weights.items()}
@@ -99,7 +100,7 @@ class HostEngine:
             restore(weights, before)
         with session.batch():
             for layer, change in changes.items():
-                session.write(int(layer), Delta(change))
+                session.write(layer, Delta(change))
             return session.commit(requests, method=recipe.description())
 
     @contextmanager

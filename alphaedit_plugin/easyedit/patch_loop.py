@@ -184,8 +184,8 @@ def unharmed(weights: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         raise
 
 
-def restore(weights: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
-    """Copy earlier values into weights, by name."""
+def restore(weights: Mapping[Any, Tensor], before: Mapping[Any, Tensor]) -> None:
+    """Copy earlier values into weights."""
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(before[name])

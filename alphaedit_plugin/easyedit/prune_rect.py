@@ -17,8 +17,7 @@ from yaml import YAMLError
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
 from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.easyedit.find_host import import_host
-from alphaedit_plugin.easyedit.host import METHODS as HOST_METHODS
-from alphaedit_plugin.easyedit.host import HostCall, methods_of
+from alphaedit_plugin.easyedit.host import HOST_METHODS, HostCall, methods_of
 from alphaedit_plugin.easyedit.hparams import NullSpaceFlag
 from alphaedit_plugin.easyedit.model_state import ModelState
 from alphaedit_plugin.easyedit.patch_loop import unharmed

@@ -19,7 +19,7 @@ from weakref import WeakSet
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit.find_host import copies, import_host, is_host
 from alphaedit_plugin.easyedit.host import (
-    METHODS,
+    HOST_METHODS,
     HostCall,
     HostMethod,
     algorithms,
@@ -261,4 +261,4 @@ def _unsupported(name: str) -> ConfigError:
 
 
 def _supported() -> tuple[str, ...]:
-    return *(method.name for method in METHODS), *our_hparams_classes()
+    return *(method.name for method in HOST_METHODS), *our_hparams_classes()

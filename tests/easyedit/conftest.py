@@ -21,13 +21,13 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from alphaedit_plugin.easyedit.find_host import copies
-from alphaedit_plugin.easyedit.host import METHODS, HostMethod
+from alphaedit_plugin.easyedit.host import HOST_METHODS, HostMethod
 from alphaedit_plugin.easyedit.prune_rect import hparams_class
 from alphaedit_plugin.easyedit.registration import STATE
 from tests.tiny import REQUESTS, fast_tokenizer
 
 DOUBLE = Path(__file__).parent / "double"
-BY_NAME = {method.name: method for method in METHODS}
+BY_NAME = {method.name: method for method in HOST_METHODS}
 LAYERS = [1, 2]
 WIDTH = 32
 NAMES = list(BY_NAME)

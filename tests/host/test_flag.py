@@ -12,7 +12,7 @@ from torch import Tensor
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.easyedit.host import METHODS
+from alphaedit_plugin.easyedit.host import HOST_METHODS
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
@@ -41,7 +41,7 @@ from tests.tiny import edit
 
 skip_without_host()
 
-NAMES = [method.name for method in METHODS]
+NAMES = [method.name for method in HOST_METHODS]
 
 
 def flag(tiny: TinyHostModel, **more: Any) -> dict[str, Any]:
