@@ -64,6 +64,11 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
     for layer in chosen.model.layers:
         expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
         assert (found - expected).norm() / expected.norm() < 1e-2
+    for editor in (ours, theirs):
+        editor.session.undo(len(editor.session.journal))
+        assert not editor.session.requests
+    fresh = ours.lm.model.state_dict()
+    assert all(torch.equal(w, fresh[n]) for n, w in theirs.lm.model.state_dict().items())
 
 
 @pytest.mark.parametrize("base", ["rome", "memit"])

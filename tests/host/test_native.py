@@ -15,7 +15,9 @@ import alphaedit_plugin
 from alphaedit_plugin import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.models.editable import EditableModel
+from tests.host.test_bridge import batches, config
 from tests.host.test_flag import asked, projector_of, weights
 from tests.host.tiny_host import TinyHostModel, algorithms, pin_contexts, skip_without_host
 
@@ -78,6 +80,27 @@ def test_an_edit_taken_back_leaves_no_trace(
     after.edit(**second, sequential_edit=True)
     theirs = weights(after.model)
     assert all(torch.equal(w, theirs[n]) for n, w in weights(alone.model).items())
+
+
+@pytest.mark.parametrize("null_space", [False, True])
+@pytest.mark.parametrize("method", KINDS)
+def test_they_write_what_our_engine_writes(
+    registered: ModuleType, tiny: TinyHostModel, method: str, null_space: bool
+) -> None:
+    search = "model.target.steps=12", "model.contexts.bare_apart=false"
+    ours = NullSpaceEditor.from_config(config(tiny, method.lower(), null_space, *search))
+    hparams = KINDS[method](**settings(tiny, method, null_space=null_space))
+    model, tokenizer = tiny.load()
+    for number, batch in enumerate(batches(tiny)):
+        ours.apply(batch)
+        rows = [dict(row) for row in tiny.requests[2 * number :][:2]]
+        algorithms()[method](model, tokenizer, rows, hparams)
+    ours.finalize()
+    fresh, edited = (EditableModel.wrap(*pair) for pair in (tiny.load(), (model, tokenizer)))
+    for layer in hparams.layers:
+        expected = ours.session.accumulated(layer)
+        change = edited.weight(layer) - fresh.weight(layer)
+        assert (change - expected).norm() / expected.norm() < 1e-3
 
 
 @pytest.mark.parametrize("null_space", [False, True])
