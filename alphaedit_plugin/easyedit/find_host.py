@@ -48,10 +48,10 @@ def find_clone(script: Path | None = None) -> Path | None:
     """
     home = os.environ.get(HOME)
     if home:
-        places = [Path(home).expanduser().resolve()]
+        folders = [Path(home).expanduser().resolve()]
     else:
-        places = [Path.cwd(), *Path.cwd().parents, *(script.resolve().parents if script else ())]
-    clone = next((place for place in places if (place / HOST / "__init__.py").is_file()), None)
+        folders = [Path.cwd(), *Path.cwd().parents, *(script.resolve().parents if script else ())]
+    clone = next((one for one in folders if (one / HOST / "__init__.py").is_file()), None)
     if home and clone is None:
         raise HostError(f"{HOME} is {home}, where there is no folder {HOST}: fix the path")
     return clone

@@ -52,8 +52,8 @@ def apply_projected(
             raise ConfigError(f"null_space cannot be combined with {option}=: remove it")
     weights, module = edited_weights(method, call), method.load()
     projectors = state.projectors_of(flag, call, list(weights))
-    modules = {name: call.model.get_submodule(name.rpartition(".")[0]) for name in weights}
-    transposed = {name: isinstance(found, Conv1D) for name, found in modules.items()}
+    owners = {name: call.model.get_submodule(name.rpartition(".")[0]) for name in weights}
+    transposed = {name: isinstance(owner, Conv1D) for name, owner in owners.items()}
     gate = Gate(transposed, projectors, method.rank_one)
     closed_form = None
     if solves:

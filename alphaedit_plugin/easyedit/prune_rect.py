@@ -171,8 +171,8 @@ def _recipe(state: ModelState, call: HostCall, lm: EditableModel, layers: Sequen
         mode = Mode.solve if solves else Mode.post
         method = AlphaEdit(method, projectors, mode, flag.null_space_l2)
     if method.needs_moment:
-        found = state.moments_of(call, list(names.values()))
-        moments = {layer: found[name] for layer, name in names.items()}
+        read = state.moments_of(call, list(names.values()))
+        moments = {layer: read[name] for layer, name in names.items()}
     # The host's MEMIT samples its context templates once a process.
     memit = methods_of(import_host().__name__)["MEMIT"].load()
     contexts = memit.get_context_templates(call.model, call.tokenizer)
