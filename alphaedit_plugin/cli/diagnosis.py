@@ -162,7 +162,7 @@ def _device() -> list[Finding]:
 
 def _models() -> list[Finding]:
     from alphaedit_plugin.common.groups import options
-    from alphaedit_plugin.data.pocket_world import load_pocket
+    from alphaedit_plugin.data.pocket_world.model import load_pocket
     from alphaedit_plugin.models.families import LAYOUTS
 
     with _quiet():

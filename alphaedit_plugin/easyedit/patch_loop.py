@@ -19,6 +19,8 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
+from alphaedit_plugin.data.request import Question, questions_of
+from alphaedit_plugin.data.spelling import normalized
 from alphaedit_plugin.easyedit.host import HostError, HostMethod, refuse_offloaded
 from alphaedit_plugin.easyedit.key_history import KeyHistory
 from alphaedit_plugin.methods.least_squares import least_squares
@@ -84,17 +86,16 @@ class Gate:
 
 @dataclass(frozen=True)
 class HostRequest:
-    """What the host asks: see `conflicts.Asked`. It knows no relations."""
+    """What the host asks, as it is compared; see `Request.questions`."""
 
-    prompt: str
-    subject: str
-    target_new: str
-    relation: None = None
+    questions: tuple[Question, ...]
+    answer: str
 
     @classmethod
     def of(cls, request: Mapping[str, Any]) -> HostRequest:
         """From the host's own form."""
-        return cls(request["prompt"], request["subject"], request["target_new"])
+        asked = questions_of(request["prompt"], request["subject"])
+        return cls(asked, normalized(request["target_new"]))
 
 
 @dataclass

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.boundary import stem, tokenise
 from alphaedit_plugin.models.editable import EditableModel

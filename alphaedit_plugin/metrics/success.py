@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Request
 from alphaedit_plugin.metrics.base import REQUESTS, Exam, Pair, Reading, Readings, metric, pairs_of
 from alphaedit_plugin.models.scoring import Answer
 

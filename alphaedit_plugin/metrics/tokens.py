@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
 from alphaedit_plugin.metrics.base import (
     REQUESTS,
     Exam,

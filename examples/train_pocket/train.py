@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alphaedit_plugin.data.pocket_world.tokenizer import save_tokenizer, train_tokenizer
-from alphaedit_plugin.data.pocket_world.world import (
+from examples.train_pocket.loop import NOBODY, Recipe, Rows, build_model, fit
+from examples.train_pocket.tokenizer import save_tokenizer, train_tokenizer
+from examples.train_pocket.world import (
     CONTEXT_TEMPLATES,
     Fact,
     World,
     generate_world,
-    save_world,
     training_sentences,
+    write_world,
 )
-from examples.train_pocket.loop import NOBODY, Recipe, Rows, build_model, fit
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe(seed=options.seed, steps=options.steps)
     options.out.mkdir(parents=True, exist_ok=True)
     world = generate_world(recipe.seed)
-    save_world(world, options.out / "world.json")
+    write_world(world, options.out)
     text = [*training_sentences(world, random.Random(0)), *CONTEXT_TEMPLATES]
     tokenizer = save_tokenizer(train_tokenizer(text), options.out)
     model = train(world, tokenizer, recipe).half()

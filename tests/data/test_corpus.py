@@ -17,7 +17,6 @@ from alphaedit_plugin.data.corpus import (
     corpus_of,
     corpus_on_hub,
     read_lines,
-    stream_hub,
 )
 
 
@@ -60,6 +59,7 @@ def fake_datasets(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
     module = types.ModuleType("datasets")
     module.load_dataset = load  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
 
 
 def test_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
         return [{"text": "one"}, {"text": "two"}]
 
     fake_datasets(monkeypatch, load)
-    assert list(stream_hub("some/set", "en", "train")) == ["one", "two"]
+    assert list(corpus_on_hub("some/set", "en", "train").texts()) == ["one", "two"]
     assert asked == [("some/set", "en", {"split": "train", "streaming": True})]
 
 
@@ -80,14 +80,14 @@ def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
 
     fake_datasets(monkeypatch, load)
     with pytest.raises(ConfigError, match="cannot read some/set: no network; give") as caught:
-        list(stream_hub("some/set", None, "train"))
+        list(corpus_on_hub("some/set", None, "train").texts())
     assert "second line" not in str(caught.value)
 
 
 def test_hub_without_a_text_field(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_datasets(monkeypatch, lambda *_, **__: [{"body": "one"}])
     with pytest.raises(ConfigError, match="no 'text' field, but 'body': name one"):
-        list(stream_hub("some/set", None, "train"))
+        list(corpus_on_hub("some/set", None, "train").texts())
 
 
 @pytest.mark.parametrize("value", [None, 5, ["a"], [-1], {"a": 1}, "half \ud800"])
@@ -98,7 +98,7 @@ def test_neither_text_nor_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, v
         list(read_lines(path))
     fake_datasets(monkeypatch, lambda *_, **__: [{"text": value}])
     with pytest.raises(ConfigError, match="'text' of some/set is neither text nor token ids"):
-        list(stream_hub("some/set", None, "train"))
+        list(corpus_on_hub("some/set", None, "train").texts())
 
 
 @pytest.mark.parametrize("error", [RuntimeError(), ValueError("no such split"), KeyError("x")])
@@ -110,7 +110,7 @@ def test_whatever_a_hub_raises_is_one_line(
         raise error
 
     fake_datasets(monkeypatch, lambda *_, **__: rows())
-    texts = stream_hub("some/set", None, "train")
+    texts = corpus_on_hub("some/set", None, "train").texts()
     assert next(texts) == "one"
     with pytest.raises(ConfigError, match=r"cannot read some/set: .*; give corpus="):
         next(texts)
@@ -176,7 +176,6 @@ def test_identities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text(text)
     assert corpus_from(one).identity == corpus_from(copy).identity
     fake_datasets(monkeypatch, None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     identities = {
         corpus_from(one).identity,
         corpus_from(other).identity,

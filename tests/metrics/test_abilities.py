@@ -13,11 +13,11 @@ from rich.console import Console
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.pocket_world import load_world
 from alphaedit_plugin.experiments.comparison import run_comparison
 from alphaedit_plugin.metrics.abilities import PAPER, Abilities
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
+from examples.train_pocket.world import generate_world
 from tests.tiny import assert_same_weights, weights_of
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -44,7 +44,7 @@ metric_list:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task of the harness, in files: the pocket world's facts, each with a wrong answer."""
     folder = tmp_path_factory.mktemp("tasks")
-    facts = [fact for fact in load_world().facts if " " not in fact.answer][:40]
+    facts = [fact for fact in generate_world().facts if " " not in fact.answer][:40]
     lines = []
     for fact in facts:
         wrong = next(f.answer for f in facts if f.answer != fact.answer)

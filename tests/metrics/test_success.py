@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.base import NEIGHBOURHOOD, EditData
-from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.base import EditData
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.evaluation import evaluate, harmonic_mean
 from alphaedit_plugin.models.editable import EditableModel
