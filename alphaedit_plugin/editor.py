@@ -30,7 +30,7 @@ from alphaedit_plugin.editing.checks import (
 )
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
     add_locality,

@@ -24,7 +24,7 @@ from alphaedit_plugin.editing.checks import check_requests, warn_of_shared_token
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
     add_locality,

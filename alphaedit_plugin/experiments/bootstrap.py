@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alphaedit_plugin.experiments.studies import COLUMNS, Entry
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import ASPECTS, Evaluation
 
 RESAMPLES = 2000
@@ -114,7 +114,7 @@ def _columns(evaluation: Evaluation, weights: Mapping[str, Values]) -> dict[str,
     return found
 
 
-def _mean(reading: Reading, weights: Values) -> Values:
+def _mean(reading: MetricValue, weights: Values) -> Values:
     """The reading's mean in every resample; nan where no prompt was drawn."""
     with np.errstate(invalid="ignore"):
         mean: Values = (weights @ np.array(reading.totals)) / (weights @ np.array(reading.counts))

@@ -8,15 +8,15 @@ from typing import Any
 
 from cattrs import Converter
 
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
 
 
 def converter() -> Converter:
     """Between the dataclasses of a comparison and JSON's types."""
     found = Converter(detailed_validation=False)
-    found.register_unstructure_hook(Reading, _pack)
-    found.register_structure_hook(Reading, lambda entry, _: _unpack(entry))
+    found.register_unstructure_hook(MetricValue, _pack)
+    found.register_structure_hook(MetricValue, lambda entry, _: _unpack(entry))
     found.register_unstructure_hook(
         Evaluation, lambda e: {column: _pack(r) for column, r in e.readings.items()}
     )
@@ -26,7 +26,7 @@ def converter() -> Converter:
     return found
 
 
-def _pack(reading: Reading) -> dict[str, Any]:
+def _pack(reading: MetricValue) -> dict[str, Any]:
     packed: dict[str, Any] = {"value": reading.value}
     if not reading.totals:
         return packed
@@ -36,15 +36,15 @@ def _pack(reading: Reading) -> dict[str, Any]:
     return packed | {"totals": list(reading.totals), "counts": list(reading.counts)}
 
 
-def _unpack(entry: Mapping[str, Any]) -> Reading:
+def _unpack(entry: Mapping[str, Any]) -> MetricValue:
     value = math.nan if entry["value"] is None else float(entry["value"])
     if "unit" not in entry:
-        return Reading(value)
+        return MetricValue(value)
     totals = tuple(map(float, entry["hits"] if "hits" in entry else entry["totals"]))
     counts = (1,) * len(totals) if "hits" in entry else tuple(map(int, entry["counts"]))
     if len(totals) != len(counts):
         raise ValueError(f"{len(totals)} totals but {len(counts)} counts")
-    return Reading(value, str(entry["unit"]), totals, counts)
+    return MetricValue(value, str(entry["unit"]), totals, counts)
 
 
 def _evaluation(columns: Mapping[str, Any]) -> Evaluation:

@@ -13,7 +13,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.experiments.results import METRICS, dumps, read_run
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from tests.experiments.made import EDITS, cell, run, write
 
@@ -43,7 +43,7 @@ def test_on_the_way_numbers_and_survival_are_kept(tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
-    worn = {"perplexity": Reading(math.inf), "odd": Reading(math.nan)}
+    worn = {"perplexity": MetricValue(math.inf), "odd": MetricValue(math.nan)}
     before = Evaluation({**MADE.before.readings, **worn})
     folder = write(tmp_path / "run", replace(MADE, before=before))
     assert "Infinity" not in (folder / METRICS).read_text()
