@@ -342,8 +342,10 @@ def _probes(argument: str, inputs: Any, count: int) -> list[dict[str, Probe]]:
         where = f"{argument}[{name!r}]"
         if not isinstance(entry, Mapping) or not {"prompt", "ground_truth"} <= entry.keys():
             raise RequestError(f"{where} is {quoted(entry)}: it must be {form}")
-        columns = [_column(f"{where}[{key!r}]", entry[key], count) for key in
-                   ("prompt", "ground_truth")]  # fmt: skip
+        columns = [_as_list(f"{where}[{key!r}]", entry[key]) for key in ("prompt", "ground_truth")]
+        for column in columns:
+            if len(column) != count:
+                raise RequestError(f"{where} has {len(column)} entries for {count} prompts")
         for i, (prompt, answer) in enumerate(zip(*columns, strict=True)):
             if prompt is not None:
                 rows[i][name] = Probe.parse(f"request {i}: {where}", prompt, answer)

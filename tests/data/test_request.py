@@ -173,7 +173,7 @@ def test_a_missing_subject_is_refused() -> None:
     [
         ({"prompt": ["a"]}, "must be {'prompt': …, 'ground_truth': …}"),
         ("text", "must be"),
-        ({"prompt": ["a", "b"], "ground_truth": ["x"]}, "1 prompts but 2 locality_inputs"),
+        ({"prompt": ["a", "b"], "ground_truth": ["x"]}, "has 2 entries for 1 prompts"),
         ({"prompt": [["a", "b"]], "ground_truth": [["x"]]}, "2 prompts but 1 answers"),
         ({"prompt": ["a"], "ground_truth": [""]}, "non-empty"),
         ({"prompt": ["a"], "ground_truth": [None]}, "non-empty"),
