@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,17 @@ from torch import Tensor
 
 from alphaedit_plugin.common.errors import ConfigError, require, unknown_name
 from alphaedit_plugin.common.groups import options
-from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.data.conflicts import contradicted
 from alphaedit_plugin.data.request import Request, among, prepare_requests
 from alphaedit_plugin.editing import engine
-from alphaedit_plugin.editing.checks import (
-    check_conflicts,
-    check_editable,
-    check_recipe,
-    check_requests,
-    warn_of_shared_tokens,
-)
+from alphaedit_plugin.editing.encoding import EncodedRequest, encode, warn_of_shared_tokens
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.run import Step, run
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
@@ -168,7 +162,7 @@ class NullSpaceEditor:
             rephrase_prompts: other ways to ask, for ``rephrase_acc``.
             locality_inputs: ``{name: {"prompt": …, "ground_truth": …}}``, what must not change.
             portability_inputs: the same form, what must follow.
-            sequential_edit: keep each edit; without, each is evaluated and taken back.
+            sequential_edit: keep each edit; or else each is undone once it is evaluated.
             verbose: log each request's metrics.
             subject: the subjects.
 
@@ -212,8 +206,8 @@ class NullSpaceEditor:
             prompts, target_new, subject, ground_truth, rephrase_prompts,
             locality_inputs, portability_inputs, target_neg,
         )  # fmt: skip
-        self._check(requests)
-        return self._edit_batches(requests, sequential_edit, verbose, self.batch_size)
+        encoded = self._encode(requests)
+        return self._edit(encoded, sequential_edit, verbose, self.batch_size)
 
     def edit_requests(
         self,
@@ -224,44 +218,39 @@ class NullSpaceEditor:
     ) -> Triple:
         """Edit prepared requests; see `edit`. All ``pre`` are measured before the first edit."""
         _check_batch_size(batch_size)
-        self._check(requests)
+        encoded = self._encode(requests)
         before = edit_quality(self.lm, requests)
-        return self._edit_batches(requests, sequential_edit, verbose, batch_size, before)
+        return self._edit(encoded, sequential_edit, verbose, batch_size, before)
 
-    def _check(self, requests: Sequence[Request]) -> None:
+    def _encode(self, requests: Sequence[Request]) -> tuple[EncodedRequest, ...]:
         """Refuse what could fail halfway, before any weight changes."""
         self.session.check_weights()
-        check_recipe(self.session, self.recipe)
-        check_requests(self.lm, self.recipe, requests)
-        check_conflicts(self.session, self.recipe, requests)
+        encoded = encode(self.lm, self.recipe, requests)
         check_quality(self.lm, requests)
-        warn_of_shared_tokens(self.lm, [self.recipe], requests)
+        warn_of_shared_tokens(encoded)
+        return encoded
 
-    def _edit_batches(
+    def _edit(
         self,
-        requests: Sequence[Request],
-        sequential_edit: bool,
+        encoded: Sequence[EncodedRequest],
+        keep: bool,
         verbose: bool,
         batch_size: int,
-        before: Sequence[Metrics] | None = None,
+        before: Sequence[Metrics] = (),
     ) -> Triple:
-        if not sequential_edit:
+        if not keep:
             logger.info(
-                "each edit is taken back once it is evaluated, as in EasyEdit: "
-                "sequential_edit=True keeps them"
+                "each edit is undone once it is evaluated, as in EasyEdit: sequential_edit=True "
+                "keeps them"
             )
         metrics: list[Metrics] = []
-        weights: dict[str, Tensor] = {}
-        # Edits that are not kept cannot contradict each other.
-        lost = contradicted(requests) if sequential_edit else frozenset()
-        starts = range(0, len(requests), batch_size)
-        for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
-            batch = requests[start : start + batch_size]
-            old = edit_quality(self.lm, batch) if before is None else before[start:]
-            weights = self._weights()
-            asked = [request for n, request in enumerate(batch, start) if n not in lost]
-            entry, after, seconds = self._edit_batch(batch, asked, keep=sequential_edit)
-            for request, pre, post in zip(batch, old, after, strict=False):
+        weights = self._weights()
+        steps = self.run(
+            encoded, batch_size=batch_size, evaluate=partial(edit_quality, self.lm), before=before,
+            keep=keep, end=False,
+        )  # fmt: skip
+        for step in steps:
+            for request, pre, post in zip(step.requests, step.before, step.after, strict=True):
                 add_locality(pre, post)
                 metrics.append(
                     {
@@ -269,49 +258,38 @@ class NullSpaceEditor:
                         "requested_rewrite": requested_rewrite(request),
                         "pre": pre,
                         "post": post,
-                        "time": seconds,
-                        **_left_out(request, entry),
-                        **_search(request, entry, post),
+                        "time": step.seconds,
+                        **_left_out(request, step.entry),
+                        **_search(request, step.entry, post),
                     }
                 )
                 if verbose:
                     logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
-            if sequential_edit and entry is not None:
-                self._note(entry, batch, after)
+            if keep and step.entry is not None:
+                self._note(step.entry, step.requests, step.after)
+            if len(metrics) < len(encoded):
+                weights = self._weights()
         return metrics, self.lm.model, weights
+
+    def run(self, encoded: Sequence[EncodedRequest], **options: Any) -> Iterator[Step[Any]]:
+        """Edit in batches, one at each step; see `editing.run.run`."""
+        options = {"batch_size": self.batch_size, "apply": self._apply_batch, **options}
+        return run(self.session, self.recipe, encoded, **options)
 
     def _note(self, entry: Entry, batch: Sequence[Request], metrics: Sequence[Metrics]) -> None:
         """Keep what was measured of an entry's edits; some of its batch may have been left out."""
-        places = [batch.index(request) for request in entry.requests]
-        found = zip(entry.ids, places, strict=True)
-        self.session.note({own: accuracies(metrics[place]) for own, place in found})
-
-    def _edit_batch(
-        self, batch: Sequence[Request], asked: Sequence[Request], keep: bool
-    ) -> tuple[Entry | None, list[Metrics], float]:
-        """Edit what is asked, evaluate all, and take back what is not kept, even on an error."""
-        began, length = time.perf_counter(), len(self.session.journal)
-        try:
-            entry = self.apply(asked) if asked else None
-            if not keep:
-                self.finalize()
-            seconds = time.perf_counter() - began
-            return entry, edit_quality(self.lm, batch), seconds
-        finally:
-            if not keep:
-                self.session.undo(len(self.session.journal) - length)
-
-    def check_editable(self, request: Request) -> None:
-        """Refuse a request of a data set that cannot be edited or evaluated.
-
-        Raises:
-            RequestError: see `checks.check_editable`.
-        """
-        check_editable(self.lm, [self.recipe], request)
+        rows = [batch.index(request) for request in entry.requests]
+        pairs = zip(entry.ids, rows, strict=True)
+        self.session.note({name: accuracies(metrics[row]) for name, row in pairs})
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch and keep it, without evaluating anything."""
-        return engine.apply_batch(self.lm, self.session, self.recipe, requests)
+        return self._apply_batch(self.session, self.recipe, encode(self.lm, self.recipe, requests))
+
+    def _apply_batch(
+        self, session: EditSession, recipe: Recipe, batch: Sequence[EncodedRequest]
+    ) -> Entry:
+        return engine.apply_batch(session, recipe, batch)
 
     def finalize(self) -> Entry | None:
         """End the run: PRUNE restrains what has accumulated; the others have nothing to do.

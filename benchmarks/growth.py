@@ -15,7 +15,6 @@ from transformers import GPT2Config
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.nullspace.projector import Projector
 from benchmarks.measure import Peak, Seconds, Stopwatch, held_bytes, peak_memory
@@ -85,12 +84,12 @@ def grow(
     watch = Stopwatch(lm.device)
     caches = _fill(load, session, history)
     with observed(Stopwatch(lm.device), recipe) as first:
-        engine.apply_batch(lm, session, first.recipe, requests[:1])
+        first.edit(session, requests[:1])
     for solved in first.solved:
         keys = solved.problem.keys
         caches[solved.problem.layer] += keys @ keys.T
     with observed(watch, recipe, peaks=True) as seen:
-        engine.apply_batch(lm, session, seen.recipe, requests[1:])
+        seen.edit(session, requests[1:])
     kept = [*dense.values(), *caches.values(), *(lm.weight(i) for i in task.layers)]
     held = (sum(matrix.nbytes for matrix in kept), held_bytes(session, load.projectors))
     session.reset()

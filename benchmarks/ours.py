@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.editing.targets import Targets
+from alphaedit_plugin.editing.targets import Targets, optimise_targets
 from alphaedit_plugin.methods.base import LayerProblem
 from benchmarks.measure import Stopwatch, peak_memory
 
@@ -33,22 +35,34 @@ class Seen:
 
     Attributes:
         solved: every closed form, in order.
-        recipe: the recipe to run, which is watched.
+        recipe: what is run.
+        watch: counts the phases.
         targets: ``(d_model, n)`` of every search, in order.
         solve_peak: bytes in use at most during a closed form; ``None`` where not measured.
     """
 
     recipe: Recipe
+    watch: Stopwatch
     solved: list[Solved] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
     solve_peak: int | None = None
 
+    def edit(self, session: EditSession, requests: Sequence[Request]) -> None:
+        """Edit one batch; what is not targets, closed form or write counts as keys."""
+        with self.watch.phase("keys"):
+            encoded = encode(session.lm, self.recipe, requests)
+            engine.apply_batch(session, self.recipe, encoded, self._search)
+
+    def _search(self, *args: Any) -> Targets:
+        with self.watch.phase("targets"):
+            result = optimise_targets(*args)
+        self.targets.append(result.values)
+        return result
+
 
 @contextmanager
 def observed(watch: Stopwatch, recipe: Recipe, peaks: bool = False) -> Iterator[Seen]:
-    """Count the phases of every `engine.apply_batch` inside, and keep what they worked on.
-
-    Forward passes for keys, checks and tokenising are what is left: they count as keys.
+    """Count the phases of every `Seen.edit` inside, and keep what they worked on.
 
     Args:
         watch: counts the phases.
@@ -57,13 +71,7 @@ def observed(watch: Stopwatch, recipe: Recipe, peaks: bool = False) -> Iterator[
     """
     method = type(recipe.method)
 
-    def search(*args: Any) -> Targets:
-        with watch.phase("targets"):
-            found = recipe.search(*args)
-        seen.targets.append(found.values)
-        return found
-
-    seen = Seen(replace(recipe, search=search))
+    seen = Seen(recipe, watch)
 
     def timed(owner: Any, name: str, phase: str, then: Callable[..., None] | None = None) -> Any:
         inner = getattr(owner, name)
@@ -95,7 +103,6 @@ def observed(watch: Stopwatch, recipe: Recipe, peaks: bool = False) -> Iterator[
             timed(EditSession, "past", "solve"),
             timed(EditSession, "write", "write"),
             timed(EditSession, "commit", "write"),
-            timed(engine, "apply_batch", "keys"),
         ):
             stack.enter_context(wrapped)
         yield seen

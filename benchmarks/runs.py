@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models.editable import EditableModel
 from benchmarks.measure import Seconds, Stopwatch, peak_memory
@@ -92,11 +91,11 @@ def holds(lm: EditableModel, targets: float | None, deltas: float) -> bool | Non
 
 
 def run_ours(load: Workload, task: Task, requests: Sequence[Request]) -> tuple[Row, Outcome, Seen]:
-    """One batch through `engine.apply_batch`; the weights are put back."""
+    """One batch through our engine; the weights are put back."""
     lm, recipe = load.lm, load.recipe(task)
     session, watch = EditSession(lm, task.layers), Stopwatch(lm.device)
     with observed(watch, recipe) as seen, peak_memory(lm.device) as peak:
-        engine.apply_batch(lm, session, seen.recipe, requests)
+        seen.edit(session, requests)
     deltas = {layer: session.accumulated(layer).clone() for layer in task.layers}
     session.reset()
     count = len(requests)

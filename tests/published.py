@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.models.activations import Site
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken
 from tests.tiny import CONTEXTS
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,8 +29,16 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
+from alphaedit_plugin.editing.encoding import encode
+from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.editing.entry import Entry
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
+from alphaedit_plugin.editing.targets import Targets, optimise_targets
+from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.models.activations import Site
 from alphaedit_plugin.models.boundary import continuations
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates
@@ -212,3 +221,23 @@ def hook_count(model: nn.Module) -> int:
         len(m._forward_hooks) + len(m._forward_pre_hooks) + ("forward" in m.__dict__)
         for m in model.modules()
     )
+
+
+def edit(
+    session: EditSession, recipe: Recipe, requests: Sequence[Request], **options: Any
+) -> Entry:
+    """Encode a batch and apply it."""
+    return apply_batch(session, recipe, encode(session.lm, recipe, requests), **options)
+
+
+def targets_of(
+    lm: EditableModel,
+    requests: Sequence[Request],
+    contexts: ContextTemplates,
+    site: Site,
+    fact_token: FactToken,
+    settings: TargetSettings,
+) -> Targets:
+    """Encode a batch and search for its target values."""
+    recipe = Recipe(Memit(), (0,), contexts, fact_token=fact_token)
+    return optimise_targets(lm, encode(lm, recipe, requests), site, settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,16 +15,21 @@ from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, counted
 from alphaedit_plugin.common.outputs import empty_folder
-from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.config.schema import DataConfig, EditorConfig, Host
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.conflicts import standing
-from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.data.selection import read_data, select_fitting
-from alphaedit_plugin.editing.checks import check_requests, warn_of_shared_tokens
+from alphaedit_plugin.data.request import Request, among
+from alphaedit_plugin.data.selection import read_data
+from alphaedit_plugin.editing.encoding import (
+    EncodedRequest,
+    encode,
+    encode_fitting,
+    warn_of_shared_tokens,
+)
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
+from alphaedit_plugin.metrics.base import check_scored
 from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
@@ -69,14 +75,21 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     if patch is not None:
         require_place(patch)
     editor = _editor(config)
+    lm, recipe = editor.lm, editor.recipe
     if given is None:
-        data = select_fitting(data, config.data, editor.check_editable)
+        data, encoded = encode_fitting(lm, recipe, data, config.data, partial(check_scored, lm))
+    else:
+        encoded = encode(lm, recipe, [given])
     requests = data.requests
-    check_requests(editor.lm, editor.recipe, requests)
-    warn_of_shared_tokens(editor.lm, [editor.recipe], requests)
+    warn_of_shared_tokens(encoded)
     with editor.session.unedited():  # a journal's edits are in the model already
         before = take(editor.lm, requests)
-    failed = _edit(editor, _still_to_edit(editor.session, standing(requests), console))
+    failed = [
+        request
+        for step in editor.run(_still_to_edit(editor.session, encoded, console))
+        if step.entry is not None
+        for request in step.entry.failed
+    ]
     after = take(editor.lm, requests)
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
@@ -112,30 +125,19 @@ def patch_size(lm: EditableModel, patch: Path) -> str:
 
 
 def _still_to_edit(
-    session: EditSession, requests: Sequence[Request], console: Console
-) -> list[Request]:
+    session: EditSession, encoded: Sequence[EncodedRequest], console: Console
+) -> list[EncodedRequest]:
     """The requests that a journal does not hold yet, so that a killed run can be started again.
 
     One that a later edit contradicted is not held: its answer is asked for again.
     """
     held = session.standing
-    left = [request for request in requests if request not in held]
-    if len(left) < len(requests):
-        say(console, f"in the journal already: {len(requests) - len(left)} of {len(requests)}")
+    lasting = standing([one.request for one in encoded])
+    asked = [one for one in encoded if among(one.request, lasting)]
+    left = [one for one in asked if one.request not in held]
+    if len(left) < len(asked):
+        say(console, f"in the journal already: {len(asked) - len(left)} of {len(asked)}")
     return left
-
-
-def _edit(editor: NullSpaceEditor, requests: Sequence[Request]) -> list[Request]:
-    """Batch after batch, to the end of the run; the requests that failed and were left out."""
-    failed: list[Request] = []
-    if requests:
-        editor.session.resume()
-    starts = range(0, len(requests), editor.batch_size)
-    for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
-        failed += editor.apply(requests[start : start + editor.batch_size]).failed
-    if not editor.session.ended:
-        editor.finalize()
-    return failed
 
 
 def _note(session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]) -> None:

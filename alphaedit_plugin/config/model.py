@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.models.tokens import FactToken
 from alphaedit_plugin.nullspace.cut import Cut
 
 

@@ -11,8 +11,7 @@ from omegaconf import MISSING
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.data.conflicts import OnConflict
 from alphaedit_plugin.data.settings import DataConfig
-from alphaedit_plugin.methods.alphaedit import Mode
-from alphaedit_plugin.nullspace.cut import Cut
+from alphaedit_plugin.nullspace.cut import Cut, Mode
 
 
 class Host(str, Enum):

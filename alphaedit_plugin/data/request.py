@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -35,6 +36,15 @@ def _check_texts(name: str, texts: object) -> None:
         raise RequestError(f"{name} is {quoted(texts)}: it must be a tuple of texts")
     for text in texts:
         _check_text(name, text)
+
+
+class FactToken(str, Enum):
+    """Which token of a prompt holds the fact (ROME, Meng et al. 2022, §3)."""
+
+    subject_last = "subject_last"
+    subject_first = "subject_first"
+    subject_first_after_last = "subject_first_after_last"
+    last = "last"
 
 
 @dataclass(frozen=True)

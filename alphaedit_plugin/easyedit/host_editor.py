@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, RequestE
 from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import host_files
-from alphaedit_plugin.data.request import SLOT, Request, split_slot
+from alphaedit_plugin.data.request import SLOT, FactToken, Request, split_slot
 from alphaedit_plugin.easyedit.host import (
     METHODS,
     HostError,
@@ -29,16 +29,17 @@ from alphaedit_plugin.easyedit.host import (
 from alphaedit_plugin.easyedit.patch_loop import replaced, unharmed
 from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import register
-from alphaedit_plugin.editing.checks import check_requests
+from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.run import Step
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.undo import Undone
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.easyedit_stats import write_host_moment
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 
@@ -47,7 +48,7 @@ HOST_NAMES = {method.name.lower(): method.name for method in METHODS} | {
 }
 
 
-def _row(request: Request) -> dict[str, str]:
+def host_row(request: Request) -> dict[str, str]:
     """A request as the host reads it, by ``str.format``.
 
     Braces are escaped after the slot only: the host counts the tokens before it unformatted, so an
@@ -127,16 +128,13 @@ class HostedEditor(NullSpaceEditor):
 
         return cls(*load(config, check, lm), config)
 
-    def check_editable(self, request: Request) -> None:
-        """As `NullSpaceEditor.check_editable`; nor may the host misread its braces."""
-        super().check_editable(request)
-        _row(request)
-
-    def apply(self, requests: Sequence[Request]) -> Entry:
+    def _apply_batch(
+        self, session: EditSession, recipe: Recipe, batch: Sequence[EncodedRequest]
+    ) -> Entry:
         """Edit one batch through the host, all of it or nothing."""
-        check_requests(self.lm, self.recipe, requests)
+        requests = [encoded.request for encoded in batch]
         register()
-        rows = [_row(request) for request in requests]
+        rows = [host_row(request) for request in requests]
         groups = [[row] for row in rows] if self.recipe.method.one_by_one else [rows]
         weights = {
             self.lm.weight_name(layer): self.lm.parameter(layer) for layer in self.recipe.layers
@@ -152,11 +150,18 @@ class HostedEditor(NullSpaceEditor):
                     copy=False, return_orig_weights=False, keep_original_weight=True,
                 )  # fmt: skip
         entry = Entry(tuple(requests), (), {})
-        self.session.journal.append(entry)
+        session.journal.append(entry)
         return entry
 
-    def finalize(self) -> None:
-        """Nothing to do: inside the host PRUNE restrains its weights after every batch."""
+    def run(self, encoded: Sequence[EncodedRequest], **options: Any) -> Iterator[Step[Any]]:
+        """As `NullSpaceEditor.run`; inside the host PRUNE restrains its weights after every batch.
+
+        Raises:
+            RequestError: braces that the host would misread; nothing was edited then.
+        """
+        for one in encoded:
+            host_row(one.request)
+        return super().run(encoded, **options | {"end": False})
 
 
 def _host_name(config: EditorConfig) -> str:

@@ -9,8 +9,7 @@ from types import NoneType
 from typing import Any, get_type_hints
 
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
-from alphaedit_plugin.methods.alphaedit import Mode
-from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.cut import Cut, CutRule, Mode
 
 PUBLISHED = 2e-2  # AlphaEdit's absolute cut
 

@@ -13,22 +13,24 @@ from torch import Tensor
 from yaml import YAMLError
 
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.easyedit.host import import_host, methods_of, second_moment_of
 from alphaedit_plugin.easyedit.hparams import NullSpaceFlag
 from alphaedit_plugin.easyedit.key_history import KeyHistory, Marks, marks, same_marks
 from alphaedit_plugin.easyedit.patch_loop import unharmed
-from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.run import run
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rect import Rect
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.nullspace.cut import Mode
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
@@ -193,11 +195,9 @@ class NativeRun:
     def edit(self, requests: Sequence[Request]) -> None:
         """Apply a batch; PRUNE's restraint is taken off before it and put on after it."""
         session, recipe = self.session, self.recipe
-        session.resume()
-        try:
-            engine.apply_batch(session.lm, session, recipe, requests)
-        finally:
-            engine.finalize(session, recipe)
+        encoded = encode(session.lm, recipe, requests)
+        for _ in run(session, recipe, encoded, len(encoded)):
+            pass
         self.states.append((marks(weights_of(session)), len(session.journal)))
 
 

@@ -1,4 +1,4 @@
-"""What a session did: its entries, the edits in them, and what was used."""
+"""What a session did: the entries of its journal, and the edits in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.data.request import Request
 
-LIKELIEST = 0.5  # of this probability on, a token is the likeliest, whatever the others have
+MIN_CERTAIN = 0.5  # from this probability on, no other token can be likelier
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Write:
 
     Attributes:
         layer: its number.
-        delta: float32. A dense one (RECT's) rests in main memory: 4096 × 14336 is 235 MB.
+        delta: float32. A dense one (RECT's) is in main memory: 4096 × 14336 is 235 MB.
     """
 
     layer: int
@@ -45,15 +45,18 @@ class Search:
 
     @property
     def missed(self) -> bool:
-        """Whether even the value itself does not make the model give the answer."""
-        return self.probability < LIKELIEST
+        """Whether the model does not give the answer even with the value in place."""
+        return self.probability < MIN_CERTAIN
 
     def unlearnt(self, accuracy: float) -> str | None:
-        """Where an edit went astray after which this share of the answer's tokens is given.
+        """Why an edit's answer is not given.
+
+        Args:
+            accuracy: the share of the answer's tokens that the edited model gives.
 
         Returns:
-            ``"search"`` where no target value gives the answer, ``"write"`` where there is one, but
-            the weights that were written do not put it out; ``None`` where the answer is given.
+            ``"search"`` where no target value gives the answer; ``"write"`` where one does, but the
+            edited weights do not produce it; ``None`` where the answer is given.
         """
         if accuracy == 1.0:
             return None
@@ -68,13 +71,13 @@ class Entry:
         requests: what was asked; empty for the end of a run.
         writes: what was added, in order.
         past_keys: per layer ``(d_in, n)``, the batch's keys after its write; may be empty.
-        failed: requests of the batch that could not be edited and were left out.
-        searches: how far each request's target search came; empty where that is not known.
-        name: by which it is taken back; unique.
-        ids: of the edits, one per request; unique.
-        method: what made it, see `Recipe.description`; JSON.
-        time: when it was done, UTC, ISO 8601.
-        version: of this package then.
+        failed: requests of the batch that could not be edited.
+        searches: how far each request's target search came; empty if unknown.
+        name: unique; `EditSession.undo` takes it.
+        ids: one per request; unique.
+        method: see `Recipe.description`; JSON.
+        time: UTC, ISO 8601.
+        version: of this package.
         before: per layer a checksum of the edited weight; empty where no journal is kept on disk.
         after: the same, with this entry's writes.
     """
@@ -98,15 +101,15 @@ class Entry:
 
     @property
     def ends_run(self) -> bool:
-        """Whether it reworks the sum of what came before (PRUNE), and edits nothing itself."""
+        """Whether it reworks the sum of the earlier entries (PRUNE) and edits nothing itself."""
         return bool(self.writes) and not self.requests
 
     @property
     def separable(self) -> bool:
-        """Whether each edit has columns of its own in every write.
+        """Whether each edit has its own columns in every write.
 
-        ``Δ = R Kᵀ M`` of a least squares has one per request, and request ``i`` alone is written
-        by column ``i``; methods that edit one by one have whole writes of their own.
+        ``Δ = R Kᵀ M`` of a least-squares method has one per request; methods that edit one by one
+        have whole writes per request.
         """
         count = len(self.requests)
         factored = all(write.delta.right is not None for write in self.writes)
@@ -116,38 +119,38 @@ class Entry:
         return bool(self.method.get("least_squares")) and factored and ranks <= {count}
 
     def without(self, ids: Collection[str]) -> Entry | None:
-        """What is left when some edits are taken out; ``None`` if nothing is.
+        """The entry without some of its edits; ``None`` if none remains.
 
         Raises:
             ValueError: some but not all of edits that share their writes.
         """
-        kept = [place for place, own in enumerate(self.ids) if own not in ids]
-        if len(kept) == len(self.ids):
+        columns = [column for column, edit in enumerate(self.ids) if edit not in ids]
+        if len(columns) == len(self.ids):
             return self
-        if not kept:
+        if not columns:
             return None
         if not self.separable:
             raise ValueError(f"the edits of {self.name} share their deltas")
         return replace(
             self,
-            requests=tuple(self.requests[place] for place in kept),
-            ids=tuple(self.ids[place] for place in kept),
-            searches=tuple(self.searches[place] for place in kept if self.searches),
-            writes=self._writes_of(kept),
-            past_keys={layer: keys[:, kept] for layer, keys in self.past_keys.items()},
+            requests=tuple(self.requests[column] for column in columns),
+            ids=tuple(self.ids[column] for column in columns),
+            searches=tuple(self.searches[column] for column in columns if self.searches),
+            writes=self._writes_of(columns),
+            past_keys={layer: keys[:, columns] for layer, keys in self.past_keys.items()},
         )
 
-    def _writes_of(self, kept: list[int]) -> tuple[Write, ...]:
+    def _writes_of(self, columns: list[int]) -> tuple[Write, ...]:
         if self.method.get("one_by_one"):
             each = len(self.writes) // len(self.requests)
             return tuple(
-                w for place in kept for w in self.writes[place * each : (place + 1) * each]
+                w for column in columns for w in self.writes[column * each : (column + 1) * each]
             )
-        return tuple(Write(write.layer, write.delta.columns(kept)) for write in self.writes)
+        return tuple(Write(write.layer, write.delta.columns(columns)) for write in self.writes)
 
 
 def new_name(kind: str) -> str:
-    """A name that nothing else has; its first letter keeps it from looking like a number."""
+    """A unique name; its first letter keeps it from looking like a number."""
     return kind + secrets.token_hex(5)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.data.conflicts import OnConflict
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import TargetSearch, optimise_targets
-from alphaedit_plugin.methods.base import BaseMethod
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.methods.base import BaseMethod, missing_moment
+from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
@@ -26,7 +26,6 @@ class Recipe:
         moments: second moment per layer, for the methods that read it.
         fact_token: which token holds the fact.
         targets: how target values are searched.
-        search: what searches; a `StoredTargets` finds again what another run has found.
         on_conflict: what becomes of requests, and of earlier edits, that a later one contradicts.
     """
 
@@ -36,7 +35,6 @@ class Recipe:
     moments: Mapping[int, SecondMoment] = field(default_factory=dict)
     fact_token: FactToken = FactToken.subject_last
     targets: TargetSettings = field(default_factory=TargetSettings)
-    search: TargetSearch = optimise_targets
     on_conflict: OnConflict = OnConflict.last
 
     def description(self) -> dict[str, Any]:
@@ -49,17 +47,23 @@ class Recipe:
             "targets": asdict(self.targets),
         }
 
+    def check(self, layers: Sequence[int]) -> None:
+        """Refuse a recipe that cannot edit, before anything is computed or changed.
 
-@dataclass(frozen=True)
-class Stage:
-    """Requests whose targets are found together, and the layers that then write them."""
+        Args:
+            layers: those that a session may edit.
 
-    requests: tuple[Request, ...]
-    layers: tuple[int, ...]
-
-
-def stages(recipe: Recipe, requests: Sequence[Request]) -> list[Stage]:
-    """Split a batch as its method works: all at once, or one request and layer after another."""
-    if recipe.method.one_by_one:
-        return [Stage((request,), (layer,)) for request in requests for layer in recipe.layers]
-    return [Stage(tuple(requests), recipe.layers)]
+        Raises:
+            ModelError: a layer that is not among them, or see `BaseMethod.check_layers`.
+            ConfigError: a layer without the second moment that the method reads.
+        """
+        foreign = [layer for layer in self.layers if layer not in layers]
+        if foreign:
+            raise ModelError(
+                f"layer {foreign[0]} is not among the session's layers {list(layers)}: "
+                "start a session with all layers that are to be edited"
+            )
+        without = [layer for layer in self.layers if layer not in self.moments]
+        if self.method.needs_moment and without:
+            raise missing_moment(without[0])
+        self.method.check_layers(self.layers)

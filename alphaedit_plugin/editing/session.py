@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Store(Protocol):
-    """What keeps a session's operations as they happen."""
+    """Keeps a session's operations as they happen; `patches.journal.Journal` does so on disk."""
 
     @property
     def after(self) -> Mapping[int, str]:
@@ -38,7 +38,7 @@ class Store(Protocol):
         """Keep a new entry."""
 
     def take_back(self, undone: Undone, after: Mapping[int, str]) -> None:
-        """Keep that edits were taken back, which left the weights at these checksums."""
+        """Keep that edits were undone, which left the weights at these checksums."""
 
     def note(self, metrics: Mapping[str, Any]) -> None:
         """Keep what was measured, by edit id."""
@@ -52,7 +52,7 @@ class EditSession:
         layers: the layers that may be edited.
 
     Attributes:
-        store: keeps each operation as it happens; `patches.open_session` sets one.
+        store: keeps each operation as it happens; `patches.sessions.open_session` sets one.
         journal: the entries that stand, in order.
         metrics: what was measured, by edit id.
 
@@ -84,21 +84,21 @@ class EditSession:
         return self._weights.total(layer)
 
     def past(self, layer: int, lost: Sequence[Collection[int]] | None = None) -> PastKeys:
-        """``Kp``: keys of all earlier batches, taken after their write, and what grew from them.
+        """``Kp``: keys of all earlier batches, taken after their write, with their factors.
 
         Args:
             layer: whose keys.
             lost: of each entry, the edits whose keys do not count; by default those that a later
                 one contradicted.
         """
-        grown = self._past.setdefault(layer, PastKeys())
+        past = self._past.setdefault(layer, PastKeys())
         lost = superseded(self.batches) if lost is None else lost
         entries = [(e, n) for e, n in zip(self.journal, lost, strict=True) if layer in e.past_keys]
-        grown.hold([e.past_keys[layer] for e, _ in entries], [n for _, n in entries])
-        return grown
+        past.hold([e.past_keys[layer] for e, _ in entries], [n for _, n in entries])
+        return past
 
     def change(self, layer: int) -> Delta:
-        """``W − W0 (d_out, d_in)`` float64: what the model really has, its rounding included."""
+        """``W − W0 (d_out, d_in)`` float64, the rounding of the weight included."""
         return Delta(self.lm.weight(layer).double() - self.pristine(layer).double())
 
     @property
@@ -129,7 +129,7 @@ class EditSession:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Open a batch: `write` works inside, `commit` ends it, and an error takes it all back.
+        """Open a batch: `write` works inside, `commit` ends it, and an error undoes all of it.
 
         Raises:
             AlphaEditError: one is open already; or see `check_weights`.
@@ -149,13 +149,13 @@ class EditSession:
 
     @contextmanager
     def unedited(self) -> Iterator[None]:
-        """The model as it was before any edit, inside; afterwards as it is now, bit for bit.
+        """Inside, the model before any edit; afterwards as it is now, bit for bit.
 
         Raises:
             AlphaEditError: a batch is being written; or see `check_weights`.
         """
         if self._open is not None:
-            raise AlphaEditError("a batch is being written: end it before looking behind it")
+            raise AlphaEditError("a batch is being written: end it first")
         self.check_weights()
         try:
             with torch.inference_mode(False), torch.no_grad():
@@ -172,16 +172,18 @@ class EditSession:
         """
         if self._open is None:
             raise AlphaEditError("session.write needs an open session.batch()")
-        kept = delta.to(torch.float32)
-        if not kept.is_finite:
+        rounded = delta.to(torch.float32)
+        if not rounded.is_finite:
             raise NumericalError(
                 f"the delta for layer {layer} is not finite: nothing of this batch was kept; "
                 "look at the second moment, the learning rate and the weights' dtype"
             )
         if layer not in self._before:
             self._before[layer] = self._weights.copy_of_total(layer)
-        self._open.append(Write(layer, kept if kept.right is not None else kept.to("cpu")))
-        self._weights.add(Write(layer, kept))
+        # A dense delta is as large as the weight: it waits in main memory.
+        stored = rounded if rounded.right is not None else rounded.to("cpu")
+        self._open.append(Write(layer, stored))
+        self._weights.add(Write(layer, rounded))
 
     def commit(
         self,
@@ -202,8 +204,8 @@ class EditSession:
 
         Raises:
             AlphaEditError: no batch is open.
-            ConfigError: the journal on disk cannot be written; the batch is then taken back.
-            PatchError: another process has written to it; likewise.
+            ConfigError: the journal on disk cannot be written; the batch is then undone.
+            PatchError: another process has written to it; the batch is undone, too.
         """
         if self._open is None:
             raise AlphaEditError("session.commit needs an open session.batch()")
@@ -230,22 +232,22 @@ class EditSession:
         self.metrics |= metrics
 
     def undo(self, what: int | str = 1, *, force: bool = False) -> Undone:
-        """Take edits back.
+        """Undo edits.
 
         The weights are then bit for bit what they would be if these edits' deltas had never been
-        added. For the latest entries that is what they were before; for an earlier one it says,
-        as a warning and in what it returns, how many later edits were computed with it in place.
+        added. For the latest entries that is what they were before. For an earlier one, a warning
+        and the result say how many later edits were computed with it in place.
 
         Args:
             what: how many of the latest entries; or the id of an edit, or the name of an entry.
-            force: also where something else has changed the weights since, which is lost.
+            force: even where something else has changed the weights since; that change is lost.
 
         Raises:
             AlphaEditError: the journal is shorter than that or has no such edit, or a batch is
                 being written; or, without ``force``, see `check_weights`.
         """
         if self._open is not None:
-            raise AlphaEditError("a batch is being written: end it before taking back others")
+            raise AlphaEditError("a batch is being written: end it first")
         undone = plan(self.journal, what)
         if not force:
             self.check_weights()
@@ -262,17 +264,12 @@ class EditSession:
             logger.warning("%s", note)
         return undone
 
-    def resume(self) -> None:
-        """Take back the end of a run, if that is the latest entry, to edit on."""
-        if self.ended:
-            self.undo()
-
     def reset(self) -> None:
-        """Take back everything, whoever wrote it: the weights are bit for bit the pristine ones."""
+        """Undo everything, whatever wrote it: the weights are bit for bit the pristine ones."""
         self.undo(len(self.journal), force=True)
 
     def check_weights(self) -> None:
-        """Refuse to go on where something else has changed a weight, which would be overwritten.
+        """Refuse to go on where something else has changed a weight: it would be overwritten.
 
         Raises:
             AlphaEditError: a weight is not what this session left there.
@@ -280,7 +277,7 @@ class EditSession:
         self._weights.check()
 
     def adopt(self, entries: Sequence[Entry], metrics: Mapping[str, Any]) -> None:
-        """Apply what an earlier session did, in one without edits; on any error, nothing.
+        """Apply an earlier session's entries in one without edits; on any error, none of them.
 
         Raises:
             NumericalError: a weight would overflow.
@@ -295,7 +292,7 @@ class EditSession:
         self.metrics |= metrics
 
     def _placed(self, entry: Entry) -> Entry:
-        """With its keys beside the weights, where those of later batches will be."""
+        """With its keys on the weights' device, where those of later batches will be."""
         keys = {layer: k.to(self.pristine(layer).device) for layer, k in entry.past_keys.items()}
         return replace(entry, past_keys=keys)
 

@@ -1,7 +1,7 @@
-"""Target values that several runs share: those of one model state, requests and search.
+"""Target values shared by runs: the same model state, requests and search give the same values.
 
-All least-squares bases search the same values for a run's first batch, plain or projected; and
-PRUNE, which differs from MEMIT at the end of a run only, for every batch.
+All least-squares bases search the same values for a run's first batch, plain or projected; PRUNE,
+which differs from MEMIT only at the end of a run, shares every batch with it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ import torch
 
 from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.files import checksum, read_artefact, write_artefact
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import Targets, optimise_targets, target_sentences
+from alphaedit_plugin.editing.targets import Targets, optimise_targets
 from alphaedit_plugin.models.activations import Site
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
 
 
 @dataclass(frozen=True)
 class StoredTargets:
-    """A search, `targets.TargetSearch`, that finds in the cache what was found before.
+    """A `TargetSearch` that keeps its results in the cache.
 
     Attributes:
-        cache: where values are kept; processes that need the same wait for one another.
-        layers: that are edited.
+        cache: of which processes that need the same values wait for one another.
+        layers: those that are edited.
         model: a hash of the tokenizer and of all weights but the edited ones.
-        pristine: checksums of the edited weights as they were.
-        pristine_only: keep nothing once they were edited, as nobody else will get there.
+        pristine: checksums of the edited weights, unedited.
+        pristine_only: store nothing once they were edited: no other run will get there.
     """
 
     cache: Cache
@@ -58,14 +57,12 @@ class StoredTargets:
     def __call__(
         self,
         lm: EditableModel,
-        requests: Sequence[Request],
-        contexts: ContextTemplates,
+        batch: Sequence[EncodedRequest],
         site: Site,
-        fact_token: FactToken,
         settings: TargetSettings,
     ) -> Targets:
         """See `targets.optimise_targets`."""
-        search = partial(optimise_targets, lm, requests, contexts, site, fact_token, settings)
+        search = partial(optimise_targets, lm, batch, site, settings)
         edited = _edited(lm, self.layers)
         if self.pristine_only and edited != self.pristine:
             return search()
@@ -73,21 +70,21 @@ class StoredTargets:
             "model": self.model,
             "edited": dict(zip(self.layers, edited, strict=True)),
             "sentences": [
-                [(s.ids, s.position, target) for s, target in rows]
-                for rows in (target_sentences(lm, r, contexts, fact_token) for r in requests)
+                [[(s.ids, s.position) for s in (*one.sentences, one.essence)], one.answers]
+                for one in batch
             ],
             "site": [site.layer, site.part.value],
             "settings": asdict(settings),
-            # Sums come out otherwise, in the last bits, with other kernels.
+            # Other kernels round sums differently.
             "machine": [torch.__version__, lm.device.type, torch.get_num_threads()],
         }
         path = self.cache.path("targets", key)
         with self.cache.alone("targets", key, logging.DEBUG):
-            found = self.cache.stored(path, partial(_read, lm))
-            if found is None:
-                found = search()
-                self.cache.keep(partial(_write, path, found))
-        return found
+            targets = self.cache.stored(path, partial(_read, lm))
+            if targets is None:
+                targets = search()
+                self.cache.keep(partial(_write, path, targets))
+        return targets
 
 
 def _edited(lm: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
@@ -96,10 +93,8 @@ def _edited(lm: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
 
 def _read(lm: EditableModel, path: Path) -> Targets:
     tensors, _ = read_artefact(path)
-    placed = {name: tensor.clone().to(lm.device) for name, tensor in tensors.items()}
-    return Targets(placed["values"], placed["loss"], placed["probability"])
+    return Targets(**{name: tensor.clone().to(lm.device) for name, tensor in tensors.items()})
 
 
 def _write(path: Path, targets: Targets) -> None:
-    found = {name: getattr(targets, name) for name in ("values", "loss", "probability")}
-    write_artefact(path, found, {})
+    write_artefact(path, vars(targets), {})

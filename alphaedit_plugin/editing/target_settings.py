@@ -1,4 +1,4 @@
-"""How target values are searched, and what becomes of a search that fails."""
+"""Settings of the target search, and its error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from alphaedit_plugin.data.request import Request
 
 
 class OnFailure(str, Enum):
-    """What becomes of a batch in which the search for one request's target fails."""
+    """What to do with a batch in which the target search of one request fails."""
 
     refuse = "refuse"
     skip = "skip"
 
 
 class TargetError(NumericalError):
-    """Target searches that left the finite numbers.
+    """Target searches whose loss is not finite.
 
     Attributes:
         failed: the requests they were for.
@@ -35,15 +35,15 @@ class TargetSettings:
     """How a target value is searched.
 
     Attributes:
-        steps: forward passes, at least 2, as the last one only evaluates.
+        steps: forward passes, at least 2: the last one only evaluates.
         lr: Adam's learning rate on ``δ``.
         weight_decay: weight of ``‖δ‖ / ‖z0‖²``.
         kl_factor: weight of the divergence on "{subject} is a".
-        clamp_norm_factor: ``‖δ‖`` stays within this many ``‖z0‖``.
+        clamp_norm_factor: the largest ``‖δ‖ / ‖z0‖``.
         stop_loss: a request is done when its loss is below this.
-        budget: padded tokens that are optimised together at most, see `memory.in_token_budget`.
-        on_failure: when the search for one request fails, refuse the whole batch, or leave that
-            request out, which then is said.
+        budget: largest number of padded tokens that are optimised together.
+        on_failure: refuse the whole batch when one search fails, or skip that request with a
+            warning.
     """
 
     steps: int = 25
@@ -57,7 +57,7 @@ class TargetSettings:
 
     def __post_init__(self) -> None:
         checks = {
-            "steps": (self.steps >= 2, "at least 2, as the last one only evaluates"),
+            "steps": (self.steps >= 2, "at least 2: the last one only evaluates"),
             "lr": (0 < self.lr <= 1e30, "positive and at most 1e30"),  # a step is a float32
             "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0 and finite"),
             "kl_factor": (0 <= self.kl_factor < math.inf, "at least 0 and finite"),

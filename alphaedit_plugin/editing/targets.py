@@ -14,22 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alphaedit_plugin.data.request import SLOT, Request
+from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.target_settings import TargetError, TargetSettings
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import head_only_at, inference
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, can_resume, run
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, Sentence, complete, locate
+from alphaedit_plugin.models.tokens import Sentence
 
-FLOAT16_SCALE = 2.0**10  # of a loss, whose gradients else fall below what float16 can hold
-ESSENCE = f"{SLOT} is a"  # the prompt on which the subject's other traits must not change
+FLOAT16_LOSS_SCALE = 2.0**10  # or gradients underflow
+
+Row = tuple[Sentence, tuple[int, ...]]  # and the tokens that it has to predict
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the search found.
+    """Target values.
 
     Attributes:
         values: ``(d_model, n)`` float32, the target ``z`` of each request.
@@ -43,20 +45,17 @@ class Targets:
 
 
 # `optimise_targets`, or what gives the same.
-TargetSearch = Callable[
-    [EditableModel, Sequence[Request], ContextTemplates, Site, FactToken, TargetSettings], Targets
-]
+TargetSearch = Callable[[EditableModel, Sequence[EncodedRequest], Site, TargetSettings], Targets]
 
 
 @dataclass(frozen=True)
 class _Problem:
     """The sentences of one micro-batch of requests, and what each has to predict.
 
-    ``initial (n, d_model)`` is the unedited value behind the bare context, and ``place`` the module
-    whose output gets ``δ``. ``owner`` says which request a sentence belongs to. The head runs at
-    ``rows`` and ``columns``: first at the ``m`` places whose next token is scored, to which
-    ``token``, ``weight`` and ``token_owner (m,)`` belong, then at each request's essence, where the
-    divergence is measured.
+    ``initial (n, d_model)`` is the unedited value after the bare context, ``place`` the module to
+    whose output ``δ`` is added, and ``owner`` the request of each sentence. The head runs at
+    ``rows`` and ``columns``: first at the ``m`` positions whose next token is scored (``token``,
+    ``weight``, ``token_owner``, all ``(m,)``), then at each request's essence.
     """
 
     initial: Tensor
@@ -92,28 +91,22 @@ class _Problem:
 
 
 def optimise_targets(
-    lm: EditableModel,
-    requests: Sequence[Request],
-    contexts: ContextTemplates,
-    site: Site,
-    fact_token: FactToken,
-    settings: TargetSettings,
+    lm: EditableModel, batch: Sequence[EncodedRequest], site: Site, settings: TargetSettings
 ) -> Targets:
     """Find the value at ``site`` that makes the model answer each request's new target.
 
     Args:
         lm: the model as it is now; nothing in it is changed.
-        requests: what to search for; each is optimised independently of the others.
-        contexts: the answer must come behind each of these; all weigh the same.
+        batch: what to search for; each is optimised independently of the others, and its answer
+            must come after each of its contexts, which all weigh the same.
         site: where the value lives: a block's output (MEMIT) or a down-projection's (ROME).
-        fact_token: which token's value.
         settings: of the search.
 
     Raises:
         TargetError: a loss is not finite; it names the requests.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [target_sentences(lm, request, contexts, fact_token) for request in requests]
+    rows = [_rows(encoded) for encoded in batch]
     sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
     columns: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -125,21 +118,24 @@ def optimise_targets(
     with torch.inference_mode(False), torch.enable_grad(), inference(lm):
         needed = _token_bytes(lm, rows, site)
         in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
-    values, losses, probabilities = zip(*(columns[i] for i in range(len(requests))), strict=True)
-    found = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
-    lost = (~torch.isfinite(found.loss)).nonzero().flatten().tolist()
-    if lost:
-        raise _failure([requests[i] for i in lost], found.loss[lost[0]].item())
-    return found
+    values, losses, probabilities = zip(*(columns[i] for i in range(len(batch))), strict=True)
+    targets = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
+    failed = (~torch.isfinite(targets.loss)).nonzero().flatten().tolist()
+    if failed:
+        raise _failure([batch[i].request for i in failed], targets.loss[failed[0]].item())
+    return targets
 
 
-def _token_bytes(
-    lm: EditableModel, rows: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
-) -> float:
-    """What a padded token of these sentences takes, with what a gradient has to pass."""
+def _rows(encoded: EncodedRequest) -> list[Row]:
+    """What runs for a request; last the essence, which has nothing to predict."""
+    return [*zip(encoded.sentences, encoded.answers, strict=True), (encoded.essence, ())]
+
+
+def _token_bytes(lm: EditableModel, rows: Sequence[Sequence[Row]], site: Site) -> float:
+    """Bytes per padded token, with what the backward pass needs."""
     flat = [row for sentences in rows for row in sentences]
     length = max(len(s.ids) for s, _ in flat)
-    # Those before the fact token run once, without gradients.
+    # Tokens before the fact token run once, without gradients.
     tail = max(len(s.ids) - s.position for s, _ in flat) if can_resume(lm) else length
     scored = sum(max(len(target), 1) for _, target in flat) / len(flat) / length
     blocks = activation_bytes(lm, lm.depth - site.layer, length)
@@ -155,30 +151,7 @@ def _failure(failed: Sequence[Request], loss: float) -> TargetError:
     )
 
 
-def target_sentences(
-    lm: EditableModel, request: Request, contexts: ContextTemplates, fact_token: FactToken
-) -> list[tuple[Sentence, list[int]]]:
-    """What the search runs for one request, and the tokens each sentence has to predict.
-
-    Returns:
-        The prompt behind each context with all but the last target token; last the essence,
-        which has nothing to predict.
-
-    Raises:
-        RequestError: the subject cannot be located, or the target has no token.
-    """
-    templates = contexts.around(lm.tokenizer, request.prompt)
-    rows = [
-        complete(lm, template, request.subject, request.target_new, fact_token)
-        for template in templates
-    ]
-    essence = locate(lm.tokenizer, ESSENCE, request.subject, fact_token).until_fact()
-    return [*rows, (essence, [])]
-
-
-def _assemble(
-    lm: EditableModel, requests: Sequence[Sequence[tuple[Sentence, list[int]]]], site: Site
-) -> _Problem:
+def _assemble(lm: EditableModel, requests: Sequence[Sequence[Row]], site: Site) -> _Problem:
     flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
     bare = [rows[0][0] for rows in requests]
     initial = read(lm, [site], bare)[site].T.to(lm.device)  # where the loss is
@@ -211,7 +184,7 @@ def _assemble(
 def _search(
     lm: EditableModel, problem: _Problem, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam on all ``δ`` at once; each row is frozen on its own once its loss is small.
+    """Adam on all ``δ`` at once. A row is frozen once its loss is small.
 
     Frozen rows leave the computation once they are half of it.
     """
@@ -222,7 +195,7 @@ def _search(
     loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
     active = torch.ones_like(loss, dtype=torch.bool)
     running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
-    scale = FLOAT16_SCALE if lm.parameter(0).dtype is torch.float16 else 1.0
+    scale = FLOAT16_LOSS_SCALE if lm.parameter(0).dtype is torch.float16 else 1.0
     reference: Tensor | None = None
     for step in range(settings.steps):
         now, nll, reference = _loss(lm, problem, delta[running], reference, settings)

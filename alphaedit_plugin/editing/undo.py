@@ -1,4 +1,4 @@
-"""Taking edits back: which ones, what goes with them, and what that means for those that stay."""
+"""Undoing edits: which ones, what goes with them, and what it means for those that stay."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from alphaedit_plugin.editing.entry import Entry
 
 @dataclass(frozen=True)
 class Undone:
-    """What was taken back.
+    """What was undone.
 
     Attributes:
         ids: of the edits.
         entries: names of the entries of which nothing is left.
         requests: what each of them asked for.
-        ended: whether the end of a run, which asks for nothing, is among what was taken back.
+        ended: whether the end of a run, which asks for nothing, is among them.
         later: how many edits stay that were computed with these in place.
-        notes: what a user should know, one sentence each; none where the latest were taken back.
+        notes: what a user should know, one sentence each; none where the latest were undone.
     """
 
     ids: tuple[str, ...]
@@ -32,7 +32,7 @@ class Undone:
 
 
 def plan(journal: Sequence[Entry], what: int | str) -> Undone:
-    """Decide what goes.
+    """Choose what to undo.
 
     Args:
         journal: all entries that stand, in order.
@@ -64,39 +64,39 @@ def remaining(
     Raises:
         ValueError: see `Entry.without`.
     """
-    left = [entry.without(ids) for entry in journal if entry.name not in entries]
-    return [entry for entry in left if entry is not None]
+    rest = [entry.without(ids) for entry in journal if entry.name not in entries]
+    return [entry for entry in rest if entry is not None]
 
 
-def _plan_one(journal: Sequence[Entry], wanted: str) -> Undone:
-    named = {entry.name: place for place, entry in enumerate(journal)}
-    edits = {own: place for place, entry in enumerate(journal) for own in entry.ids}
-    if wanted not in named | edits:
+def _plan_one(journal: Sequence[Entry], name: str) -> Undone:
+    entries = {entry.name: number for number, entry in enumerate(journal)}
+    edits = {edit: number for number, entry in enumerate(journal) for edit in entry.ids}
+    if name not in entries | edits:
         empty = ": the journal is empty" if not edits else "; alphaedit verify lists the edits"
-        raise AlphaEditError(unknown_name("edit", wanted, [*edits, *named]) + empty)
-    place = (named | edits)[wanted]
-    entry, notes = journal[place], []
-    ids = {wanted} if wanted in edits and entry.separable else set(entry.ids)
-    if wanted in edits and len(ids) > 1:
+        raise AlphaEditError(unknown_name("edit", name, [*edits, *entries]) + empty)
+    number = (entries | edits)[name]
+    entry, notes = journal[number], []
+    ids = {name} if name in edits and entry.separable else set(entry.ids)
+    if name in edits and len(ids) > 1:
         notes.append(
-            f"{wanted} shares its delta with the others of its batch, so all {len(ids)} edits of "
-            "it are taken back"
+            f"{name} shares its delta with the others of its batch, so all {len(ids)} edits of "
+            "it are undone"
         )
-    gone = [entry.name] if ids == set(entry.ids) else []
-    behind = journal[place + 1 :]
-    ends = [later.name for later in behind if later.ends_run]
+    emptied = [entry.name] if ids == set(entry.ids) else []
+    after = journal[number + 1 :]
+    ends = [later.name for later in after if later.ends_run]
     if ends:
         notes.append(
-            "the end of the run reworked the sum of all edits, so it is taken back too: alphaedit "
+            "the end of the run reworked the sum of all edits, so it is undone too: alphaedit "
             "edit with this journal ends the run again"
         )
-    mates, later = _mates(entry, ids), sum(len(entry.ids) for entry in behind)
+    mates, later = _mates(entry, ids), sum(len(entry.ids) for entry in after)
     if mates + later:
-        notes.append(_what_stays(wanted, mates, later))
-    taken = [number for number, own in enumerate(entry.ids) if own in ids]
+        notes.append(_what_stays(name, mates, later))
+    taken = [column for column, edit in enumerate(entry.ids) if edit in ids]
     return Undone(
         tuple(entry.ids[number] for number in taken),
-        tuple(gone + ends),
+        tuple(emptied + ends),
         tuple(entry.requests[number] for number in taken),
         entry.ends_run or bool(ends),
         mates + later,
@@ -106,17 +106,18 @@ def _plan_one(journal: Sequence[Entry], wanted: str) -> Undone:
 
 def _mates(entry: Entry, ids: Collection[str]) -> int:
     """How many edits of a batch stay that were computed with ``ids``, others of it, in place."""
-    places = [number for number, own in enumerate(entry.ids) if own in ids]
-    after = entry.ids[places[-1] + 1 :] if places and entry.method.get("one_by_one") else entry.ids
-    return len([own for own in after if own not in ids])
+    columns = [column for column, edit in enumerate(entry.ids) if edit in ids]
+    alone = columns and entry.method.get("one_by_one")
+    after = entry.ids[columns[-1] + 1 :] if alone else entry.ids
+    return len([edit for edit in after if edit not in ids])
 
 
-def _what_stays(wanted: str, mates: int, later: int) -> str:
-    """What taking back ``wanted`` means for other edits."""
+def _what_stays(name: str, mates: int, later: int) -> str:
+    """What undoing ``name`` means for other edits."""
     count = mates + later
     stay = f"{count} edits stay that were" if count > 1 else "1 edit stays that was"
-    own = f", {mates} of them in the same batch" if mates else ""
+    beside = f", {mates} of them in the same batch" if mates else ""
     return (
-        f"{stay} computed with {wanted} in place{own}: alphaedit verify says whether they still "
+        f"{stay} computed with {name} in place{beside}: alphaedit verify says whether they still "
         "hold; edit those again that do not"
     )

@@ -1,7 +1,7 @@
 """Weights under edit: always ``W0 + Σ Δ``, summed in float32 and rounded once.
 
-So half-precision weights gather no rounding, and the same deltas, added in the same order, give the
-same bits: whether others were added and taken back between them, or they come from a file.
+So half-precision weights accumulate no rounding, and the same deltas, added in the same order, give
+the same bits, whether others were added and undone in between or they come from a file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTIGUOUS = torch.contiguous_format
 
 
 class EditedWeights:
-    """The edited weights of one model, with what they were and what was added.
+    """The edited weights of one model: pristine, and the sum of deltas.
 
     Args:
         lm: the model; its weights as they are now count as pristine.
@@ -38,7 +38,7 @@ class EditedWeights:
         for layer in layers:
             if not torch.isfinite(lm.weight(layer)).all():
                 raise ModelError(f"{lm.weight_name(layer)} is not finite: load the model again")
-        self._view = lm
+        self._lm = lm
         self.pristine = {layer: lm.weight(layer).clone() for layer in layers}
         self._total: dict[int, Tensor] = {}
 
@@ -66,7 +66,7 @@ class EditedWeights:
         self._check_finite(write.layer)
 
     def restore(self, layer: int, total: Tensor | None) -> None:
-        """Put back what `copy_of_total` gave: a copy, as subtracting would round."""
+        """Restore what `copy_of_total` gave; subtracting would round."""
         if total is None:
             self._total.pop(layer, None)
         else:
@@ -88,45 +88,45 @@ class EditedWeights:
             self._check_finite(layer)
 
     def check(self) -> None:
-        """Refuse weights that are anything else than what was stored here.
+        """Refuse weights that differ from what was stored here.
 
         Raises:
             AlphaEditError: naming the first.
         """
         for layer in self.pristine:
-            weight = self._view.weight(layer)
+            weight = self._lm.weight(layer)
             if not torch.equal(self._rendered(layer).to(weight), weight):
                 raise AlphaEditError(
-                    f"{self._view.weight_name(layer)} was changed by something other than this "
+                    f"{self._lm.weight_name(layer)} was changed by something other than this "
                     "session: start a new editor to edit the model as it is, or call "
                     "session.reset() to put the pristine weights back"
                 )
 
     def checksums(self) -> dict[int, str]:
         """Per layer a hash of the weight as it is now."""
-        return checksums({layer: self._view.weight(layer) for layer in self.pristine})
+        return checksums({layer: self._lm.weight(layer) for layer in self.pristine})
 
     def _sum(self, write: Write) -> None:
         total = self.total(write.layer)
         placed = write.delta.to(total.device, total.dtype)
         if placed.right is None:
             total.add_(placed.left)
-        else:  # of one layout always, and aligned: how a product rounds depends on it
+        else:  # a product's rounding depends on layout and alignment
             left, right = (
                 part.clone(memory_format=CONTIGUOUS) for part in (placed.left, placed.right)
             )
             total.addmm_(left, right.T)
 
     def _store(self, layer: int) -> None:
-        self._view.weight(layer).copy_(self._rendered(layer))
+        self._lm.weight(layer).copy_(self._rendered(layer))
 
     def _rendered(self, layer: int) -> Tensor:
-        """``W0 + Σ Δ``; rounded to the dtype of ``W0`` by whoever stores it."""
+        """``W0 + Σ Δ``; rounded to the dtype of ``W0`` where it is stored."""
         pristine = self.pristine[layer]
         return pristine + self._total[layer] if layer in self._total else pristine
 
     def _check_finite(self, layer: int) -> None:
-        weight = self._view.weight(layer)
+        weight = self._lm.weight(layer)
         if not torch.isfinite(weight).all():
             raise NumericalError(
                 f"the edited weight of layer {layer} overflows {weight.dtype}: nothing of this "

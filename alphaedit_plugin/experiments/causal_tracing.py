@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.progress import progress
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import (
@@ -32,7 +32,6 @@ from alphaedit_plugin.models.hooks import (
 from alphaedit_plugin.models.scoring import score, tokenise_pairs
 from alphaedit_plugin.models.tokens import (
     Batch,
-    FactToken,
     Sentence,
     by_token_budget,
     collate,

@@ -13,6 +13,8 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing import engine
+from alphaedit_plugin.editing.encoding import encode
+from alphaedit_plugin.editing.run import as_ended
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.cells import Cell, LayerReport, Point
 from alphaedit_plugin.experiments.checkpoint import Checkpoint
@@ -122,7 +124,9 @@ class _Run:
 
     def _edit(self, batch: Sequence[Request]) -> None:
         began = time.perf_counter()
-        engine.apply_batch(self.session.lm, self.session, self.job.recipe, batch)
+        recipe = self.job.recipe
+        encoded = encode(self.session.lm, recipe, batch)
+        engine.apply_batch(self.session, recipe, encoded, self.job.search)
         self._spend(began)
         self.advance(len(batch))
         logger.info("%d of %d edits", self.done, len(self.requests))
@@ -137,9 +141,8 @@ class _Run:
 
     def _look(self) -> None:
         """Evaluate the model as it would be if the run ended here."""
-        entry = engine.finalize(self.session, self.job.recipe)
-        self._add_point()
-        self.session.undo(0 if entry is None else 1)
+        with as_ended(self.session, self.job.recipe):
+            self._add_point()
         self._save()
 
     def _add_point(self, last: bool = False) -> None:

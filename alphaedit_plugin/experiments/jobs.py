@@ -11,10 +11,12 @@ from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import CompareConfig, EditorConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.editing.targets import TargetSearch, optimise_targets
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.metrics.abilities import Abilities
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.cut import Mode
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
@@ -29,6 +31,7 @@ class Job:
         config: the cell's.
         recipe: the cell's.
         projectors: of its layers; plain cells are measured with them, too.
+        search: for target values, shared with other cells where that is wanted.
         before: the unedited model's evaluation on all requests, for locality.
         abilities: what the unedited model can do besides; empty where nobody asks.
     """
@@ -36,6 +39,7 @@ class Job:
     config: EditorConfig
     recipe: Recipe
     projectors: Mapping[int, Projector]
+    search: TargetSearch = optimise_targets
     before: Evaluation | None = None
     abilities: Mapping[str, float] = field(default_factory=dict)
 

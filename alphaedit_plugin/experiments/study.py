@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from alphaedit_plugin.common.cache import Cache
@@ -15,8 +15,9 @@ from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.conflicts import OnConflict, refuse_conflicts
 from alphaedit_plugin.data.corpus import corpus_from
+from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.data.selection import read_data, select_fitting
-from alphaedit_plugin.editing.checks import check_editable, told_apart, warn_of_shared_tokens
+from alphaedit_plugin.editing.encoding import encode, encode_request, warn_of_shared_tokens
 from alphaedit_plugin.editing.target_cache import StoredTargets
 from alphaedit_plugin.experiments.cell import evaluate_on, run_cell
 from alphaedit_plugin.experiments.cells import Cell
@@ -24,6 +25,7 @@ from alphaedit_plugin.experiments.checkpoint import Checkpoint, identity
 from alphaedit_plugin.experiments.jobs import Job, Shared, abilities_of
 from alphaedit_plugin.experiments.pool import threads_of
 from alphaedit_plugin.experiments.results import Run, Setting
+from alphaedit_plugin.metrics.base import check_scored
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
@@ -96,16 +98,24 @@ def prepare(configs: Sequence[EditorConfig]) -> Study:
         check_sources(config)
     shared = Shared(load_model(first.model))
     jobs = [_sharing(shared.job_of(config), shared.lm) for config in configs]
-    recipes = told_apart(job.recipe for job in jobs)
+    recipes = {
+        (r.contexts, r.fact_token, r.layers, r.method.one_by_one): r
+        for r in (job.recipe for job in jobs)
+    }
+
+    def check(request: Request) -> None:
+        for recipe in recipes.values():
+            encode_request(shared.lm, recipe, request)
+        check_scored(shared.lm, request)
+
     most = min(first.compare.edits, first.data.limit or first.compare.edits)
-    data = select_fitting(
-        data, replace(first.data, limit=most), partial(check_editable, shared.lm, recipes)
-    )
+    data = select_fitting(data, replace(first.data, limit=most), check)
     if len(data.requests) < first.compare.edits:
         logger.warning("the data holds %d requests: editing all of them", len(data.requests))
     if first.on_conflict is OnConflict.refuse:
         refuse_conflicts(data.requests)
-    warn_of_shared_tokens(shared.lm, recipes, data.requests)
+    for recipe in {recipe.fact_token: recipe for recipe in recipes.values()}.values():
+        warn_of_shared_tokens(encode(shared.lm, recipe, data.requests))
     before = evaluate_on(shared.lm, data, data.requests, first.compare.metrics)
     able = asked.measure(shared.lm) if asked.tasks else {}
     jobs = [replace(job, before=before, abilities=able) for job in jobs]
@@ -135,7 +145,7 @@ def _sharing(job: Job, lm: EditableModel) -> Job:
         return job
     alone = job.recipe.method.one_by_one
     search = StoredTargets.of(cache, lm, job.recipe.layers, pristine_only=alone)
-    return replace(job, recipe=replace(job.recipe, search=search))
+    return replace(job, search=search)
 
 
 def run_alone(study: Study, job: Job, folder: Path) -> Cell:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from torch import Tensor
@@ -15,20 +14,8 @@ from alphaedit_plugin.common.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.models.activations import Part
+from alphaedit_plugin.nullspace.cut import Mode
 from alphaedit_plugin.nullspace.projector import Projector
-
-
-class Mode(str, Enum):
-    """How the null space enters.
-
-    ``solve``: AlphaEdit's closed form replaces a least-squares base's own (Fang et al. 2025,
-    eq. 14). ``post``: the base's delta is projected, ``Δ ← ΔP`` (the paper's "one line").
-    ``auto``: ``solve`` where the base is a least squares, else ``post``.
-    """
-
-    auto = "auto"
-    solve = "solve"
-    post = "post"
 
 
 @dataclass(frozen=True)

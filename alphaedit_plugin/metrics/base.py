@@ -11,7 +11,7 @@ from alphaedit_plugin.common.registry import Registry
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import draw_texts
-from alphaedit_plugin.models.scoring import Answer, score
+from alphaedit_plugin.models.scoring import Answer, score, tokenise_pairs
 
 Pair = tuple[str, str]  # a prompt and an answer
 REQUESTS = "request"  # the unit of what is counted per edit
@@ -149,3 +149,19 @@ def lower_is_better(column: str) -> bool:
 def pairs_of(probe: Probe) -> list[Pair]:
     """A probe's prompts with their answers."""
     return list(zip(probe.prompts, probe.answers, strict=True))
+
+
+def check_scored(lm: EditableModel, request: Request) -> None:
+    """Refuse a request about which a metric could not ask, before anything is edited.
+
+    Raises:
+        RequestError: see `scoring.score`.
+    """
+    pairs: list[Pair] = []
+    answers = [request.target_new, request.ground_truth or request.target_new, *request.accept]
+    for prompt in (request.filled, *request.rephrase):
+        pairs += [(prompt, answer) for answer in answers]
+    for probe in (*request.locality.values(), *request.portability.values()):
+        for prompt, answer, others in probe.rows:  # of a neighbour the new answer is asked, too
+            pairs += [(prompt, one) for one in (answer, *others, request.target_new)]
+    tokenise_pairs(lm, pairs)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import RequestError, quoted
-from alphaedit_plugin.data.request import SLOT, split_slot
+from alphaedit_plugin.data.request import SLOT, FactToken, split_slot
 from alphaedit_plugin.models.boundary import (
     encode,
     running_text,
@@ -25,15 +24,6 @@ from alphaedit_plugin.models.boundary import (
     tokenise,
 )
 from alphaedit_plugin.models.editable import EditableModel
-
-
-class FactToken(str, Enum):
-    """Which token of a prompt holds the fact (ROME, Meng et al. 2022, §3)."""
-
-    subject_last = "subject_last"
-    subject_first = "subject_first"
-    subject_first_after_last = "subject_first_after_last"
-    last = "last"
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,29 @@
-"""The cut: which eigenvectors of the second moment old keys are taken to use."""
+"""Settings of the null space: where it begins, and how it enters an edit. No torch is imported."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from enum import Enum
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from alphaedit_plugin.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Mode(str, Enum):
+    """How the null space enters.
+
+    ``solve``: AlphaEdit's closed form replaces a least-squares base's own (Fang et al. 2025,
+    eq. 14). ``post``: the base's delta is projected, ``Δ ← ΔP`` (the paper's "one line").
+    ``auto``: ``solve`` for a least-squares base, else ``post``.
+    """
+
+    auto = "auto"
+    solve = "solve"
+    post = "post"
 
 
 class CutRule(str, Enum):
@@ -78,7 +92,7 @@ class Cut:
         if self.rule is CutRule.auto:
             return int((values.sqrt() > self.value * values.sqrt().mean()).sum())
         energy = values.cumsum(0)
-        return int(torch.searchsorted(energy, self.value * energy[-1]).clamp_max(d_in - 1)) + 1
+        return min(int((energy < self.value * energy[-1]).sum()), d_in - 1) + 1
 
     def rank_from_leading(self, leading: Tensor, d_in: int, trace: float) -> int | None:
         """As `rank`, where only the largest eigenvalues are known.

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from alphaedit_plugin.common.errors import ModelError, NumericalError
-from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.data.request import FactToken
+from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
@@ -29,12 +29,19 @@ from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
-from alphaedit_plugin.models.tokens import FactToken
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from tests.architectures.zoo import build
-from tests.tiny import CONTEXTS, REQUESTS, assert_same_weights, random_sequences, weights_of
+from tests.tiny import (
+    CONTEXTS,
+    REQUESTS,
+    assert_same_weights,
+    edit,
+    random_sequences,
+    targets_of,
+    weights_of,
+)
 
 HALVES = [torch.bfloat16, torch.float16]
 SEARCH = TargetSettings(steps=6, lr=0.2, weight_decay=0.0)
@@ -69,13 +76,13 @@ def test_the_search_in_half_precision_does_what_it_does_in_full(
     """A value by value comparison would ask too much of Adam, whose steps follow signs."""
     site = Site(1, Part.VALUE)
     found, expected = (
-        optimise_targets(half(d), REQUESTS, CONTEXTS, site, FactToken.subject_last, SEARCH)
+        targets_of(half(d), REQUESTS, CONTEXTS, site, FactToken.subject_last, SEARCH)
         for d in (dtype, torch.float32)
     )
     assert found.values.dtype is torch.float32
     assert torch.allclose(found.loss, expected.loss, rtol=0.1)
     start = replace(SEARCH, stop_loss=math.inf)
-    before = optimise_targets(half(dtype), REQUESTS, CONTEXTS, site, FactToken.subject_last, start)
+    before = targets_of(half(dtype), REQUESTS, CONTEXTS, site, FactToken.subject_last, start)
     assert found.loss.mean() < before.loss.mean()
 
 
@@ -88,7 +95,7 @@ def test_gradients_do_not_vanish_in_float16(tokenizer: Any) -> None:
             model.lm_head.weight.mul_(1e-4)
         lm = EditableModel.wrap(model.to(dtype), tokenizer)
         start, end = (
-            optimise_targets(
+            targets_of(
                 lm, REQUESTS, CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, settings
             ).values
             for settings in (replace(TINY, stop_loss=math.inf), TINY)
@@ -106,7 +113,7 @@ def test_edits_are_kept_in_full_precision(
     recipe = recipe_for(lm, Memit(moment_weight=10.0), projected)
     session, pristine = EditSession(lm, LAYERS), weights_of(lm)
     for request in REQUESTS[:2]:
-        apply_batch(lm, session, recipe, [request])
+        edit(session, recipe, [request])
     for layer in LAYERS:
         total = session.accumulated(layer)
         assert total.dtype is torch.float32
@@ -124,9 +131,7 @@ def test_what_is_not_finite_is_named(
     with torch.no_grad():
         lm.model.get_output_embeddings().weight.mul_(torch.inf)
     with pytest.raises(NumericalError, match=r"'Boris Lund plays the' → 'tennis'.*dtype"):
-        optimise_targets(
-            lm, REQUESTS[1:2], CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, SEARCH
-        )
+        targets_of(lm, REQUESTS[1:2], CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last, SEARCH)
 
 
 @pytest.mark.parametrize("projected", [False, True], ids=["plain", "projected"])
@@ -140,7 +145,7 @@ def test_autocast_changes_nothing(gpt2: EditableModel, base: BaseMethod, project
             recipe = recipe_for(lm, base, projected)
             session = EditSession(lm, recipe.layers)
             for request in REQUESTS[:2]:
-                apply_batch(lm, session, recipe, [request])
+                edit(session, recipe, [request])
             finalize(session, recipe)
             session.undo()
             scores = [answer.log_prob for answer in score(lm, questions)]
@@ -155,7 +160,7 @@ def test_an_edit_shows_inside_the_callers_autocast(gpt2: EditableModel) -> None:
     ids = torch.tensor([[5, 6, 7]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         gpt2.model(ids)
-        apply_batch(gpt2, EditSession(gpt2, LAYERS), recipe, REQUESTS[:1])
+        edit(EditSession(gpt2, LAYERS), recipe, REQUESTS[:1])
         inside = gpt2.model(ids).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(inside, gpt2.model(ids).logits)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.data.request import FactToken
+from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
@@ -20,7 +20,7 @@ from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.families import LAYOUTS
 from alphaedit_plugin.models.prefix_cache import can_resume
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken
+from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
@@ -30,9 +30,11 @@ from tests.tiny import (
     CONTEXTS,
     REQUESTS,
     assert_same_weights,
+    edit,
     hook_count,
     random_sequences,
     relative,
+    targets_of,
     weights_of,
 )
 
@@ -61,7 +63,7 @@ def test_the_search_is_the_published_loop(animal: EditableModel, part: Part) -> 
     """Whose passes are whole, one text at a time: no cache, no padding, no skipped block."""
     site = Site(1, part)
     assert can_resume(animal) == (animal.model.config.model_type not in WHOLE)
-    found = optimise_targets(animal, TWO, CONTEXTS, site, FactToken.subject_last, SEARCH)
+    found = targets_of(animal, TWO, CONTEXTS, site, FactToken.subject_last, SEARCH)
     column = int(part is Part.BLOCK)
     value, loss = published_loop(animal, TWO[column], site, SEARCH)
     assert relative(found.values[:, column], value) < 1e-4
@@ -79,7 +81,7 @@ def test_every_base_edits_it_and_is_undone(animal: EditableModel) -> None:
             chosen = layers[-1:] if base.one_by_one else layers
             recipe = Recipe(method, chosen, BARE, moments, targets=QUICK)
             session = EditSession(animal, chosen)
-            apply_batch(animal, session, recipe, TWO[:1])
+            edit(session, recipe, TWO[:1])
             finalize(session, recipe)
             for layer in chosen:
                 change = session.change(layer)

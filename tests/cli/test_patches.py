@@ -15,6 +15,7 @@ from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.selection import load_data
+from alphaedit_plugin.editing.encoding import encode
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.patches.journal import Journal
 from alphaedit_plugin.patches.patch import bytes_of
@@ -261,8 +262,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(base: str, null_space: bool) -> No
     first.apply(requests[:1])
     first.finalize()
     second = editor("parts")
-    second.session.resume()
-    second.apply(requests[1:2])
+    list(second.run(encode(second.lm, second.recipe, requests[1:2]), end=False))
     third = editor("parts")
     third.apply(requests[2:])
     third.finalize()

@@ -18,12 +18,12 @@ from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import load_contexts, load_method, load_model, load_recipe
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.families import LAYOUTS
-from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.cut import Cut, CutRule, Mode
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 from alphaedit_plugin.nullspace.second_moment import SecondMoment

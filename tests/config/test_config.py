@@ -18,10 +18,9 @@ from alphaedit_plugin.config.checks import build_method
 from alphaedit_plugin.config.compose import as_config, load_config, register_configs
 from alphaedit_plugin.config.schema import DataConfig, EditorConfig, Host
 from alphaedit_plugin.data.base import DATA
-from alphaedit_plugin.methods.alphaedit import Mode
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.methods.base import METHODS
-from alphaedit_plugin.models.tokens import FactToken
-from alphaedit_plugin.nullspace.cut import CutRule
+from alphaedit_plugin.nullspace.cut import CutRule, Mode
 
 CONF = Path(__file__).parents[2] / "conf"
 NEEDED = {"custom": ["model.path=somewhere", "model.layers=[1,2]"]}

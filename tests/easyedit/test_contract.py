@@ -30,7 +30,7 @@ from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit import HostError
 from alphaedit_plugin.easyedit.host import algorithms as algorithms_of
 from alphaedit_plugin.easyedit.host import copies, methods_of
-from alphaedit_plugin.easyedit.host_editor import _row
+from alphaedit_plugin.easyedit.host_editor import host_row
 from alphaedit_plugin.easyedit.prune_rect import NATIVE
 from alphaedit_plugin.easyedit.registration import MARK
 from alphaedit_plugin.easyedit.run import plugged_in
@@ -446,7 +446,7 @@ def test_copies_of_the_host_share_what_they_know_of_a_model(
 )
 def test_braces_that_the_host_would_misread_are_refused(prompt: str, answer: str) -> None:
     with pytest.raises(RequestError, match="misreads braces"):
-        _row(Request.parse(prompt, "Bob", answer))
+        host_row(Request.parse(prompt, "Bob", answer))
 
 
 def test_editors_made_before_stay_plain(double: ModuleType, linear: Host) -> None:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import AlphaEditError, ModelError, NumericalError, RequestError
-from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing.checks import check_requests
-from alphaedit_plugin.editing.engine import apply_batch, finalize
-from alphaedit_plugin.editing.recipe import Recipe, stages
+from alphaedit_plugin.data.request import FactToken, Request
+from alphaedit_plugin.editing.encoding import encode
+from alphaedit_plugin.editing.engine import finalize
+from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
@@ -25,7 +25,7 @@ from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site, average, read
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, locate
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import (
@@ -34,8 +34,10 @@ from tests.tiny import (
     REQUESTS,
     SEARCH,
     assert_same_weights,
+    edit,
     hook_count,
     relative,
+    targets_of,
     weights_of,
 )
 
@@ -62,8 +64,8 @@ def keys_and_values(lm: EditableModel, layer: int) -> tuple[Tensor, Tensor]:
 def test_memit_is_its_layers_written_one_after_another(lm: EditableModel, moments: Moments) -> None:
     """The published algorithm, with the dense formula, on a twin of the model."""
     twin = EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
-    apply_batch(lm, EditSession(lm, LAYERS), recipe_of(Memit(20.0), moments), REQUESTS)
-    target = optimise_targets(
+    edit(EditSession(lm, LAYERS), recipe_of(Memit(20.0), moments), REQUESTS)
+    target = targets_of(
         twin, REQUESTS, CONTEXTS, Site(LAYERS[-1], Part.BLOCK), FactToken.subject_last, SEARCH
     ).values
     for place, layer in enumerate(LAYERS):
@@ -87,11 +89,11 @@ def test_how_far_the_searches_came_is_kept_shown_and_warned_of(
         return replace(found, probability=torch.full_like(found.probability, 0.9))
 
     with caplog.at_level(logging.INFO):
-        entry = apply_batch(gpt2, session, recipe, REQUESTS[:2])
+        entry = edit(session, recipe, REQUESTS[:2])
         assert "target search for The mother tongue of Ada Marsh is → Spanish: loss" in caplog.text
         assert "found no value that gives the answer for 2 of 2 requests" in caplog.text
         caplog.clear()
-        entry_near = apply_batch(gpt2, session, replace(recipe, search=near), REQUESTS[2:])
+        entry_near = edit(session, recipe, REQUESTS[2:], search=near)
     assert "found no value" not in caplog.text
     assert all(0 < search.probability < 0.1 and search.missed for search in entry.searches)
     assert all(search.probability == pytest.approx(0.9) for search in entry_near.searches)
@@ -99,9 +101,7 @@ def test_how_far_the_searches_came_is_kept_shown_and_warned_of(
     if name == "memit":
         session.reset()
         site = Site(LAYERS[-1], Part.BLOCK)
-        expected = optimise_targets(
-            gpt2, REQUESTS[:2], CONTEXTS, site, FactToken.subject_last, SEARCH
-        )
+        expected = targets_of(gpt2, REQUESTS[:2], CONTEXTS, site, FactToken.subject_last, SEARCH)
         assert [s.loss for s in entry.searches] == pytest.approx(expected.loss.tolist())
 
 
@@ -112,14 +112,12 @@ def test_alphaedit_is_the_published_form_over_several_batches(
     twin = EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
     recipe = recipe_of(AlphaEdit(Memit(), projectors, ridge=2.0), {})
     session = EditSession(lm, LAYERS)
-    apply_batch(lm, session, recipe, REQUESTS)
-    apply_batch(lm, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     site = Site(LAYERS[-1], Part.BLOCK)
     past = {layer: torch.zeros(lm.weight(layer).shape[1], 0).double() for layer in LAYERS}
     for _ in range(2):
-        target = optimise_targets(
-            twin, REQUESTS, CONTEXTS, site, FactToken.subject_last, SEARCH
-        ).values
+        target = targets_of(twin, REQUESTS, CONTEXTS, site, FactToken.subject_last, SEARCH).values
         for place, layer in enumerate(LAYERS):
             keys, current = (x.double() for x in keys_and_values(twin, layer))
             residual = (target - current) / (len(LAYERS) - place)
@@ -145,9 +143,9 @@ def test_a_method_sees_the_model_as_it_is_now(gpt2: EditableModel, gpt2_moments:
     session = EditSession(gpt2, [1])
     recipe = recipe_of(Watches(20.0), gpt2_moments, (1,))
     start = gpt2.weight(1).clone()
-    apply_batch(gpt2, session, recipe, REQUESTS[:2])
+    edit(session, recipe, REQUESTS[:2])
     between = gpt2.weight(1).clone()
-    apply_batch(gpt2, session, recipe, REQUESTS[2:])
+    edit(session, recipe, REQUESTS[2:])
     assert torch.equal(seen[0], start)
     assert torch.equal(seen[1], between)
     assert not torch.equal(start, between)
@@ -156,38 +154,27 @@ def test_a_method_sees_the_model_as_it_is_now(gpt2: EditableModel, gpt2_moments:
 def test_rome_writes_one_request_after_another(lm: EditableModel, moments: Moments) -> None:
     twin = EditableModel(copy.deepcopy(lm.model), lm.tokenizer, lm.layout)
     recipe = recipe_of(Rome(), moments, (1,))
-    apply_batch(lm, EditSession(lm, [1]), recipe, REQUESTS)
+    edit(EditSession(lm, [1]), recipe, REQUESTS)
     one_by_one = EditSession(twin, [1])
     for request in REQUESTS:
-        apply_batch(twin, one_by_one, recipe, [request])
+        edit(one_by_one, recipe, [request])
     assert relative(lm.weight(1), twin.weight(1)) < 1e-5
 
 
 def test_rome_reaches_its_target_exactly(lm: EditableModel, moments: Moments) -> None:
     site = Site(1, Part.VALUE)
     request = REQUESTS[0]
-    wanted = optimise_targets(lm, [request], CONTEXTS, site, FactToken.subject_last, SEARCH).values
-    apply_batch(lm, EditSession(lm, [1]), recipe_of(Rome(), moments, (1,)), [request])
+    wanted = targets_of(lm, [request], CONTEXTS, site, FactToken.subject_last, SEARCH).values
+    edit(EditSession(lm, [1]), recipe_of(Rome(), moments, (1,)), [request])
     bare = locate(lm.tokenizer, request.prompt, request.subject, FactToken.subject_last)
     assert relative(read(lm, [site], [bare])[site], wanted) < 1e-4
-
-
-@pytest.mark.parametrize("method", [Rome(), Memit()], ids=["rome", "memit"])
-def test_stages(method: BaseMethod, moments: Moments) -> None:
-    split = stages(recipe_of(method, moments), REQUESTS[:2])
-    everything = [(stage.requests, stage.layers) for stage in split]
-    first, second = REQUESTS[:2]
-    if isinstance(method, Memit):
-        assert everything == [((first, second), LAYERS)]
-    else:
-        assert everything == [((r,), (layer,)) for r in (first, second) for layer in LAYERS]
 
 
 def test_the_entry_says_what_was_done(
     lm: EditableModel, moments: Moments, projectors: dict[int, Projector]
 ) -> None:
     session = EditSession(lm, LAYERS)
-    entry = apply_batch(lm, session, recipe_of(AlphaEdit(Memit(), projectors), {}), REQUESTS)
+    entry = edit(session, recipe_of(AlphaEdit(Memit(), projectors), {}), REQUESTS)
     assert entry.requests == tuple(REQUESTS)
     assert [write.layer for write in entry.writes] == list(LAYERS)
     for layer in LAYERS:  # past keys are those of the model as it is after the write
@@ -210,7 +197,7 @@ def test_the_history_is_the_keys_that_the_layers_were_written_with(
 
     session = EditSession(lm, LAYERS)
     recipe = recipe_of(AlphaEdit(Watches(), projectors), {})
-    past = apply_batch(lm, session, recipe, REQUESTS).past_keys
+    past = edit(session, recipe, REQUESTS).past_keys
     for problem in problems:
         assert past[problem.layer] is problem.keys
         assert relative(keys_and_values(lm, problem.layer)[0], problem.keys) < 1e-6
@@ -228,7 +215,7 @@ def test_a_batch_of_several_stages_reads_its_keys_again(
 ) -> None:
     """A later request's write below a layer changes that layer's keys."""
     session = EditSession(gpt2, LAYERS)
-    past = apply_batch(gpt2, session, recipe_of(OneByOne(20.0), gpt2_moments), REQUESTS).past_keys
+    past = edit(session, recipe_of(OneByOne(20.0), gpt2_moments), REQUESTS).past_keys
     for layer in LAYERS:
         assert relative(past[layer], keys_and_values(gpt2, layer)[0]) < 1e-6
 
@@ -237,9 +224,9 @@ def test_without_a_need_for_history_none_is_kept(
     gpt2: EditableModel, gpt2_moments: Moments
 ) -> None:
     session = EditSession(gpt2, LAYERS)
-    assert not apply_batch(gpt2, session, recipe_of(Memit(), gpt2_moments), REQUESTS).past_keys
+    assert not edit(session, recipe_of(Memit(), gpt2_moments), REQUESTS).past_keys
     sequential = recipe_of(Memit(sequential_cache=True), gpt2_moments)
-    assert set(apply_batch(gpt2, session, sequential, REQUESTS).past_keys) == set(LAYERS)
+    assert set(edit(session, sequential, REQUESTS).past_keys) == set(LAYERS)
 
 
 class Raises(Memit):
@@ -277,7 +264,7 @@ def test_a_delta_that_dwarfs_its_weight_is_said(
             return Delta(times * problem.weight.clone())
 
     recipe = recipe_of(Large(use_moment=False), {}, layers=(1,))
-    apply_batch(gpt2, EditSession(gpt2, (1,)), recipe, REQUESTS[:1])
+    edit(EditSession(gpt2, (1,)), recipe, REQUESTS[:1])
     assert ("layer 1: the delta is 2e+04 times as large as the weight" in caplog.text) is said
 
 
@@ -292,10 +279,10 @@ def test_a_method_that_fails_in_the_middle_leaves_no_trace(
 ) -> None:
     lm.model.to(dtype)
     session = EditSession(lm, LAYERS)
-    apply_batch(lm, session, recipe_of(Memit(20.0), moments), REQUESTS[:2])
+    edit(session, recipe_of(Memit(20.0), moments), REQUESTS[:2])
     before = weights_of(lm)
     with pytest.raises(error):
-        apply_batch(lm, session, recipe_of(method, moments), REQUESTS[2:])
+        edit(session, recipe_of(method, moments), REQUESTS[2:])
     assert_same_weights(lm, before)
     assert len(session.journal) == 1
     assert hook_count(lm.model) == 0
@@ -324,7 +311,7 @@ def test_a_failure_at_any_forward_pass_leaves_no_trace(
     before = weights_of(lm)
     passes: list[int] = []
     handle = counted(lm, passes.append)
-    apply_batch(lm, session, recipe, REQUESTS[:2])
+    edit(session, recipe, REQUESTS[:2])
     handle.remove()
     edited = weights_of(lm)
     session.reset()
@@ -339,12 +326,12 @@ def test_a_failure_at_any_forward_pass_leaves_no_trace(
     for limit in {1, 2, len(passes) // 2, len(passes) - 1, len(passes)}:
         handle = counted(lm, fail_at(limit))
         with pytest.raises(RuntimeError, match="broken"):
-            apply_batch(lm, session, recipe, REQUESTS[:2])
+            edit(session, recipe, REQUESTS[:2])
         handle.remove()
         assert_same_weights(lm, before)
         assert session.journal == []
         assert hook_count(lm.model) == 0
-    apply_batch(lm, session, recipe, REQUESTS[:2])
+    edit(session, recipe, REQUESTS[:2])
     assert_same_weights(lm, edited)
 
 
@@ -353,7 +340,7 @@ def test_a_failure_while_finalising_leaves_no_trace(
 ) -> None:
     recipe = recipe_of(FailsAtTheEnd(20.0), gpt2_moments)
     session = EditSession(gpt2, LAYERS)
-    apply_batch(gpt2, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     before = weights_of(gpt2)
     with pytest.raises(ZeroDivisionError):
         finalize(session, recipe)
@@ -364,7 +351,7 @@ def test_a_failure_while_finalising_leaves_no_trace(
 def test_finalising_nothing_adds_no_entry(gpt2: EditableModel, gpt2_moments: Moments) -> None:
     recipe = recipe_of(Memit(), gpt2_moments)
     session = EditSession(gpt2, LAYERS)
-    apply_batch(gpt2, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     before = weights_of(gpt2)
     assert finalize(session, recipe) is None
     assert_same_weights(gpt2, before)
@@ -376,8 +363,8 @@ def test_finalising_nothing_adds_no_entry(gpt2: EditableModel, gpt2_moments: Mom
     [
         ([], "no request"),
         ([Request("violin " * 70 + "{} is", "Ada Marsh", "Rome")], "request 0: .*context is 64"),
-        ([REQUESTS[0], "Ada speaks"], "request 1: 'Ada speaks' is no Request"),
-        ("Ada", "request 0: 'A' is no Request"),
+        ([REQUESTS[0], "Ada speaks"], "request 1: 'Ada speaks' is not a Request"),
+        ("Ada", "request 0: 'A' is not a Request"),
         (REQUESTS[0], r"requests is Request\(.*give a list"),
     ],
 )
@@ -390,7 +377,7 @@ def test_what_cannot_be_edited_is_refused_before_anything_runs(
     counted(gpt2, never)
     session = EditSession(gpt2, LAYERS)
     with pytest.raises(RequestError, match=message):
-        apply_batch(gpt2, session, recipe_of(Memit(), gpt2_moments), requests)
+        edit(session, recipe_of(Memit(), gpt2_moments), requests)
 
 
 def test_the_longest_prompt_that_fits_is_edited(gpt2: EditableModel, gpt2_moments: Moments) -> None:
@@ -398,11 +385,11 @@ def test_the_longest_prompt_that_fits_is_edited(gpt2: EditableModel, gpt2_moment
     for count in range(40, 80):
         request = Request("is " * count + "{} is", "Norland", "Rome")
         try:
-            check_requests(gpt2, recipe, [request])
+            encode(gpt2, recipe, [request])
         except RequestError:
             break
         fits = request
-    apply_batch(gpt2, EditSession(gpt2, [1]), recipe, [fits])
+    edit(EditSession(gpt2, [1]), recipe, [fits])
     # The last token of the target is predicted, never read.
     assert len(gpt2.tokenizer(fits.filled + " Rome")["input_ids"]) == 64 + 1
 
@@ -412,11 +399,11 @@ def test_a_model_in_training_is_edited_as_one_in_evaluation(
 ) -> None:
     session = EditSession(lm, LAYERS)
     recipe = recipe_of(Memit(20.0), moments)
-    apply_batch(lm, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     edited = weights_of(lm)
     session.reset()
     lm.model.train()
-    apply_batch(lm, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     assert_same_weights(lm, edited)
     assert lm.model.training
 
@@ -427,11 +414,11 @@ def test_the_last_block_takes_only_what_can_reach_the_answer(
 ) -> None:
     last = recipe_of(method, gpt2_moments, (DEPTH - 1,))
     at_the_end = Request("People say that this is {}", "Ada Marsh", "Rome")
-    check_requests(gpt2, last, [at_the_end])
-    check_requests(gpt2, replace(last, fact_token=FactToken.last), REQUESTS)
-    check_requests(gpt2, replace(last, layers=(DEPTH - 2,)), REQUESTS)
+    encode(gpt2, last, [at_the_end])
+    encode(gpt2, replace(last, fact_token=FactToken.last), REQUESTS)
+    encode(gpt2, replace(last, layers=(DEPTH - 2,)), REQUESTS)
     with pytest.raises(RequestError, match="request 1: layer 3 is the model's last block"):
-        check_requests(gpt2, last, [at_the_end, *REQUESTS])
+        encode(gpt2, last, [at_the_end, *REQUESTS])
 
 
 def test_layers_that_do_not_ascend_are_refused(gpt2: EditableModel, gpt2_moments: Moments) -> None:
@@ -439,9 +426,9 @@ def test_layers_that_do_not_ascend_are_refused(gpt2: EditableModel, gpt2_moments
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
     recipe = recipe_of(Memit(), gpt2_moments, (2, 0, 1))
     with pytest.raises(ModelError, match=r"model\.layers=\[0, 1, 2\]"):
-        apply_batch(gpt2, session, recipe, REQUESTS)
+        edit(session, recipe, REQUESTS)
     assert_same_weights(gpt2, before)
-    apply_batch(gpt2, session, replace(recipe, method=Rome()), REQUESTS[:1])
+    edit(session, replace(recipe, method=Rome()), REQUESTS[:1])
 
 
 def test_finalising_an_empty_run_adds_no_entry(gpt2: EditableModel) -> None:
@@ -454,7 +441,7 @@ def test_finalising_over_what_others_wrote_is_refused(
     gpt2: EditableModel, gpt2_moments: Moments
 ) -> None:
     session, recipe = EditSession(gpt2, LAYERS), recipe_of(Prune(20.0), gpt2_moments)
-    apply_batch(gpt2, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     gpt2.weight(1).zero_()
     with pytest.raises(AlphaEditError, match="was changed by something other"):
         finalize(session, recipe)

@@ -8,20 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.post_norm import value_residual
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import hidden_of, hooked, with_hidden
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, Sentence, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, Sentence, locate
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from tests.architectures.zoo import build
-from tests.tiny import REQUESTS, hook_count, random_sequences, relative
+from tests.tiny import REQUESTS, edit, hook_count, random_sequences, relative, targets_of
 
 LAYER = 1
 SITE = Site(LAYER, Part.BLOCK)
@@ -83,10 +82,10 @@ def test_memit_reaches_its_targets_behind_a_factor(tokenizer: Any) -> None:
     lm, search = wrap("granite", tokenizer), TargetSettings(steps=5, lr=0.1)
     moments = collect_second_moments(lm, random_sequences(len(tokenizer)), [0, LAYER])
     recipe = Recipe(Memit(moment_weight=1e-3), (0, LAYER), BARE, moments, targets=search)
-    target = optimise_targets(lm, REQUESTS, BARE, SITE, FactToken.subject_last, search).values
+    target = targets_of(lm, REQUESTS, BARE, SITE, FactToken.subject_last, search).values
     missing = target - block_after(lm, torch.zeros(32, 4))
     with torch.no_grad():  # as a caller may
-        apply_batch(lm, EditSession(lm, recipe.layers), recipe, REQUESTS)
+        edit(EditSession(lm, recipe.layers), recipe, REQUESTS)
     left = target - block_after(lm, torch.zeros(32, 4))
     assert left.norm() < 0.05 * missing.norm()
     assert hook_count(lm.model) == 0

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 
 from alphaedit_plugin.common.cache import Cache
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing import target_cache as stored
+from alphaedit_plugin.editing.encoding import EncodedRequest, encode
+from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.target_cache import StoredTargets
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
 from alphaedit_plugin.experiments.comparison import run_comparison
+from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken
-from tests.tiny import CONTEXTS, REQUESTS, SEARCH
+from tests.tiny import CONTEXTS, REQUESTS, SEARCH, targets_of
 
 SITE = Site(1, Part.BLOCK)
+RECIPE = Recipe(Memit(), (1,), CONTEXTS)
 
 
 class Counting:
@@ -30,9 +34,9 @@ class Counting:
     def __init__(self) -> None:
         self.asked: list[tuple[Request, ...]] = []
 
-    def __call__(self, lm: EditableModel, requests: Sequence[Request], *rest: object) -> Targets:
-        self.asked.append(tuple(requests))
-        return optimise_targets(lm, requests, *rest)  # type: ignore[arg-type]
+    def __call__(self, lm: EditableModel, batch: Sequence[EncodedRequest], *rest: Any) -> Targets:
+        self.asked.append(tuple(encoded.request for encoded in batch))
+        return optimise_targets(lm, batch, *rest)
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def searches(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 def search(found: StoredTargets, lm: EditableModel, requests: Sequence[Request]) -> Targets:
-    return found(lm, requests, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
+    return found(lm, encode(lm, RECIPE, requests), SITE, SEARCH)
 
 
 def same(one: Targets, other: Targets) -> bool:
@@ -53,7 +57,7 @@ def same(one: Targets, other: Targets) -> bool:
 def test_what_was_found_is_found_again(
     gpt2: EditableModel, tmp_path: Path, searches: Counting
 ) -> None:
-    plain = optimise_targets(gpt2, REQUESTS, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
+    plain = targets_of(gpt2, REQUESTS, CONTEXTS, SITE, FactToken.subject_last, SEARCH)
     for _ in range(2):  # each of a process of its own
         assert same(search(StoredTargets.of(Cache(tmp_path), gpt2, [1]), gpt2, REQUESTS), plain)
     assert len(searches.asked) == 1
@@ -65,8 +69,9 @@ def test_another_state_or_search_is_searched_anew(
     found = StoredTargets.of(Cache(tmp_path), gpt2, [1])
     search(found, gpt2, REQUESTS)
     search(found, gpt2, REQUESTS[:2])
-    found(gpt2, REQUESTS, CONTEXTS, SITE, FactToken.subject_last, replace(SEARCH, lr=0.1))
-    found(gpt2, REQUESTS, CONTEXTS, Site(2, Part.BLOCK), FactToken.subject_last, SEARCH)
+    encoded = encode(gpt2, RECIPE, REQUESTS)
+    found(gpt2, encoded, SITE, replace(SEARCH, lr=0.1))
+    found(gpt2, encoded, Site(2, Part.BLOCK), SEARCH)
     gpt2.weight(1)[0, 0] += 1e-3
     search(found, gpt2, REQUESTS)
     gpt2.weight(3)[0, 0] += 1e-3  # which is not edited: it is another model

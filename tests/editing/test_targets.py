@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.request import Request
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import Targets, optimise_targets
+from alphaedit_plugin.editing.targets import Targets
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, locate
 from tests.published import published_loop
 from tests.tiny import (
     CONTEXTS,
@@ -25,6 +25,7 @@ from tests.tiny import (
     hook_count,
     relative,
     target_ids,
+    targets_of,
 )
 from tests.tiny import weights_of as weights_before
 
@@ -41,7 +42,7 @@ def search(
     contexts: ContextTemplates = CONTEXTS,
     fact_token: FactToken = FactToken.subject_last,
 ) -> Targets:
-    return optimise_targets(lm, requests, contexts, site, fact_token, settings)
+    return targets_of(lm, requests, contexts, site, fact_token, settings)
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import AlphaEditError
-from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
@@ -25,6 +25,7 @@ from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from alphaedit_plugin.patches.sessions import open_session
+from tests import tiny
 from tests.patches.edits import edit, fresh
 from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
 
@@ -41,7 +42,7 @@ def edited(
     session = EditSession(lm, LAYERS)
     recipe = Recipe(method, tuple(LAYERS), CONTEXTS, moments, targets=SEARCH)
     for batch in batches:
-        apply_batch(lm, session, recipe, batch)
+        tiny.edit(session, recipe, batch)
     finalize(session, recipe)
     return session
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from alphaedit_plugin.common.errors import OutOfMemory
-from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
@@ -30,6 +29,7 @@ from tests.tiny import (
     REQUESTS,
     SEARCH,
     assert_same_weights,
+    edit,
     hook_count,
     relative,
     weights_of,
@@ -77,11 +77,11 @@ def test_a_batch_goes_on_with_the_same_result(
     error: Callable[[], Exception],
 ) -> None:
     session, recipe = EditSession(gpt2, LAYERS), recipe_of(name, gpt2_moments, gpt2_projectors)
-    apply_batch(gpt2, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     expected = {layer: session.accumulated(layer).clone() for layer in LAYERS}
     session.reset()
     with memory_for(gpt2, len(CONTEXTS.flat) + 1, error):
-        apply_batch(gpt2, session, recipe, REQUESTS)
+        edit(session, recipe, REQUESTS)
     for layer in LAYERS:
         assert relative(session.accumulated(layer), expected[layer]) < 1e-3
 
@@ -100,7 +100,7 @@ def test_a_request_that_does_not_fit_alone_changes_nothing(
         memory_for(gpt2, len(CONTEXTS.flat), ERRORS[0]),
         pytest.raises(OutOfMemory, match="with one item of"),
     ):
-        apply_batch(gpt2, session, recipe, REQUESTS)
+        edit(session, recipe, REQUESTS)
     assert_same_weights(gpt2, before)
     assert session.journal == []
     assert hook_count(gpt2.model) == 0

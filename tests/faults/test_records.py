@@ -15,17 +15,13 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import load_data
-from alphaedit_plugin.editing.checks import check_editable
-from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.experiments.study import prepare
-from alphaedit_plugin.methods.memit import Memit
-from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.metrics.base import check_scored
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.patches.journal import Journal
 from tests.saved import overrides_of
-from tests.tiny import CONTEXT, CONTEXTS, REQUESTS, target_ids
+from tests.tiny import CONTEXT, REQUESTS, target_ids
 
 Capture = pytest.CaptureFixture[str]
 Log = pytest.LogCaptureFixture
@@ -92,27 +88,16 @@ def test_a_file_of_nothing_else_is_refused(
     assert "data=plain holds no request that can be edited: 1 × '" in capsys.readouterr().err
 
 
-def test_what_one_recipe_cannot_edit_is_not_editable(gpt2: EditableModel) -> None:
-    long = ContextTemplates.of(["He said that. " * 6 + "{}"])
-    recipes = [Recipe(Rome(), (1,), CONTEXTS), Recipe(Memit(), (1, 2), long)]
-    near = replace(REQUESTS[0], subject="Ada Marsh and Boris Lund " * 3)
-    check_editable(gpt2, recipes, REQUESTS[0])
-    check_editable(gpt2, recipes[:1], near)
-    with pytest.raises(RequestError, match="tokens with its context and target"):
-        check_editable(gpt2, recipes, near)
-
-
 def test_a_neighbour_is_asked_for_the_new_answer(gpt2: EditableModel) -> None:
     """And there the longer one has to fit."""
-    recipes = [Recipe(Rome(), (1,), ContextTemplates.of([]))]
     near = "cats "
     while len(tokenise(gpt2.tokenizer, near + "cats")) < CONTEXT:
         near += "cats "
     asked = replace(REQUESTS[3], locality={"neighbourhood": Probe((near,), ("cats",))})
     assert len(target_ids(gpt2.tokenizer, near, asked.target_new)) > 1
-    check_editable(gpt2, recipes, replace(asked, target_new="cats"))
+    check_scored(gpt2, replace(asked, target_new="cats"))
     with pytest.raises(RequestError, match="and its answer take"):
-        check_editable(gpt2, recipes, asked)
+        check_scored(gpt2, asked)
 
 
 def test_every_cell_of_a_comparison_edits_the_same(

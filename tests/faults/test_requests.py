@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +14,7 @@ from torch import Tensor, nn
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import NumericalError, RequestError
 from alphaedit_plugin.data.conflicts import OnConflict
-from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure
@@ -26,12 +24,20 @@ from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken, locate
+from alphaedit_plugin.models.tokens import locate
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from alphaedit_plugin.patches.sessions import load_session, save_session
 from tests.saved import overrides_of
-from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, fast_tokenizer, weights_of
+from tests.tiny import (
+    CONTEXTS,
+    REQUESTS,
+    SEARCH,
+    assert_same_weights,
+    edit,
+    fast_tokenizer,
+    weights_of,
+)
 
 Moments = dict[int, SecondMoment]
 Capture = pytest.CaptureFixture[str]
@@ -68,7 +74,7 @@ def test_a_failure_refuses_its_batch(
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
     recipe = Recipe(method, LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH)
     with pytest.raises(NumericalError, match=r"'The capital of Norland is' → 'Rome'.*loss nan"):
-        apply_batch(gpt2, session, recipe, REQUESTS)
+        edit(session, recipe, REQUESTS)
     assert_same_weights(gpt2, before)
     assert session.journal == []
 
@@ -82,11 +88,11 @@ def test_a_failure_that_is_skipped_never_was(
     recipe = Recipe(method, LAYERS, CONTEXTS, gpt2_moments, targets=SKIP)
     session = EditSession(gpt2, LAYERS)
     others = [request for request in REQUESTS if request is not BROKEN]
-    apply_batch(gpt2, session, recipe, others)
+    edit(session, recipe, others)
     expected = weights_of(gpt2)
     session.reset()
     poison(gpt2)
-    entry = apply_batch(gpt2, session, recipe, REQUESTS)
+    entry = edit(session, recipe, REQUESTS)
     assert_same_weights(gpt2, expected)
     assert (entry.requests, entry.failed) == (tuple(others), (BROKEN,))
     assert "left out: the target search for 'The capital of Norland is' → 'Rome'" in caplog.text
@@ -99,10 +105,10 @@ def test_a_batch_of_failures_changes_nothing(
     recipe = Recipe(method, LAYERS, CONTEXTS, gpt2_moments, targets=SKIP)
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
     poison(gpt2)
-    entry = apply_batch(gpt2, session, recipe, [BROKEN])
+    entry = edit(session, recipe, [BROKEN])
     assert (entry.requests, entry.writes, entry.failed) == ((), (), (BROKEN,))
     assert_same_weights(gpt2, before)
-    apply_batch(gpt2, session, recipe, REQUESTS)
+    edit(session, recipe, REQUESTS)
     save_session(session, tmp_path / "p.safetensors")
     edited = weights_of(gpt2)
     session.reset()
@@ -163,11 +169,11 @@ def test_in_one_batch_the_last_wins(
 ) -> None:
     recipe = Recipe(method, LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH)
     session = EditSession(gpt2, LAYERS)
-    apply_batch(gpt2, session, recipe, [REQUESTS[0], OTHER])
+    edit(session, recipe, [REQUESTS[0], OTHER])
     expected = weights_of(gpt2)
     session.reset()
     with caplog.at_level(logging.WARNING):
-        entry = apply_batch(gpt2, session, recipe, [BROKEN, REQUESTS[0], OTHER])
+        entry = edit(session, recipe, [BROKEN, REQUESTS[0], OTHER])
     assert entry.requests == (REQUESTS[0], OTHER)
     assert "requests 0 and 2 want different answers" in caplog.text
     assert_same_weights(gpt2, expected)
@@ -197,7 +203,7 @@ def test_contradictions_can_be_refused(gpt2: EditableModel, gpt2_moments: Moment
     )
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
     with pytest.raises(RequestError, match=r"'Rome' and 'Spanish': leave one out"):
-        apply_batch(gpt2, session, recipe, [BROKEN, OTHER])
+        edit(session, recipe, [BROKEN, OTHER])
     assert_same_weights(gpt2, before)
 
 
@@ -207,24 +213,24 @@ def test_a_correction_lets_go_of_what_it_replaces(
     """Else the history would hold the old answer's key where it is; an undo holds it again."""
     recipe = Recipe(AlphaEdit(Memit(), gpt2_projectors), LAYERS, CONTEXTS, {}, targets=SEARCH)
     session = EditSession(gpt2, LAYERS)
-    apply_batch(gpt2, session, recipe, [BROKEN, REQUESTS[0]])
+    edit(session, recipe, [BROKEN, REQUESTS[0]])
     keys = session.past(0).blocks[0]
     with caplog.at_level(logging.WARNING):
-        apply_batch(gpt2, session, recipe, [OTHER])
+        edit(session, recipe, [OTHER])
     assert [message for message in caplog.messages if "wrote" in message] == [
         f"'Spanish' is wanted for {BROKEN.filled!r}, where an earlier edit wrote 'Rome': the later "
         "one replaces it"
     ]
     assert session.standing == [REQUESTS[0], OTHER]
     assert torch.equal(session.past(0).blocks[0], keys[:, 1:])
-    again = apply_batch(gpt2, session, recipe, [BROKEN])
+    again = edit(session, recipe, [BROKEN])
     assert session.standing == [REQUESTS[0], BROKEN]
     assert [block.shape[1] for block in session.past(0).blocks] == [1, 1]
     assert session.past(0).blocks[1] is again.past_keys[0]
     session.undo(2)
     assert session.past(0).blocks[0] is keys
     with pytest.raises(RequestError, match=r"'Rome': undo that one first.*on_conflict=last"):
-        apply_batch(gpt2, session, replace(recipe, on_conflict=OnConflict.refuse), [OTHER])
+        edit(session, replace(recipe, on_conflict=OnConflict.refuse), [OTHER])
 
 
 # ---------------------------------------------------------------------------------------------
@@ -268,7 +274,7 @@ def test_any_subject_is_edited_and_taken_back(
     recipe = Recipe(Memit(20.0), LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH)
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
     request = Request("The {} is", subject, "Rome")
-    apply_batch(gpt2, session, recipe, [request])
+    edit(session, recipe, [request])
     assert session.change(2).norm > 0
     session.undo()
     assert_same_weights(gpt2, before)
@@ -289,15 +295,12 @@ def test_what_cannot_be_placed_is_refused_by_name(
     recipe = Recipe(Memit(20.0), LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH)
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
 
-    def edit() -> Any:
-        return apply_batch(gpt2, session, recipe, [Request(template, subject, "Rome")])
-
     if message is None:
-        edit()
+        edit(session, recipe, [Request(template, subject, "Rome")])
         session.undo()
     else:
         with pytest.raises(RequestError, match=message):
-            edit()
+            edit(session, recipe, [Request(template, subject, "Rome")])
     assert_same_weights(gpt2, before)
 
 

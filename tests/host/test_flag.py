@@ -15,7 +15,6 @@ from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.easyedit import host, registration
 from alphaedit_plugin.easyedit.host import METHODS
-from alphaedit_plugin.editing.engine import apply_batch
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
@@ -40,6 +39,7 @@ from tests.host.tiny_host import (
     pin_contexts,
     skip_without_host,
 )
+from tests.tiny import edit
 
 skip_without_host()
 
@@ -251,11 +251,11 @@ def test_host_and_native_agree(registered: ModuleType, tiny: TinyHostModel, meth
     size = 1 if method == "ROME" else 2
     batches = [tiny.requests[:size], tiny.requests[size : 2 * size]]
     model = tiny.load()
-    lm, session, recipe = native(tiny, method)
+    _, session, recipe = native(tiny, method)
     for batch in batches:
         run(method, tiny, [dict(r) for r in batch], model, **flag(tiny))
         requests = [Request.parse(r["prompt"], r["subject"], r["target_new"]) for r in batch]
-        apply_batch(lm, session, recipe, requests)
+        edit(session, recipe, requests)
     hosted, fresh = EditableModel.wrap(*model), EditableModel.wrap(*tiny.load())
     for layer in recipe.layers:
         theirs = hosted.weight(layer) - fresh.weight(layer)

@@ -12,10 +12,10 @@ import torch
 
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
 from alphaedit_plugin.methods.least_squares import PastKeys
 from alphaedit_plugin.methods.memit import Memit
@@ -24,10 +24,10 @@ from alphaedit_plugin.methods.rect import Rect
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.nullspace.cut import Cut, CutRule
+from alphaedit_plugin.nullspace.cut import Cut, CutRule, Mode
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
-from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, relative, weights_of
+from tests.tiny import CONTEXTS, REQUESTS, SEARCH, assert_same_weights, edit, relative, weights_of
 
 LAYERS = (1, 2)
 BASES: dict[str, BaseMethod] = {
@@ -49,8 +49,8 @@ def run(lm: EditableModel, method: BaseMethod, moments: Moments) -> EditSession:
     """Two batches and the end of the run."""
     session = EditSession(lm, LAYERS)
     recipe = Recipe(method, LAYERS, CONTEXTS, moments, targets=SEARCH)
-    apply_batch(lm, session, recipe, REQUESTS[:2])
-    apply_batch(lm, session, recipe, REQUESTS[2:])
+    edit(session, recipe, REQUESTS[:2])
+    edit(session, recipe, REQUESTS[2:])
     finalize(session, recipe)
     return session
 

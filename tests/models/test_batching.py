@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import OutOfMemory, is_out_of_memory
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.models import batching as memory
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.batching import activation_bytes, activation_room, in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import FactToken
-from tests.tiny import CONTEXTS, REQUESTS, build_model
+from tests.tiny import CONTEXTS, REQUESTS, build_model, targets_of
 
 VIEW = EditableModel.wrap(build_model("gpt2", 99), None)
 
@@ -100,7 +99,7 @@ def test_what_a_search_keeps_for_its_gradients_is_foreseen(
 
     monkeypatch.setattr("alphaedit_plugin.editing.targets.in_token_budget", watched)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        optimise_targets(
+        targets_of(
             lm, REQUESTS * 4, CONTEXTS, Site(1, Part.BLOCK), FactToken.subject_last,
             TargetSettings(steps=2),
         )  # fmt: skip

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.prefix_cache import CACHES, begin, can_resume
-from alphaedit_plugin.models.tokens import FactToken, Sentence
+from alphaedit_plugin.models.tokens import Sentence
 from tests.architectures.zoo import build
 from tests.published import published_loop
-from tests.tiny import CONTEXTS, REQUESTS, build_model, hook_count, relative
+from tests.tiny import CONTEXTS, REQUESTS, build_model, hook_count, relative, targets_of
 
 SEARCH = TargetSettings(steps=3, lr=0.1)
 
@@ -66,7 +66,7 @@ def test_whole_sentences_where_the_tail_cannot_be_trusted(fresh: EditableModel, 
     tail = begin(fresh, sentences, 2)
     assert (tail.layer, tail.past, tail.below) == (0, None, None)
     site = Site(1, Part.BLOCK)
-    found = optimise_targets(fresh, REQUESTS[:2], CONTEXTS, site, FactToken.subject_last, SEARCH)
+    found = targets_of(fresh, REQUESTS[:2], CONTEXTS, site, FactToken.subject_last, SEARCH)
     value, _ = published_loop(fresh, REQUESTS[1], site, SEARCH)
     assert relative(found.values[:, 1], value) < 1e-4
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
 from alphaedit_plugin.common.errors import RequestError
+from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.models.boundary import stem, tokenise
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import (
     ContextTemplates,
-    FactToken,
     Sentence,
     by_token_budget,
     collate,

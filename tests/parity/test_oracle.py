@@ -21,24 +21,22 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit_plugin.data.request import SLOT, Request
-from alphaedit_plugin.editing.engine import apply_batch
+from alphaedit_plugin.data.request import SLOT, FactToken, Request
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import TargetSettings
-from alphaedit_plugin.editing.targets import optimise_targets
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.models.activations import Part, Site, average, read
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import ContextTemplates, FactToken, locate
+from alphaedit_plugin.models.tokens import ContextTemplates, locate
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
-from tests.tiny import relative
+from tests.tiny import edit, relative, targets_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ORACLE_DIR = Path(os.environ.get("ORACLE_DIR", REPOSITORY.parent / "shared" / "oracle"))
@@ -105,7 +103,7 @@ class Case:
     @cached_property
     def target_z(self) -> dict[int, Tensor]:
         site = Site(self.layers[-1], Part.BLOCK)
-        values = optimise_targets(
+        values = targets_of(
             self.lm, self.requests, self.contexts, site, self.fact_token, self.search
         ).values
         return dict(enumerate(values.unbind(dim=1)))
@@ -154,7 +152,7 @@ class Case:
         )
         session = EditSession(self.lm, layers)
         for batch in batches:
-            apply_batch(self.lm, session, recipe, batch)
+            edit(session, recipe, batch)
         deltas = {
             layer: _as_stored(self.lm, layer, session.accumulated(layer)).clone()
             for layer in layers
