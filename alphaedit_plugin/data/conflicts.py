@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -75,16 +75,6 @@ def superseded(
             if winner > number:
                 lost[-1][index] = winner
     return lost
-
-
-def replacements(
-    batches: Sequence[Sequence[Request]], arriving: Sequence[Request]
-) -> Iterator[tuple[Request, Request]]:
-    """Every earlier request that one of ``arriving`` contradicts, and the last that does."""
-    for batch, lost in zip(batches, superseded(batches, arriving), strict=True):
-        for index, winner in lost.items():
-            if winner >= 0:
-                yield batch[index], arriving[winner]
 
 
 def refuse_conflicts(requests: Sequence[Request]) -> None:

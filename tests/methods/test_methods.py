@@ -17,8 +17,8 @@ from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
-from alphaedit_plugin.methods.least_squares import PastKeys
 from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.past_keys import PastKeys
 from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rect import Rect
 from alphaedit_plugin.methods.rome import Rome
@@ -224,7 +224,7 @@ def test_prune_acts_against_the_pristine_weight(
 
 @pytest.mark.parametrize("base", ["rome", "rome without C"])
 def test_rome_has_no_closed_form_to_replace(base: str) -> None:
-    with pytest.raises(ConfigError, match=r"Rome is no least squares.*mode=post"):
+    with pytest.raises(ConfigError, match=r"Rome is not a least-squares method.*mode=post"):
         AlphaEdit(BASES[base], {}, Mode.solve)
 
 
