@@ -68,7 +68,7 @@ class Evaluation:
 
     @property
     def retained(self) -> float | None:
-        """Mean over the groups of retention."""
+        """Mean over the groups of `retention`."""
         return fmean(self.retention.values()) if self.retention else None
 
     @property

@@ -75,7 +75,7 @@ def test_the_papers_tasks_are_in_the_harness() -> None:
     Abilities(tuple(PAPER)).check()
     with pytest.raises(ConfigError, match="did you mean 'sst2'"):
         Abilities(("sst-2",)).check()
-    with pytest.raises(ConfigError, match="is no folder of task files"):
+    with pytest.raises(ConfigError, match="is not a folder of task files"):
         Abilities(("sst",), folder="nowhere").check()
 
 
