@@ -16,11 +16,11 @@ from alphaedit_plugin.data.settings import Chosen, DataConfig
 
 VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")  # what differs between reasons of one kind
 MAX_REASONS = 5  # listed, the most frequent first
-MAX_PLACES = 5  # listed of each reason
+MAX_LOCATIONS = 5  # listed of each reason
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where a record is.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place:
 class Dropped:
     """A record, or a part of one, that is not used, and why."""
 
-    place: Place
+    location: Location
     reason: str
 
 
@@ -56,7 +56,7 @@ class EditData:
             frequencies. A request's own are in `Request.references`.
         dropped: records that gave no request.
         trimmed: parts of the requests' records that cannot be asked.
-        places: where each request is in its file; empty where there is no file.
+        locations: where each request is in its file; empty where there is no file.
         texts: held-out text that no second moment has seen, for perplexity.
     """
 
@@ -67,7 +67,7 @@ class EditData:
     references: tuple[str, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     trimmed: tuple[Dropped, ...] = ()
-    places: tuple[Place, ...] = ()
+    locations: tuple[Location, ...] = ()
     texts: tuple[str, ...] = ()
 
 
@@ -119,9 +119,9 @@ def summarize(dropped: Iterable[Dropped]) -> str:
     parts = []
     for group in ordered[:MAX_REASONS]:
         example = "" if len({one.reason for one in group}) == 1 else "such as: "
-        places = ", ".join(str(one.place) for one in group[:MAX_PLACES])
-        more = f" and {len(group) - MAX_PLACES} more" if len(group) > MAX_PLACES else ""
-        parts.append(f"{len(group)} × {example}{group[0].reason} [{places}{more}]")
+        locations = ", ".join(str(one.location) for one in group[:MAX_LOCATIONS])
+        more = f" and {len(group) - MAX_LOCATIONS} more" if len(group) > MAX_LOCATIONS else ""
+        parts.append(f"{len(group)} × {example}{group[0].reason} [{locations}{more}]")
     if len(ordered) > MAX_REASONS:
         parts.append(f"{sum(map(len, ordered[MAX_REASONS:]))} for other reasons")
     return "; ".join(parts)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError, first_line
-from alphaedit_plugin.data.base import Place
+from alphaedit_plugin.data.base import Location
 
-Record = tuple[Place, Any]  # the content, or a `RequestError` where it cannot be read
+Record = tuple[Location, Any]  # the content, or a `RequestError` where it cannot be read
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -61,7 +61,7 @@ def _array(path: Path, text: str) -> Iterator[Record]:
     if not isinstance(content, list):
         raise ConfigError(f"{path} is not a list of records: it does not begin with '['")
     for number, record in enumerate(content):
-        yield Place(number), record
+        yield Location(number), record
 
 
 def _lines(text: str) -> Iterator[Record]:
@@ -72,7 +72,7 @@ def _lines(text: str) -> Iterator[Record]:
             content = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
             content = RequestError(f"not JSON: {first_line(error)}")
-        yield Place(number, line_number), content
+        yield Location(number, line_number), content
 
 
 def _rows(path: Path, text: str, delimiter: str) -> Iterator[Record]:
@@ -85,11 +85,11 @@ def _rows(path: Path, text: str, delimiter: str) -> Iterator[Record]:
         for number, row in enumerate(reader):
             extra = RequestError("more cells than the header has columns")
             cells = {name: _cell(value) for name, value in row.items() if value and name}
-            yield Place(number, line), extra if None in row else cells
+            yield Location(number, line), extra if None in row else cells
             line = reader.line_num + 1
     except csv.Error as error:
         reason = f"not CSV, and nothing after it is read: {error}"
-        yield Place(number + 1, line), RequestError(reason)
+        yield Location(number + 1, line), RequestError(reason)
 
 
 def _cell(value: str) -> Any:

@@ -10,23 +10,23 @@ from itertools import groupby, islice
 from typing import TypeVar
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError, counted
-from alphaedit_plugin.data.base import DATA, Dropped, EditData, Place, options_of, summarize
+from alphaedit_plugin.data.base import DATA, Dropped, EditData, Location, options_of, summarize
 from alphaedit_plugin.data.request import Probe, Question, Request
 from alphaedit_plugin.data.settings import Chosen, DataConfig
 
 logger = logging.getLogger(__name__)
 
 Check = Callable[[Request], object]  # raises `RequestError` for what cannot be edited
-Case = Sequence["Placed"]  # the requests of one record, which stay together
+Case = Sequence["Located"]  # the requests of one record, which stay together
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Placed:
+class Located:
     """A request and where it comes from."""
 
     request: Request
-    place: Place
+    location: Location
 
     def same(self, earlier: Mapping[Question, T]) -> list[T]:
         """What is there for its questions."""
@@ -77,7 +77,7 @@ def select_fitting(
     return replace(
         data,
         requests=tuple(one.request for one in chosen),
-        places=tuple(one.place for one in chosen) if data.places else (),
+        locations=tuple(one.location for one in chosen) if data.locations else (),
         dropped=tuple(dropped),
         trimmed=tuple(trimmed),
         conventions="; ".join(filter(None, (data.conventions, _say(settings)))),
@@ -85,9 +85,9 @@ def select_fitting(
 
 
 def _cases(data: EditData) -> list[Case]:
-    places = data.places or [Place(i) for i in range(len(data.requests))]
-    placed = [Placed(r, p) for r, p in zip(data.requests, places, strict=True)]
-    return [list(group) for _, group in groupby(placed, key=lambda one: one.place.record)]
+    locations = data.locations or [Location(i) for i in range(len(data.requests))]
+    placed = [Located(r, p) for r, p in zip(data.requests, locations, strict=True)]
+    return [list(group) for _, group in groupby(placed, key=lambda one: one.location.record)]
 
 
 def _fitting(
@@ -99,7 +99,7 @@ def _fitting(
             for one in case:
                 check(one.request)
         except RequestError as error:
-            unfit = Dropped(case[0].place, str(error))
+            unfit = Dropped(case[0].location, str(error))
             if strict is not None:
                 raise _refusal(strict, unfit) from None
             dropped.append(unfit)
@@ -108,20 +108,20 @@ def _fitting(
 
 
 def _refusal(where: str, unfit: Dropped) -> RequestError:
-    return RequestError(f"{where}: {unfit.place}: {unfit.reason}; data.strict=false drops it")
+    return RequestError(f"{where}: {unfit.location}: {unfit.reason}; data.strict=false drops it")
 
 
 def _consistent(cases: Iterable[Case], dropped: list[Dropped]) -> Iterator[Case]:
     """Cases without those that contradict or merely repeat an earlier one."""
-    seen: dict[Question, Placed] = {}  # the first to ask it
+    seen: dict[Question, Located] = {}  # the first to ask it
     for case in cases:
-        asked: dict[Question, Placed] = {}
+        asked: dict[Question, Located] = {}
         for one in case:
             for question in one.request.questions:
                 asked.setdefault(question, one)
         reason = _contradiction(case, asked, seen) or _repetition(case, seen)
         if reason is not None:
-            dropped.append(Dropped(case[0].place, reason))
+            dropped.append(Dropped(case[0].location, reason))
             continue
         for question, one in asked.items():
             seen.setdefault(question, one)
@@ -129,36 +129,36 @@ def _consistent(cases: Iterable[Case], dropped: list[Dropped]) -> Iterator[Case]
 
 
 def _contradiction(
-    case: Case, asked: Mapping[Question, Placed], seen: Mapping[Question, Placed]
+    case: Case, asked: Mapping[Question, Located], seen: Mapping[Question, Located]
 ) -> str | None:
     """Why a case contradicts what it asks itself, or an earlier one, if it does."""
     for one in case:
         for other in one.same(asked) + one.same(seen):
             if other.request.answer != one.request.answer:
                 return (
-                    f"asks the same of {one.request.subject!r} as {other.place}, with another "
+                    f"asks the same of {one.request.subject!r} as {other.location}, with another "
                     f"answer: {one.request.target_new.strip()!r}, not "
                     f"{other.request.target_new.strip()!r}"
                 )
     return None
 
 
-def _repetition(case: Case, seen: Mapping[Question, Placed]) -> str | None:
+def _repetition(case: Case, seen: Mapping[Question, Located]) -> str | None:
     """Why a case is superfluous: all its edits were made before, and it asks nothing of them."""
     before = [one.same(seen) for one in case]
     if all(before) and not any(one.request.portability for one in case):
-        return f"repeats {before[0][0].place}"
+        return f"repeats {before[0][0].location}"
     return None
 
 
-def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped]) -> list[Placed]:
+def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped]) -> list[Located]:
     """The requests of ``cases`` up to the limit.
 
     With ``unique`` each edit is made once; the portability probes of a repeated one move to the
     request that completes its case.
     """
     made: dict[Question, int] = {}
-    chosen: list[Placed] = []
+    chosen: list[Located] = []
     for case in cases:
         moved: list[Mapping[str, Probe]] = []
         complete = 0
@@ -167,8 +167,8 @@ def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped])
             if number < len(chosen):
                 moved.append(one.request.portability)
                 first = chosen[number]
-                reason = f"its edit of {one.request.subject!r} is made once, with {first.place}"
-                trimmed.append(Dropped(one.place, reason))
+                reason = f"its edit of {one.request.subject!r} is made once, with {first.location}"
+                trimmed.append(Dropped(one.location, reason))
             else:
                 chosen.append(one)
             for question in one.request.questions if settings.unique else ():
@@ -188,7 +188,7 @@ def _warn(where: str, dropped: Sequence[Dropped], trimmed: Sequence[Dropped]) ->
         records = counted(len(dropped), "record")
         logger.warning("%s: %s dropped: %s", where, records, summarize(dropped))
     if trimmed:
-        records = counted(len({one.place.record for one in trimmed}), "record")
+        records = counted(len({one.location.record for one in trimmed}), "record")
         logger.warning("%s: parts of %s left out: %s", where, records, summarize(trimmed))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
-from alphaedit_plugin.data.base import DataSet, Dropped, EditData, Place, summarize
+from alphaedit_plugin.data.base import DataSet, Dropped, EditData, Location, summarize
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.records import read_records
 from alphaedit_plugin.data.request import Request
@@ -63,20 +63,20 @@ class FileData(DataSet):
             raise ConfigError(f"data={name} needs a file: set data.path=…; {self.advice}")
         path = Path(options.path).expanduser()
         requests: list[Request] = []
-        places: list[Place] = []
+        locations: list[Location] = []
         dropped: list[Dropped] = []
         trimmed: list[Dropped] = []
         try:
-            for place, content in read_records(path):
+            for location, content in read_records(path):
                 try:
-                    record = Fields.of(content, place.record)
+                    record = Fields.of(content, location.record)
                     more = self.read(record, options)
                 except RequestError as error:
-                    dropped.append(Dropped(place, str(error)))
+                    dropped.append(Dropped(location, str(error)))
                     continue
                 requests += more
-                places += [place] * len(more)
-                trimmed += [Dropped(place, part) for part in record.trimmed]
+                locations += [location] * len(more)
+                trimmed += [Dropped(location, part) for part in record.trimmed]
         except FileNotFoundError:
             raise ConfigError(
                 f"no data at {path}: {self.advice} and put it there, or set data.path to where it "
@@ -93,5 +93,5 @@ class FileData(DataSet):
             references=tuple(dict.fromkeys(texts)),
             dropped=tuple(dropped),
             trimmed=tuple(trimmed),
-            places=tuple(places),
+            locations=tuple(locations),
         )

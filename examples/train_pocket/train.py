@@ -32,8 +32,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless training batches ``(ids, mask)``, both ``(batch, length)``.
 
-    A row is several sentences, so most facts are learned behind varied other text, and the first
-    of each row behind nothing.
+    A row is several sentences, so most facts are learned after varied other text, and the first
+    of each row after nothing.
     """
     rng = random.Random(recipe.seed)
     backend = tokenizer.backend_tokenizer
@@ -103,14 +103,14 @@ def known(
 def verify(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, least: float = 0.99
 ) -> None:
-    """Check that the model knows its world, bare and behind every context template.
+    """Check that the model knows its world, bare and after every context template.
 
     Raises:
         RuntimeError: if it knows less than ``least`` of any phrasing without context.
     """
     for template in CONTEXT_TEMPLATES:
         share = known(model, tokenizer, world.facts, template.removesuffix("{}"))
-        logger.info("knows %.4f of the facts behind %r", share, template)
+        logger.info("knows %.4f of the facts after %r", share, template)
         if template == "{}" and share < least:
             raise RuntimeError(f"the model knows {share:.4f} of its facts, wanted {least}")
 

@@ -197,13 +197,13 @@ def edit_cases(world: World, neighbours: int = 5, retained: int = 4) -> tuple[Ed
 
 
 def filler_sentence(rng: random.Random) -> str:
-    """One random sentence about nobody, ending in ``" ."``."""
+    """One random sentence about no person, ending in ``" ."``."""
     template = rng.choice(FILLER_TEMPLATES)
     return template.format(**{kind: rng.choice(words) for kind, words in FILLER_WORDS.items()})
 
 
 def stranger_sentence(world: World, rng: random.Random) -> str:
-    """A sentence about a first and last name of the world that belong to nobody together."""
+    """A sentence about a first and last name of the world that nobody has together."""
     known = {person.name for person in world.people}
     while True:
         first = rng.choice(world.people).name.split()[0]

@@ -26,8 +26,8 @@ def test_counterfact() -> None:
     records = json.loads(path.read_text(encoding="utf-8"))
     assert len(data.requests) + len(data.dropped) == len(records) == 2000
     assert all("asks the same of" in one.reason for one in data.dropped)
-    for request, place in zip(data.requests, data.places, strict=True):
-        record = records[place.record]
+    for request, location in zip(data.requests, data.locations, strict=True):
+        record = records[location.record]
         assert request.filled == record["prompt"]
         assert request.prompt.count("{}") == 1
         assert request.locality[NEIGHBOURHOOD].prompts == (record["locality_prompt"],)

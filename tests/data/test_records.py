@@ -18,7 +18,7 @@ def contents(path: Path) -> list[Any]:
 
 
 def lines(path: Path) -> list[int | None]:
-    return [place.line for place, _ in read_records(path)]
+    return [location.line for location, _ in read_records(path)]
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_what_is_not_an_array_is_refused(tmp_path: Path, text: str, message: str
 def test_a_bad_line_costs_one_record(tmp_path: Path) -> None:
     deep = "[" * 100_000
     path = write(tmp_path, f'\n{{"a": 1}}\n{{"b"\n\n{deep}\n{{"c": "\u2028"}}\n', "edits.jsonl")
-    places, found = zip(*read_records(path), strict=True)
-    assert [place.line for place in places] == [2, 3, 5, 6]
-    assert [place.record for place in places] == [0, 1, 2, 3]
+    locations, found = zip(*read_records(path), strict=True)
+    assert [location.line for location in locations] == [2, 3, 5, 6]
+    assert [location.record for location in locations] == [0, 1, 2, 3]
     assert (found[0], found[3]) == ({"a": 1}, {"c": "\u2028"})
     assert "not JSON: Expecting ':' delimiter: line 1 column 5" in str(found[1])
     assert "not JSON: " in str(found[2])
@@ -69,9 +69,9 @@ def test_a_table_needs_a_header(tmp_path: Path) -> None:
 
 def test_a_cell_that_csv_cannot_read_is_one_bad_record(tmp_path: Path) -> None:
     path = write(tmp_path, "a\nfine\n" + "x" * 200_000 + "\n", "edits.csv")
-    (_, first), (place, bad) = read_records(path)
+    (_, first), (location, bad) = read_records(path)
     assert first == {"a": "fine"}
-    assert place.record == 1
+    assert location.record == 1
     assert "not CSV, and nothing after it is read" in str(bad)
 
 

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
-from alphaedit_plugin.data.base import EditData, Place
+from alphaedit_plugin.data.base import EditData, Location
 from alphaedit_plugin.data.conflicts import conflicts
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import select_fitting
@@ -44,7 +44,7 @@ def test_a_seed_shuffles_the_same_way_every_time(tmp_path: Path) -> None:
     assert subjects(plain) == [f"P{i}" for i in range(20)]
     assert subjects(first) == subjects(again) != subjects(other)
     assert sorted(subjects(first)) == sorted(subjects(plain))
-    assert [f"P{place.record}" for place in first.places] == subjects(first)
+    assert [f"P{location.record}" for location in first.locations] == subjects(first)
     assert first.conventions == "shuffled with seed 1"
 
 
@@ -81,7 +81,7 @@ def test_what_was_asked_before_is_dropped_and_said(
         data = select(tmp_path, [record("Ada"), second, record("Boris")])
     assert subjects(data) == ["Ada", "Boris"]
     (dropped,) = data.dropped
-    assert dropped.place == Place(1)
+    assert dropped.location == Location(1)
     assert dropped.reason.startswith(reason)
     assert reason in caplog.text
 
@@ -114,7 +114,7 @@ def test_what_follows_from_a_repeated_edit_is_asked_all_the_same(tmp_path: Path)
     ]
     data = select(tmp_path, records)
     assert subjects(data) == ["Ada", "Boris"]
-    assert [one.place.record for one in data.trimmed] == [2]
+    assert [one.location.record for one in data.trimmed] == [2]
     assert data.requests[0].portability == {"hop": Probe(("one", "two", "three"), ("x",) * 3)}
 
 
@@ -136,8 +136,10 @@ CASES = st.lists(st.lists(ASKED, min_size=1, max_size=3), min_size=1, max_size=8
 
 
 def data_of(cases: Sequence[Sequence[Request]]) -> EditData:
-    placed = [(one, Place(number, None)) for number, case in enumerate(cases) for one in case]
-    return EditData(tuple(one for one, _ in placed), places=tuple(place for _, place in placed))
+    placed = [(one, Location(number, None)) for number, case in enumerate(cases) for one in case]
+    return EditData(
+        tuple(one for one, _ in placed), locations=tuple(location for _, location in placed)
+    )
 
 
 def refuse_greek(request: Request) -> None:
@@ -189,7 +191,7 @@ def test_slices_of_what_fits_are_as_large_as_asked_and_do_not_overlap(
     for start in range(0, len(whole.requests), size):
         settings = DataConfig(unique=unique, offset=start, limit=size)
         part = select_fitting(single, settings, refuse_greek)
-        assert part.places == whole.places[start : start + size]
+        assert part.locations == whole.locations[start : start + size]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def test_an_edit_that_does_not_fit_costs_its_record_and_no_other() -> None:
     cases = [[shared, bad], [Request("{} speaks", "C", "x"), replace(shared, portability=hop)]]
     data = select_fitting(data_of(cases), DataConfig(), refuse_greek)
     assert data.requests == tuple(cases[1])
-    assert [(one.place.record, one.reason) for one in data.dropped] == [(0, "no Greek")]
+    assert [(one.location.record, one.reason) for one in data.dropped] == [(0, "no Greek")]
 
 
 def test_a_record_that_does_not_fit_can_be_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.data.base import DATA, Place
+from alphaedit_plugin.data.base import DATA, Location
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.data.source import FileData, FileOptions
@@ -48,8 +48,8 @@ def test_the_last_of_many_records_is_reached(
     with caplog.at_level(logging.WARNING):
         data = load(triples, write(tmp_path, records))
     assert len(data.requests) == 19_992
-    assert data.places[-1] == Place(19_997)
-    assert data.dropped[-2].place == Place(19_998)
+    assert data.locations[-1] == Location(19_997)
+    assert data.dropped[-2].location == Location(19_998)
     (message,) = caplog.messages
     assert "triples, edits.json: 8 records dropped: 7 × no 's' in it [record 3, " in message
     assert "and 2 more]; 1 × a is '': needs text [record 19999]" in message

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from alphaedit_plugin import conf
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, ModelError, ProjectorError
 from alphaedit_plugin.editing.engine import finalize
@@ -223,6 +226,17 @@ def test_auto_solves_where_there_is_a_least_squares(base: str) -> None:
     assert method.one_by_one == BASES[base].one_by_one
     assert method.target == BASES[base].target
     assert not AlphaEdit(BASES[base], {}, Mode.post).solves
+
+
+@pytest.mark.parametrize("name", ["rome", "memit", "rect", "prune"])
+def test_the_yaml_of_a_method_says_what_its_dataclass_says(name: str) -> None:
+    path = Path(conf.__file__).parent / "base" / f"{name}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert (settings.pop("name"), settings.pop("span") in ("single", "spread")) == (name, True)
+    defaults = {field.name: field.default for field in fields(METHODS.get(name))}  # type: ignore[arg-type]
+    assert settings.keys() == defaults.keys()
+    for key, value in settings.items():
+        assert value in (defaults[key], f"${{model.{key}}}")
 
 
 def test_the_registry_has_the_four() -> None:

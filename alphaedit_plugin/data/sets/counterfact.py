@@ -113,8 +113,8 @@ def read_snippets(path: Path) -> Snippets:
     """
     snippets: dict[tuple[str, str], tuple[str, ...]] = {}
     try:
-        for place, content in read_records(path):
-            entry = Fields.of(content, place.record)
+        for location, content in read_records(path):
+            entry = Fields.of(content, location.record)
             key = entry.text("relation_id"), entry.text("target_id")
             texts = tuple(sample.text("text") for sample in entry.children("samples"))
             snippets[key] = (*snippets.get(key, ()), *texts)
@@ -123,7 +123,7 @@ def read_snippets(path: Path) -> Snippets:
             f"no reference texts at {path}: get {SNIPPETS}, or remove data.references"
         ) from None
     except RequestError as error:
-        raise ConfigError(f"{path}, {place}: {error}; it should be {SNIPPETS}") from None
+        raise ConfigError(f"{path}, {location}: {error}; it should be {SNIPPETS}") from None
     return snippets
 
 

@@ -66,7 +66,7 @@ def test_reference_texts(tmp_path: Path) -> None:
     assert data.references == (*texts, "Jean speaks French.")
     assert data.conventions == "reference texts of attribute_snippets.json"
     (trimmed,) = data.trimmed
-    assert (trimmed.place.record, "no reference text" in trimmed.reason) == (1, True)
+    assert (trimmed.location.record, "no reference text" in trimmed.reason) == (1, True)
 
 
 def test_reference_texts_that_are_missing_or_something_else(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_bad_record_is_dropped_and_the_rest_is_kept(
     data = load("easyedit", write(tmp_path, [RECORD, bad, OTHER]))
     assert [request.subject for request in data.requests] == ["Ada Marsh", "Clara Holm"]
     (dropped,) = data.dropped
-    assert dropped.place.record == 1
+    assert dropped.location.record == 1
     assert reason in dropped.reason
 
 

@@ -71,7 +71,7 @@ def test_an_edit_of_several_records_is_made_once_and_asked_when_its_record_is_co
     assert origin.portability == {"multi_hop": HOPS}
     assert last.portability["multi_hop"] == Probe(("How is the tax?",), ("low",))
     assert not data.dropped
-    said = [(one.place.record, one.reason) for one in data.trimmed]
+    said = [(one.location.record, one.reason) for one in data.trimmed]
     once = "its edit of 'Velm Rovers' is made once, with record 0"
     assert said == [(1, once), (2, once)]
 

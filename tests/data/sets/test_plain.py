@@ -1,4 +1,4 @@
-"""Edits of one's own, in JSON lines, JSON and tables."""
+"""A user's own edits, in JSON lines, JSON and tables."""
 
 from __future__ import annotations
 
