@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -115,40 +116,24 @@ def _consistent(cases: Iterable[Case], dropped: list[Dropped]) -> Iterator[Case]
     """Cases without those that contradict or merely repeat an earlier one."""
     seen: dict[Question, Located] = {}  # the first to ask it
     for case in cases:
-        asked: dict[Question, Located] = {}
-        for one in case:
-            for question in one.request.questions:
-                asked.setdefault(question, one)
-        reason = _contradiction(case, asked, seen) or _repetition(case, seen)
-        if reason is not None:
-            dropped.append(Dropped(case[0].location, reason))
+        asked = ChainMap({}, seen)
+        pairs = [(one, asked.setdefault(q, one)) for one in case for q in one.request.questions]
+        clash = [pair for pair in pairs if pair[0].request.answer != pair[1].request.answer]
+        before = [one.same(seen) for one in case]
+        if clash:
+            one, other = clash[0]
+            reason = (
+                f"asks the same of {one.request.subject!r} as {other.location}, with another "
+                f"answer: {one.request.target_new.strip()!r}, not "
+                f"{other.request.target_new.strip()!r}"
+            )
+        elif all(before) and not any(one.request.portability for one in case):
+            reason = f"repeats {before[0][0].location}"
+        else:
+            seen |= asked.maps[0]
+            yield case
             continue
-        for question, one in asked.items():
-            seen.setdefault(question, one)
-        yield case
-
-
-def _contradiction(
-    case: Case, asked: Mapping[Question, Located], seen: Mapping[Question, Located]
-) -> str | None:
-    """Why a case contradicts what it asks itself, or an earlier one, if it does."""
-    for one in case:
-        for other in one.same(asked) + one.same(seen):
-            if other.request.answer != one.request.answer:
-                return (
-                    f"asks the same of {one.request.subject!r} as {other.location}, with another "
-                    f"answer: {one.request.target_new.strip()!r}, not "
-                    f"{other.request.target_new.strip()!r}"
-                )
-    return None
-
-
-def _repetition(case: Case, seen: Mapping[Question, Located]) -> str | None:
-    """Why a case is superfluous: all its edits were made before, and it asks nothing of them."""
-    before = [one.same(seen) for one in case]
-    if all(before) and not any(one.request.portability for one in case):
-        return f"repeats {before[0][0].location}"
-    return None
+        dropped.append(Dropped(case[0].location, reason))
 
 
 def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped]) -> list[Located]:
