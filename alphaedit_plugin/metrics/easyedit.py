@@ -28,7 +28,7 @@ from alphaedit_plugin.models.scoring import Answer, matching, tokenise_pairs
 Metrics = dict[str, Any]  # in EasyEdit's layout
 
 
-def questions(request: Request) -> dict[str, list[Pair]]:
+def pairs_by_section(request: Request) -> dict[str, list[Pair]]:
     """What EasyEdit asks about one request, by section: ``"rewrite"``, ``"locality.<probe>"``."""
     asked = {
         "rewrite": [(request.filled, request.target_new)],
@@ -51,7 +51,7 @@ def edit_quality(lm: EditableModel, requests: Sequence[Request]) -> list[Metrics
         ``locality`` and ``portability`` the predicted tokens of each probe as ``{name}_output``,
         or their accuracies as ``{name}_acc``.
     """
-    asked = [questions(request) for request in requests]
+    asked = [pairs_by_section(request) for request in requests]
     context = EvalContext(lm, requests)
     answers = iter(context.ask([pairs for one in asked for pairs in one.values()]))
     return [_layout({section: next(answers) for section in one}) for one in asked]
@@ -100,7 +100,7 @@ def check_quality(lm: EditableModel, requests: Sequence[Request]) -> None:
     """
     for number, request in enumerate(requests):
         try:
-            tokenise_pairs(lm, [p for pairs in questions(request).values() for p in pairs])
+            tokenise_pairs(lm, [p for pairs in pairs_by_section(request).values() for p in pairs])
         except RequestError as error:
             raise RequestError(f"request {number}: {error}") from None
 
@@ -200,7 +200,7 @@ def locality_acc(context: EvalContext) -> MetricValues:
     """
     columns = {}
     for name, section in _sections(context, "locality").items():
-        groups = [questions(request).get(section, []) for request in context.requests]
+        groups = [pairs_by_section(request).get(section, []) for request in context.requests]
         for pairs, answers in zip(groups, context.ask(groups), strict=True):
             context.outputs.update(
                 {pair: answer.predicted for pair, answer in zip(pairs, answers, strict=True)}
@@ -214,14 +214,14 @@ def locality_acc(context: EvalContext) -> MetricValues:
 
 
 def _sections(context: EvalContext, kind: str) -> dict[str, str]:
-    """By the name of a probe, its section in `questions`."""
-    asked = [section for request in context.requests for section in questions(request)]
+    """By the name of a probe, its section in `pairs_by_section`."""
+    asked = [section for request in context.requests for section in pairs_by_section(request)]
     return {s.removeprefix(f"{kind}."): s for s in asked if s.startswith(f"{kind}.")}
 
 
 def _accuracy(context: EvalContext, columns: Mapping[str, str]) -> dict[str, MetricValue]:
-    """The token accuracies of a section of `questions` per column."""
-    asked = [questions(request) for request in context.requests]
+    """The token accuracies of a section of `pairs_by_section` per column."""
+    asked = [pairs_by_section(request) for request in context.requests]
     return means(
         {
             column: _per_request(
