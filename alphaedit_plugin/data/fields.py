@@ -47,12 +47,9 @@ class Fields:
                 return self._text(name, self.content[name])
         raise self._missing(*names)
 
-    def maybe(self, *names: str) -> str | None:
+    def maybe(self, name: str) -> str | None:
         """As `text`; ``None`` where there is nothing, or empty text."""
-        for name in names:
-            if name in self and self.content[name] != "":
-                return self._text(name, self.content[name])
-        return None
+        return self.text(name) if name in self and self.content[name] != "" else None
 
     def label(self, name: str) -> str | None:
         """A text or a whole number, as text."""

@@ -127,21 +127,7 @@ def read_snippets(path: Path) -> Snippets:
     return snippets
 
 
-DATA.register(
-    "counterfact",
-    FileData(
-        "counterfact.json",
-        "https://rome.baulab.info/data/dsets/counterfact.json",
-        read_counterfact,
-        CounterfactOptions,
-    ),
-)
-DATA.register(
-    "multi-counterfact",
-    FileData(
-        "multi_counterfact.json",
-        "https://memit.baulab.info/data/dsets/multi_counterfact.json",
-        read_counterfact,
-        CounterfactOptions,
-    ),
-)
+for name, project in (("counterfact", "rome"), ("multi-counterfact", "memit")):
+    file = f"{name.replace('-', '_')}.json"
+    url = f"https://{project}.baulab.info/data/dsets/{file}"
+    DATA.register(name, FileData(file, url, read_counterfact, CounterfactOptions))
