@@ -286,8 +286,8 @@ def write_world(world: World, folder: Path) -> None:
     ]
     facts = {group: _probe(world.facts_of(group)) for group in GROUPS if group != "edit"}
     texts = {
-        "edits.json": json.dumps(edits, indent=1),
-        "facts.json": json.dumps(facts, indent=1),
+        "edits.json": "[\n" + ",\n".join(map(json.dumps, edits)) + "\n]",
+        "facts.json": json.dumps(facts),
         "corpus.txt": "\n".join(corpus_sentences(world)),
         "held_out.txt": "\n".join(corpus_sentences(world, seed=1, people="unseen")),
     }
