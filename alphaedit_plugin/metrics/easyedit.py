@@ -8,6 +8,7 @@ any.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -15,7 +16,6 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
 from alphaedit_plugin.metrics.base import (
     EvalContext,
-    MetricValue,
     MetricValues,
     Pair,
     means,
@@ -148,13 +148,13 @@ def _alone(texts: tuple[str, ...]) -> str | list[str]:
 @metric("rewrite_acc")
 def rewrite_acc(context: EvalContext) -> MetricValues:
     """Share of the new answer's tokens that are predicted after the edited prompt."""
-    return _accuracy(context, {"rewrite_acc": "rewrite"})
+    return means({"rewrite_acc": _accuracy(context, "rewrite")})
 
 
 @metric("rephrase_acc")
 def rephrase_acc(context: EvalContext) -> MetricValues:
     """The same after its rephrasings."""
-    return _accuracy(context, {"rephrase_acc": "rephrase"})
+    return means({"rephrase_acc": _accuracy(context, "rephrase")})
 
 
 @metric("neighbourhood_acc")
@@ -163,7 +163,7 @@ def neighbourhood_acc(context: EvalContext) -> MetricValues:
 
     Unlike in `locality_acc`, the data's answer is right, not the unedited model's.
     """
-    return _accuracy(context, {"neighbourhood_acc": f"locality.{NEIGHBOURHOOD}"})
+    return means({"neighbourhood_acc": _accuracy(context, f"locality.{NEIGHBOURHOOD}")})
 
 
 @metric("portability_acc")
@@ -173,8 +173,10 @@ def portability_acc(context: EvalContext) -> MetricValues:
     ``portability`` is the share of all their prompts whose answer, or an alias of it, is
     predicted in full (MQuAKE's multi-hop accuracy; Zhong et al. 2023, §4.1).
     """
-    probes = _sections(context, "portability")
-    columns = _accuracy(context, {f"portability_acc.{name}": s for name, s in probes.items()})
+    columns = {
+        f"portability_acc.{name}": _accuracy(context, section)
+        for name, section in _sections(context, "portability").items()
+    }
     accepted = [
         [
             [(prompt, right) for right in (answer, *others)]
@@ -184,11 +186,11 @@ def portability_acc(context: EvalContext) -> MetricValues:
         for request in context.requests
     ]
     context.answers([p for group in accepted for pairs in group for p in pairs])  # in one batch
-    whole = [
+    columns["portability"] = [
         [float(any(a.accuracy == 1 for a in context.answers(pairs))) for pairs in group]
         for group in accepted
     ]
-    return columns | means({"portability": whole})
+    return means(columns)
 
 
 @metric("locality_acc")
@@ -198,17 +200,15 @@ def locality_acc(context: EvalContext) -> MetricValues:
     A column per probe. The prompt is continued with the data's answer, whether or not the model
     gets it right. Without `EvalContext.unedited` it only writes `EvalContext.outputs`.
     """
-    columns = {}
+    columns, before = {}, context.unedited
     for name, section in _sections(context, "locality").items():
         groups = [pairs_by_section(request).get(section, []) for request in context.requests]
-        for pairs, answers in zip(groups, context.ask(groups), strict=True):
-            context.outputs.update(
-                {pair: answer.predicted for pair, answer in zip(pairs, answers, strict=True)}
-            )
-        if context.unedited is not None:
-            before, now = context.unedited, context.outputs
+        answers = context.ask(groups)
+        flat = zip(chain.from_iterable(groups), chain.from_iterable(answers), strict=True)
+        context.outputs.update({pair: answer.predicted for pair, answer in flat})
+        if before is not None:
             columns[f"locality_acc.{name}"] = _per_request(
-                [[matching(before[pair], now[pair]) for pair in pairs] for pairs in groups]
+                [[matching(before[pair], context.outputs[pair]) for pair in g] for g in groups]
             )
     return means(columns)
 
@@ -219,20 +219,9 @@ def _sections(context: EvalContext, kind: str) -> dict[str, str]:
     return {s.removeprefix(f"{kind}."): s for s in asked if s.startswith(f"{kind}.")}
 
 
-def _accuracy(context: EvalContext, columns: Mapping[str, str]) -> dict[str, MetricValue]:
-    """The token accuracies of a section of `pairs_by_section` per column."""
-    asked = [pairs_by_section(request) for request in context.requests]
-    return means(
-        {
-            column: _per_request(
-                [
-                    [answer.accuracy for answer in answers]
-                    for answers in context.ask([one.get(section, []) for one in asked])
-                ]
-            )
-            for column, section in columns.items()
-        }
-    )
+def _accuracy(context: EvalContext, section: str) -> list[list[float]]:
+    asked = context.ask([pairs_by_section(r).get(section, []) for r in context.requests])
+    return _per_request([[answer.accuracy for answer in answers] for answers in asked])
 
 
 def _per_request(values: Sequence[Sequence[float]]) -> list[list[float]]:
