@@ -17,13 +17,14 @@ from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.data.request import Request, among, prepare_requests
+from alphaedit_plugin.data.arguments import prepare_requests
+from alphaedit_plugin.data.request import Request, among
 from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.encoding import EncodedRequest, encode, warn_of_shared_tokens
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.run import ApplyBatch, Step, run
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
     add_locality,

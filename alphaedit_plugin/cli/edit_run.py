@@ -30,7 +30,7 @@ from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.metrics.base import check_scored
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
     add_locality,

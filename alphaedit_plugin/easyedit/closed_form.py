@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.data.request import Question, questions_of
+from alphaedit_plugin.data.spelling import normalized
 from alphaedit_plugin.easyedit.key_history import KeyHistory
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.nullspace.projector import Projector
@@ -20,12 +22,16 @@ COMPUTE_Z, COMPUTE_KS, READ_AT = "compute_z", "compute_ks", "get_module_input_ou
 
 @dataclass(frozen=True)
 class HostRequest:
-    """What the host asks: see `conflicts.Asked`. It knows no relations."""
+    """What the host asks, as it is compared; see `Request.questions`."""
 
-    prompt: str
-    subject: str
-    target_new: str
-    relation: None = None
+    questions: tuple[Question, ...]
+    answer: str
+
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> HostRequest:
+        """From the host's own form."""
+        asked = questions_of(request["prompt"], request["subject"])
+        return cls(asked, normalized(request["target_new"]))
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class ClosedForm:
     def requests(self) -> list[HostRequest]:
         """What was asked."""
         rows = [call.args[2] for call in self.noted[COMPUTE_Z]]
-        return [HostRequest(row["prompt"], row["subject"], row["target_new"]) for row in rows]
+        return [HostRequest.of(row) for row in rows]
 
     def update(self, number: int) -> Tensor:
         """``Δ (d_out, d_in)`` of the weight of this number in the loop; see `least_squares`."""

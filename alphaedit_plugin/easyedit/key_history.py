@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.data.conflicts import Asked, superseded
-from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.methods.past_keys import PastKeys
 
 
 @dataclass(frozen=True)

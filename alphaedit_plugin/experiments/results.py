@@ -21,7 +21,7 @@ from cattrs import Converter
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import replacing
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
@@ -205,7 +205,7 @@ def converter() -> Converter:
     return chosen
 
 
-def _pack(reading: Reading) -> dict[str, Any]:
+def _pack(reading: MetricValue) -> dict[str, Any]:
     packed: dict[str, Any] = {"value": reading.value}
     if not reading.totals:
         return packed
@@ -215,15 +215,15 @@ def _pack(reading: Reading) -> dict[str, Any]:
     return packed | {"totals": list(reading.totals), "counts": list(reading.counts)}
 
 
-def _unpack(entry: Mapping[str, Any]) -> Reading:
+def _unpack(entry: Mapping[str, Any]) -> MetricValue:
     value = math.nan if entry["value"] is None else float(entry["value"])
     if "unit" not in entry:
-        return Reading(value)
+        return MetricValue(value)
     totals = tuple(map(float, entry["hits"] if "hits" in entry else entry["totals"]))
     counts = (1,) * len(totals) if "hits" in entry else tuple(map(int, entry["counts"]))
     if len(totals) != len(counts):
         raise ValueError(f"{len(totals)} totals but {len(counts)} counts")
-    return Reading(value, str(entry["unit"]), totals, counts)
+    return MetricValue(value, str(entry["unit"]), totals, counts)
 
 
 def _evaluation(columns: Mapping[str, Any]) -> Evaluation:

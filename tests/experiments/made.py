@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alphaedit_plugin.experiments.results import Cell, LayerReport, Point, Setting, write_cell
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.base import MetricValue, means
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
@@ -22,18 +22,19 @@ def evaluation(edits: int, chance: float, rng: random.Random, **more: float) -> 
         return [[float(rng.random() < chance)] for _ in range(count)]
 
     near = [[float(rng.random() < chance) for _ in range(n % 3)] for n in range(edits)]
-    readings = {
-        "efficacy.success": Reading.mean("request", hits(edits)),
-        "efficacy.accuracy": Reading.mean("request", hits(edits)),
-        "specificity.success": Reading.mean("request", near),
-        "specificity.accuracy": Reading.mean("request", near),
-        "rewrite_acc": Reading.mean("request", hits(edits)),
-        "neighbourhood_acc": Reading.mean("request", near),
-        "retention.seen": Reading.mean("retention.seen", hits(40)),
-        "retention.unseen": Reading.mean("retention.unseen", hits(25)),
+    columns = {
+        "efficacy.success": hits(edits),
+        "efficacy.accuracy": hits(edits),
+        "specificity.success": near,
+        "specificity.accuracy": near,
+        "rewrite_acc": hits(edits),
+        "neighbourhood_acc": near,
     }
-    present = {column: reading for column, reading in readings.items() if reading is not None}
-    return Evaluation(present | {name: Reading(value) for name, value in more.items()})
+    retention = {f"retention.{name}": hits(size) for name, size in (("seen", 40), ("unseen", 25))}
+    values = means(columns)
+    for column, groups in retention.items():
+        values |= means({column: groups}, unit=column)
+    return Evaluation(values | {name: MetricValue(value) for name, value in more.items()})
 
 
 def cell(

@@ -13,7 +13,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.experiments.results import METRICS, read_cell, write_cell
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from tests.experiments.made import EDITS, cell
 
@@ -30,7 +30,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def test_what_is_not_finite_is_null(tmp_path: Path) -> None:
-    odd = {"perplexity": Reading(math.inf), "odd": Reading(math.nan)}
+    odd = {"perplexity": MetricValue(math.inf), "odd": MetricValue(math.nan)}
     write_cell(replace(MADE, before=Evaluation({**MADE.before.readings, **odd})), tmp_path)
     assert "Infinity" not in (tmp_path / METRICS).read_text()
     before = read_cell(tmp_path).before

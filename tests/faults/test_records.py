@@ -66,7 +66,7 @@ def test_edit_goes_on_with_others(
     assert asked == [row["prompt"] for row in GOOD[:3]]
     (said,) = [message for message in caplog.messages if "dropped" in message]
     assert said.startswith("plain, edits.json: 1 record dropped: 1 × ")
-    assert f"the model's context is {CONTEXT} [record 0 (line 1)]" in said
+    assert f"the model's context is {CONTEXT} [record 0]" in said
 
 
 def test_an_error_is_there_for_those_who_want_it(
@@ -76,8 +76,8 @@ def test_an_error_is_there_for_those_who_want_it(
     for command in ("edit", "compare"):
         assert main([command, *chosen[: -2 if command == "compare" else None], *chosen[-1:]]) == 2
         error = capsys.readouterr().err
-        assert "plain, edits.json: record 1 (line 1): prompt 'Ada Marsh speaks " in error
-        assert error.endswith("data.strict=false leaves it out\n")
+        assert "plain, edits.json: record 1: prompt 'Ada Marsh speaks " in error
+        assert error.endswith("data.strict=false drops it\n")
     assert not (tmp_path / "j").exists()
 
 

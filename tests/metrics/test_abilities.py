@@ -13,12 +13,12 @@ from rich.console import Console
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.pocket_world import load_world
 from alphaedit_plugin.experiments.results import read_cell
 from alphaedit_plugin.experiments.sweep import run_compare
 from alphaedit_plugin.metrics.abilities import PAPER, Abilities
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
+from examples.train_pocket.world import generate_world
 from tests.tiny import assert_same_weights, weights_of
 
 INSTALLED = importlib.util.find_spec("lm_eval") is not None
@@ -45,7 +45,7 @@ metric_list:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task of the harness, in files: the pocket world's facts, each with a wrong answer."""
     folder = tmp_path_factory.mktemp("tasks")
-    facts = [fact for fact in load_world().facts if " " not in fact.answer][:40]
+    facts = [fact for fact in generate_world().facts if " " not in fact.answer][:40]
     lines = []
     for fact in facts:
         wrong = next(f.answer for f in facts if f.answer != fact.answer)
@@ -76,7 +76,7 @@ def test_the_papers_tasks_are_in_the_harness() -> None:
     Abilities(tuple(PAPER)).check()
     with pytest.raises(ConfigError, match="did you mean 'sst2'"):
         Abilities(("sst-2",)).check()
-    with pytest.raises(ConfigError, match="is no folder of task files"):
+    with pytest.raises(ConfigError, match="is not a folder of task files"):
         Abilities(("sst",), folder="nowhere").check()
 
 

@@ -1,4 +1,4 @@
-"""What the edited model says when it goes on freely: fluency and consistency.
+"""What the edited model says when it continues freely: fluency and consistency.
 
 Both are ROME's (Meng et al. 2022, §3.3 and appendix D): from each prompt about the edited subject
 a text of 100 tokens is drawn, top-5.
@@ -12,42 +12,42 @@ from collections.abc import Callable, Sequence
 from math import log, log2, sqrt
 from statistics import fmean
 
-from alphaedit_plugin.metrics.base import REQUESTS, Exam, Reading, Readings, known, metric
+from alphaedit_plugin.metrics.base import EvalContext, MetricValues, means, metric
 
 WEIGHTS = {2: 2 / 3, 3: 4 / 3}  # of bigrams and trigrams; the host's n_gram_entropy
 
 
 @metric("fluency", costly=True)
-def fluency(exam: Exam) -> Readings:
+def fluency(context: EvalContext) -> MetricValues:
     """`n_gram_entropy` of the drawn texts, in bits, averaged over a request's, then over all.
 
-    A text that repeats itself has little. Papers that print some 600 multiply by 100.
+    Low for a text that repeats itself. Papers multiply it by 100.
     """
-    values = [[fmean(map(n_gram_entropy, texts))] if texts else [] for texts in exam.drawn()]
-    return known(fluency=Reading.mean(REQUESTS, values))
+    values = [[fmean(map(n_gram_entropy, texts))] if texts else [] for texts in context.drawn()]
+    return means({"fluency": values})
 
 
 @metric("consistency", costly=True)
-def consistency(exam: Exam) -> Readings:
+def consistency(context: EvalContext) -> MetricValues:
     """Cosine of the TF-IDF vectors of a request's drawn texts and of its reference texts.
 
-    References are about subjects for whom the new answer is true. Document frequencies are of
-    `Exam.references`, or of all requests' where that is empty. Papers multiply by 100.
+    References are about subjects of which the new answer is true. Document frequencies are those of
+    `EvalContext.references`, or of all requests' if that is empty. Papers multiply it by 100.
     """
-    corpus = exam.references or [text for r in exam.requests for text in r.references]
+    corpus = context.references or [text for r in context.requests for text in r.references]
     vector = tf_idf(corpus)
-    drawn = exam.drawn() if corpus else [[] for _ in exam.requests]
+    drawn = context.drawn() if corpus else [[] for _ in context.requests]
     values = [
         [cosine(vector(" ".join(texts)), vector(" ".join(request.references)))]
         if texts and request.references
         else []
-        for request, texts in zip(exam.requests, drawn, strict=True)
+        for request, texts in zip(context.requests, drawn, strict=True)
     ]
-    return known(consistency=Reading.mean(REQUESTS, values))
+    return means({"consistency": values})
 
 
 def words(text: str) -> list[str]:
-    """Words, and punctuation as words of their own."""
+    """Words and punctuation marks."""
     return re.findall(r"\w+|[^\w\s]", text)
 
 
@@ -67,10 +67,10 @@ def _entropy(tokens: Sequence[str], n: int) -> float:
 
 
 def tf_idf(corpus: Sequence[str]) -> Callable[[str], dict[str, float]]:
-    """Make texts into vectors, as scikit-learn's ``TfidfVectorizer`` does by default.
+    """A function from texts to sparse vectors, as scikit-learn's ``TfidfVectorizer`` makes them.
 
-    A word's weight is its count times ``ln((1 + n) / (1 + d)) + 1``, where ``d`` of the
-    ``corpus``'s ``n`` texts hold it; words of no text of it have none.
+    A word's weight is its count times ``ln((1 + n) / (1 + d)) + 1``, where ``d`` of the ``n``
+    texts of ``corpus`` contain it; other words are ignored.
     """
     frequencies = Counter(word for text in corpus for word in set(_terms(text)))
     weights = {w: log((1 + len(corpus)) / (1 + d)) + 1 for w, d in frequencies.items()}
@@ -82,7 +82,6 @@ def tf_idf(corpus: Sequence[str]) -> Callable[[str], dict[str, float]]:
 
 
 def _terms(text: str) -> list[str]:
-    """Lower-case words of two letters or more."""
     return re.findall(r"\b\w\w+\b", text.lower())
 
 

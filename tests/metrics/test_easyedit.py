@@ -10,7 +10,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.metrics.easyedit import (
     add_locality,
     check_quality,
     edit_quality,

@@ -14,7 +14,7 @@ from torch import Tensor
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.metrics.base import pairs_of
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
-from alphaedit_plugin.metrics.text import cosine, n_gram_entropy, tf_idf
+from alphaedit_plugin.metrics.generation import cosine, n_gram_entropy, tf_idf
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import CONTEXT, REQUESTS, target_ids

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alphaedit_plugin.data.pocket_world.vocabulary import (
+from examples.train_pocket.vocabulary import (
     FILLER_TEMPLATES,
     FILLER_WORDS,
     RELATIONS,
@@ -197,13 +197,13 @@ def edit_cases(world: World, neighbours: int = 5, retained: int = 4) -> tuple[Ed
 
 
 def filler_sentence(rng: random.Random) -> str:
-    """One random sentence about nobody, ending in ``" ."``."""
+    """One random sentence about no person, ending in ``" ."``."""
     template = rng.choice(FILLER_TEMPLATES)
     return template.format(**{kind: rng.choice(words) for kind, words in FILLER_WORDS.items()})
 
 
 def stranger_sentence(world: World, rng: random.Random) -> str:
-    """A sentence about a first and last name of the world that belong to nobody together."""
+    """A sentence about a first and last name of the world that nobody has together."""
     known = {person.name for person in world.people}
     while True:
         first = rng.choice(world.people).name.split()[0]
@@ -265,35 +265,35 @@ def corpus_sentences(
     return tuple(texts)
 
 
-def save_world(world: World, path: Path) -> None:
-    """Write the world as compact JSON: one row per person, answers by their relation's order."""
-    size = len(RELATIONS)
-    rows = [
-        [p.name, p.group, *(f.answer for f in world.facts[i * size : (i + 1) * size])]
-        for i, p in enumerate(world.people)
-    ]
-    document = {
-        "seed": world.seed,
-        "relations": [asdict(relation) for relation in RELATIONS],
-        "people": rows,
-    }
-    path.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+def write_world(world: World, folder: Path) -> None:
+    """Write what the package ships of the world, as ``data/sets/pocket.py`` reads it.
 
-
-def read_world(path: Path) -> World:
-    """Read what :func:`save_world` wrote.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
+    ``edits.json`` holds the requests in the layout of ``data=plain``, ``facts.json`` the facts of
+    people who are not edited, ``corpus.txt`` the text of the second moments, and ``held_out.txt``
+    text about people whom that does not mention.
     """
-    document = json.loads(path.read_text(encoding="utf-8"))
-    relations = [
-        Relation(r["name"], tuple(r["prompts"]), tuple(r["answers"])) for r in document["relations"]
+    edits = [
+        {
+            "prompt": case.fact.prompt,
+            "subject": case.fact.subject,
+            "target_new": case.target_new,
+            "ground_truth": case.fact.answer,
+            "rephrase": case.fact.prompts[1:],
+            "locality": {"neighbourhood": _probe(case.neighbourhood)},
+            "relation": case.fact.relation,
+        }
+        for case in edit_cases(world)
     ]
-    people = tuple(Person(row[0], row[1]) for row in document["people"])
-    facts = tuple(
-        make_fact(person, relation, answer)
-        for person, row in zip(people, document["people"], strict=True)
-        for relation, answer in zip(relations, row[2:], strict=True)
-    )
-    return World(document["seed"], people, facts)
+    facts = {group: _probe(world.facts_of(group)) for group in GROUPS if group != "edit"}
+    texts = {
+        "edits.json": "[\n" + ",\n".join(map(json.dumps, edits)) + "\n]",
+        "facts.json": json.dumps(facts),
+        "corpus.txt": "\n".join(corpus_sentences(world)),
+        "held_out.txt": "\n".join(corpus_sentences(world, seed=1, people="unseen")),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _probe(facts: Sequence[Fact]) -> dict[str, list[str]]:
+    return {"prompt": [f.prompts[0] for f in facts], "ground_truth": [f.answer for f in facts]}
