@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.common.files import locked
@@ -88,18 +87,12 @@ class Cache:
             key: see `path`.
             level: at which a wait is logged.
         """
-        path = self.path(kind, key).with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+
+        def say_so() -> None:
             logger.log(level, "another process is computing the same %s: waiting for it", kind)
-            lock.acquire()
-        try:
+
+        with locked(self.path(kind, key).with_suffix(".lock"), say_so):
             yield
-        finally:
-            lock.release()
 
 
 def hash_of(key: Mapping[str, object]) -> str:

@@ -6,11 +6,11 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from alphaedit_plugin.common.errors import ConfigError, first_line
@@ -80,8 +80,12 @@ def filled_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Keep other processes out; they wait.
+
+    Args:
+        path: of the lock file.
+        on_wait: called if another process is in.
 
     Raises:
         ConfigError: there can be no such file, or no locks where it is.
@@ -90,6 +94,9 @@ def locked(path: Path) -> Iterator[None]:
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
             lock.acquire()
         except NotImplementedError as error:
             raise OSError(f"its files cannot be locked ({error})") from None
