@@ -14,7 +14,7 @@ from rich.text import Text
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, counted
-from alphaedit_plugin.common.outputs import empty_folder
+from alphaedit_plugin.common.files import empty_folder
 from alphaedit_plugin.config.schema import DataConfig, EditorConfig, Host
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.conflicts import standing
@@ -40,7 +40,7 @@ from alphaedit_plugin.models.boundary import continuations
 from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.leakage import origins, rounding_note
-from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
 from alphaedit_plugin.patches.patch import bytes_of, require_place
 from alphaedit_plugin.patches.sessions import save_session
 

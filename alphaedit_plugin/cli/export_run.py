@@ -9,15 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.delta import Delta, LowRank, factorise
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.lowrank import LowRank, factorise
-from alphaedit_plugin.common.outputs import empty_folder
+from alphaedit_plugin.common.files import empty_folder
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.schema import EditorConfig, ExportFormat
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.patches.adapter import save_adapter
-from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.lora_adapter import save_adapter
 from alphaedit_plugin.patches.sessions import load_session
 
 SERVED = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM's max_lora_rank may be

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from alphaedit_plugin.common.console import printable, say
 from alphaedit_plugin.common.errors import PatchError, counted
-from alphaedit_plugin.common.files import checksums
-from alphaedit_plugin.common.outputs import empty_folder
+from alphaedit_plugin.common.files import empty_folder
+from alphaedit_plugin.common.tensor_file import checksums
 from alphaedit_plugin.config.build import DTYPES, load_model
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import EditorConfig
@@ -25,7 +25,7 @@ from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.nullspace.leakage import origins
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
-from alphaedit_plugin.patches.full import dtype_note, save_checkpoint
+from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
 from alphaedit_plugin.patches.journal import Journal, read_header
 from alphaedit_plugin.patches.patch import Patch, read_patch
 from alphaedit_plugin.patches.sessions import open_session, session_of
@@ -53,7 +53,7 @@ def config_for(path: str, overrides: Sequence[str]) -> EditorConfig:
         ConfigError: see `load_config`.
     """
     header = read_header(Path(path).expanduser())
-    layers = f"model.layers={sorted(header.places)}".replace(" ", "")
+    layers = f"model.layers={sorted(header.layers)}".replace(" ", "")
     own = [layers, *([f"model.dtype={header.dtype}"] if header.dtype in DTYPES else [])]
     return load_config([*own, *overrides])
 
@@ -92,7 +92,7 @@ def run_undo(path: str, what: int | str, config: EditorConfig | None, console: C
         return
     target = None if config.save is None else empty_folder("save", config.save)
     lm = load_model(config.model)
-    session = open_session(lm, list(journal.header.places), folder)
+    session = open_session(lm, list(journal.header.layers), folder)
     _say_undone(session.undo(what), len(session.ids), console)
     _save(session, target, config, console)
 
@@ -109,7 +109,7 @@ def run_verify(path: str, config: EditorConfig, console: Console) -> bool:
     """
     lm = load_model(config.model)
     patch = _read(path, lm)
-    weights = {layer: lm.weight(layer) for layer in patch.header.places}
+    weights = {layer: lm.weight(layer) for layer in patch.header.layers}
     present = patch.header.dtype == _dtype(lm) and checksums(weights) == dict(patch.after)
     projectors = _projectors(lm, patch, config, present)
     moments = _moments(lm, patch, config, present)
@@ -190,7 +190,7 @@ def _read(path: str, lm: EditableModel) -> Patch:
     if not place.is_dir():
         return read_patch(place, lm)
     journal = Journal.read(place)
-    journal.header.check_places(lm)
+    journal.header.check_layers(lm)
     return journal.patch
 
 
@@ -227,7 +227,7 @@ def _projectors(
     """
     if not projected(patch.entries) or (present and config.projector.path is None):
         return {}
-    return provide_projectors(lm, config, sorted(patch.header.places))
+    return provide_projectors(lm, config, sorted(patch.header.layers))
 
 
 def _moments(
@@ -238,7 +238,7 @@ def _moments(
     at_hand = moments.corpus or moments.stats_dir or config.model.path is None
     if present or not at_hand or not projected(patch.entries):
         return {}
-    return load_moments(lm, config.model, sorted(patch.header.places))
+    return load_moments(lm, config.model, sorted(patch.header.layers))
 
 
 def _notes(

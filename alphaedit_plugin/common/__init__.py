@@ -1,1 +1,1 @@
-"""What knows no model: errors, files, the console, factored deltas."""
+"""What does not depend on models: errors, files, the console, factored deltas."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import platformdirs
-from filelock import FileLock, Timeout
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
+from alphaedit_plugin.common.files import locked
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +48,10 @@ class Cache:
         """As `default`; ``None``, with a warning, if nothing can be kept there."""
         cache = cls.default()
         try:
-            cache.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(cache.folder / "usable.lock"):
+            with locked(cache.folder / "usable.lock"):
                 return cache
-        except (OSError, NotImplementedError) as error:  # the latter where files have no locks
-            reason = getattr(error, "strerror", None) or error
-            logger.warning(
-                "nothing is cached, as %s cannot be used: %s; name another folder with %s",
-                cache.folder, reason, VARIABLE,
-            )  # fmt: skip
+        except ConfigError as error:
+            logger.warning("nothing is cached: %s; name another folder with %s", error, VARIABLE)
             return None
 
     def path(self, kind: str, key: Mapping[str, object]) -> Path:
@@ -64,7 +59,7 @@ class Cache:
         return self.folder / kind / f"{hash_of(key)}.safetensors"
 
     def stored(self, path: Path, read: Callable[[Path], T]) -> T | None:
-        """What is at ``path``; a damaged file is removed, never used, and ``None`` as if absent."""
+        """What is at ``path``, or ``None``; a damaged file is removed, with a warning."""
         try:
             return read(path) if path.is_file() else None
         except (AlphaEditError, OSError, LookupError, ValueError, TypeError) as error:
@@ -75,7 +70,7 @@ class Cache:
 
     @staticmethod
     def keep(write: Callable[[], None]) -> None:
-        """Write a result; one that cannot be kept is of use all the same."""
+        """Write a result; if that fails, only warn."""
         try:
             write()
         except ConfigError as error:
@@ -89,21 +84,15 @@ class Cache:
 
         Args:
             kind: see `path`.
-            key: likewise.
-            level: at which a wait is logged; a short one is nobody's business.
+            key: see `path`.
+            level: at which a wait is logged.
         """
-        path = self.path(kind, key).with_suffix(".lock")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
+
+        def say_so() -> None:
             logger.log(level, "another process is computing the same %s: waiting for it", kind)
-            lock.acquire()
-        try:
+
+        with locked(self.path(kind, key).with_suffix(".lock"), say_so):
             yield
-        finally:
-            lock.release()
 
 
 def hash_of(key: Mapping[str, object]) -> str:

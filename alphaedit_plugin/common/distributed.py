@@ -1,4 +1,7 @@
-"""Several processes at one task, as ``torchrun`` and ``accelerate launch`` start them."""
+"""Processes that work on one task, as ``torchrun`` and ``accelerate launch`` start them.
+
+accelerate has the same in its ``PartialState``, but it is only an extra of this package.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.errors import ConfigError, first_line
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class Group:
     """The processes that work together; by default this one alone.
 
     Attributes:
-        rank: the number of this process.
-        world: how many there are.
+        rank: number of this process.
+        world: number of processes.
     """
 
     rank: int = 0
@@ -51,20 +54,11 @@ def group_from_environment() -> Iterator[Group]:
     """Join the processes that were launched together, if any; leave them on exit.
 
     Raises:
-        ConfigError: the environment is that of a launcher, but incomplete.
+        ConfigError: there should be several, but they cannot be joined.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield Group()
         return
-    world = _join()
-    try:
-        yield Group(distributed.get_rank(), world)
-    finally:
-        distributed.destroy_process_group()
-
-
-def _join() -> int:
-    """Start talking to the others; returns how many they are."""
     backend = "gloo"
     try:
         if torch.cuda.is_available():
@@ -72,9 +66,11 @@ def _join() -> int:
             backend = "cpu:gloo,cuda:nccl"  # sums may lie on either
         distributed.init_process_group(backend)
     except (ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']} speaks of several processes, but they cannot "
-            f"be joined ({first}): start them with torchrun, or unset it"
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, but torch.distributed could not be "
+            f"initialised ({first_line(error)}): start the processes with torchrun, or unset it"
         ) from None
-    return distributed.get_world_size()
+    try:
+        yield Group(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()

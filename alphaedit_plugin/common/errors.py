@@ -5,14 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-LISTED = 12  # of more names than this, only the top level is listed, and only if none is near
-
+LISTED = 12  # of more names than this, only those without a dot, and only if none is near
 LONGEST = 200  # characters of another library's message, or of a text that is quoted
-
 OUT_OF_MEMORY = (
     "out of memory",  # CUDA, MPS, XPU
-    "can't allocate memory",  # torch's CPU allocator, on Linux and macOS
-    "not enough memory",  # and on Windows
+    "can't allocate memory",  # torch's CPU allocator on Linux and macOS
+    "not enough memory",  # on Windows
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
 
@@ -38,35 +36,35 @@ class ProjectorError(AlphaEditError):
 
 
 class PatchError(AlphaEditError):
-    """A patch or journal that is missing, damaged, hostile, or belongs to another model."""
+    """A patch or journal that is missing, damaged, or belongs to another model."""
 
 
 class NumericalError(AlphaEditError):
-    """A computation that left the finite numbers; no weight keeps its result."""
+    """A computation gave inf or nan; no weight was changed."""
 
 
 class OutOfMemory(AlphaEditError):
-    """Not even the smallest piece of the work fits into memory."""
+    """Even the smallest piece of the work does not fit into memory."""
 
 
 def require(holds: bool, name: str, value: object, what: str) -> None:
-    """Refuse a setting's value, unless it ``holds``.
+    """Refuse a setting's value.
 
     Args:
-        holds: whether the value is fine; written so that ``nan`` is not.
-        name: the setting's, as in an override: ``"model.target.lr"``.
+        holds: whether the value is allowed; written so that ``nan`` is not.
+        name: of the setting, as in an override: ``"model.target.lr"``.
         value: as it was given.
-        what: what it has to be.
+        what: what it must be.
 
     Raises:
-        ConfigError: it does not hold.
+        ConfigError: it is not allowed.
     """
     if not holds:
         raise ConfigError(f"{name} is {value}: it must be {what}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python's or torch's, on any device, says that memory ran out."""
+    """Whether an error of Python or torch says that memory ran out, on any device."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
         return True
     said = str(error)
@@ -74,15 +72,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that ``name`` is no known ``kind``, and which names are nearest.
+    """One line for an error message: ``name`` is unknown, and these are the nearest names.
 
     Args:
         kind: what the name should have been, e.g. ``"base method"``.
         name: the name that was given.
         known: all names that would have been accepted.
-
-    Returns:
-        One line for an error message.
     """
     options = sorted(known)
     near = difflib.get_close_matches(name, options, n=3, cutoff=0.6)
@@ -93,7 +88,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def quoted(value: object, most: int = LONGEST) -> str:
-    """A value as Python writes it, and of a long one its beginning and its end."""
+    """A value as Python writes it; of a long one its beginning and its end."""
     shown = repr(value)
     if len(shown) <= most:
         return shown
@@ -107,6 +102,6 @@ def counted(count: int, noun: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, and not too much of it: libraries add pages."""
+    """The first line of an error's message, cut to a readable length: libraries add pages."""
     lines = str(error).strip().splitlines() or [""]
     return lines[0] if len(lines[0]) <= LONGEST else lines[0][: LONGEST - 1] + "…"

@@ -1,4 +1,4 @@
-"""What all pictures have in common: colours that everybody can tell apart, also in grey."""
+"""What all pictures share: colors that can be told apart by the color-blind and in gray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from alphaedit_plugin.common.files import replacing
 
-# Okabe and Ito's palette, in an order that stays apart in grey.
+# Okabe and Ito's palette, in an order that can be told apart in gray.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "osD^vP"  # a second way to tell curves apart
 HATCH = "///"
@@ -19,24 +19,24 @@ DPI = 150
 
 
 def colour(number: int) -> str:
-    """The colour of the ``number``-th thing; colours come again after the last."""
+    """The color of the ``number``-th thing; after the last they start over."""
     return PALETTE[number % len(PALETTE)]
 
 
 def marker(number: int) -> str:
-    """Its marker."""
+    """The marker of the ``number``-th thing."""
     return MARKERS[number % len(MARKERS)]
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, drawn without a screen."""
+    """An empty figure, in inches, drawn without a screen."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def tidy(axes: Axes, grid: bool = True) -> None:
-    """No frame where nothing is to be read, and a light grid."""
+    """Remove the frame at the top and right, and add a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     if grid:
         axes.grid(alpha=0.3)
@@ -44,7 +44,7 @@ def tidy(axes: Axes, grid: bool = True) -> None:
 
 
 def count_edits(axes: Axes) -> None:
-    """An x axis of sequential edits, which are whole."""
+    """Label the x axis with sequential edits, in whole numbers."""
     axes.set_xlabel("sequential edits")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

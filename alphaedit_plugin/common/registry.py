@@ -17,8 +17,7 @@ class Registry(Generic[T]):
 
     Args:
         kind: what is registered, for messages: ``"base method"``.
-        package: whose modules register them; all of these are imported when one is first asked
-            for.
+        package: the package whose modules register entries; they are imported on first use.
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -38,7 +37,7 @@ class Registry(Generic[T]):
         return entry
 
     def unregister(self, name: str) -> None:
-        """Remove ``name``; an unknown name is an error as in `get`."""
+        """Remove ``name``; raises for an unknown one, as `get` does."""
         self.get(name)
         del self._entries[name]
 
@@ -46,7 +45,7 @@ class Registry(Generic[T]):
         """The entry called ``name``.
 
         Raises:
-            AlphaEditError: of type ``error``, naming the nearest known names.
+            AlphaEditError: of type ``error``; it names the nearest known names.
         """
         if name not in self._known():
             raise error(unknown_name(self.kind, name, self._entries))

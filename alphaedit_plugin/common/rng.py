@@ -1,4 +1,4 @@
-"""Random numbers of our own that leave everyone else's as they were."""
+"""Random numbers that leave torch's global state as it was."""
 
 from __future__ import annotations
 

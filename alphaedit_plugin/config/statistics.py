@@ -15,7 +15,8 @@ from typing import Any
 from alphaedit_plugin.common.cache import Cache, hash_of
 from alphaedit_plugin.common.distributed import Group
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError, counted
-from alphaedit_plugin.common.files import is_file, read_artefact, require_writable, write_artefact
+from alphaedit_plugin.common.files import is_file, require_writable
+from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import EditorConfig, ProjectorConfig
 from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
@@ -311,12 +312,12 @@ def _held(cache: Cache, paths: Mapping[int, Path]) -> dict[int, SecondMoment]:
 
 
 def _read(path: Path) -> SecondMoment:
-    tensors, content = read_artefact(path)
+    tensors, content = read_tensors(path)
     return SecondMoment(tensors["total"], int(content["count"]))
 
 
 def _write(moment: SecondMoment, path: Path, key: Key) -> None:
-    write_artefact(path, {"total": moment.total}, {"count": moment.count, "key": key})
+    write_tensors(path, {"total": moment.total}, {"count": moment.count, "key": key})
 
 
 def _keys(

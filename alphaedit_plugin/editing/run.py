@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from alphaedit_plugin.common.progress import progress
+from alphaedit_plugin.common.console import progress
 from alphaedit_plugin.data.conflicts import contradicted
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.encoding import EncodedRequest
@@ -83,7 +83,7 @@ def run(
 
     def steps() -> Iterator[Step[T]]:
         starts = range(0, len(encoded), batch_size)
-        for start in progress(starts, desc="editing", unit="batch", hide=len(starts) <= 1):
+        for start in progress(starts, "editing", "batches", hide=len(starts) <= 1):
             rows = range(start, min(start + batch_size, len(encoded)))
             asked = tuple(requests[row] for row in rows)
             old = before[start : rows.stop] or evaluate(asked)

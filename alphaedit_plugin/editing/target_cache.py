@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from alphaedit_plugin.common.cache import Cache
-from alphaedit_plugin.common.files import checksum, read_artefact, write_artefact
+from alphaedit_plugin.common.tensor_file import checksum, read_tensors, write_tensors
 from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
@@ -92,9 +92,9 @@ def _edited(lm: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
 
 
 def _read(lm: EditableModel, path: Path) -> Targets:
-    tensors, _ = read_artefact(path)
+    tensors, _ = read_tensors(path)
     return Targets(**{name: tensor.clone().to(lm.device) for name, tensor in tensors.items()})
 
 
 def _write(path: Path, targets: Targets) -> None:
-    write_artefact(path, vars(targets), {})
+    write_tensors(path, vars(targets), {})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import AlphaEditError, ModelError, NumericalError
-from alphaedit_plugin.common.files import checksums
+from alphaedit_plugin.common.tensor_file import checksums
 from alphaedit_plugin.editing.entry import Write
 from alphaedit_plugin.models.editable import EditableModel
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
@@ -150,10 +150,8 @@ def trace(
     total = torch.zeros(2 + 2 * lm.depth, dtype=torch.float64)
     parts = (Part.BLOCK, Part.VALUE)
     sites = [Site(layer, part) for part in parts for layer in range(lm.depth)]
-    bar = progress(
-        total=len(batches) * (2 + 2 * lm.depth), desc="tracing", unit="pass", leave=False
-    )
-    with torch.no_grad(), inference(lm), bar:
+    shown = progress_bar("tracing", len(batches) * (2 + 2 * lm.depth), "passes")
+    with torch.no_grad(), inference(lm), shown as bar:
         for indices in batches:
             batch = [facts[i] for i in indices]
             clean = read(lm, sites, [fact.sentence for fact in batch], budget)

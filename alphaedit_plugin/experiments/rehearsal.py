@@ -8,7 +8,7 @@ from pathlib import Path
 import joblib
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.outputs import writable_folder
+from alphaedit_plugin.common.files import writable_folder
 from alphaedit_plugin.config.build import check_sources
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.experiments.cell_setup import (

@@ -13,8 +13,7 @@ from rich.console import Console
 
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError, counted
-from alphaedit_plugin.common.files import replacing
-from alphaedit_plugin.common.outputs import writable_folder
+from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.common.plotting import save
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.experiments import pictures, tables

@@ -18,6 +18,7 @@ from typing import Any
 
 from cattrs import Converter
 
+from alphaedit_plugin.common import serialize
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import replacing
 from alphaedit_plugin.common.version import VERSION
@@ -195,13 +196,11 @@ def _finite(part: Any) -> Any:
 
 def converter() -> Converter:
     """Between the dataclasses of this module and JSON's types."""
-    chosen = Converter(detailed_validation=False)
+    chosen = serialize.converter()
     chosen.register_unstructure_hook(
         Evaluation, lambda e: {column: _pack(r) for column, r in e.readings.items()}
     )
     chosen.register_structure_hook(Evaluation, lambda columns, _: _evaluation(columns))
-    chosen.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
-    chosen.register_structure_hook(float, lambda x, _: math.nan if x is None else float(x))
     return chosen
 
 

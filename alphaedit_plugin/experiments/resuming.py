@@ -18,7 +18,7 @@ from typing import Any
 
 from alphaedit_plugin.common.cache import hash_of
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.files import checksum
+from alphaedit_plugin.common.tensor_file import checksum
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.editing.recipe import Recipe

@@ -8,8 +8,7 @@ from functools import partial
 from rich.console import Console
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.files import replacing
-from alphaedit_plugin.common.outputs import writable_folder
+from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments

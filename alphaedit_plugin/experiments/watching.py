@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
-from alphaedit_plugin.common.progress import progress
+from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.experiments.results import METRICS
 from alphaedit_plugin.experiments.resuming import edits_made
 
@@ -23,7 +23,7 @@ def progress_of(edits: Mapping[Path, int], title: str) -> Iterator[None]:
         title: what the bar is of.
     """
     before, over = results_of(edits), Event()
-    with progress(total=sum(edits.values()), desc=title, unit="edit") as bar:
+    with progress_bar(title, sum(edits.values()), "edits") as bar:
 
         def follow() -> None:
             shown = 0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.common.files import checksum
+from alphaedit_plugin.common.tensor_file import checksum
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.offload import value_of

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alphaedit_plugin.common.distributed import Group
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.files import DamagedFile, read_artefact, write_artefact
+from alphaedit_plugin.common.tensor_file import DamagedFile, read_tensors, write_tensors
 from alphaedit_plugin.nullspace.second_moment import MomentSum
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Checkpoint:
         counts = {name: part.count for name, part in parts.items()}
         content = {"position": asdict(position), "counts": counts}
         try:
-            write_artefact(self._path(position.chunks, group), tensors, content)
+            write_tensors(self._path(position.chunks, group), tensors, content)
             written = True
         except ConfigError as error:
             logger.warning("going on without a checkpoint: %s", error)
@@ -79,7 +79,7 @@ class Checkpoint:
         common = set.intersection(*group.gather(readable))
         if not common:
             return Position()
-        tensors, content = read_artefact(self._path(max(common), group))
+        tensors, content = read_tensors(self._path(max(common), group))
         for name, part in _by_name(sums).items():
             part.count = content["counts"][name]
             part.total = tensors.pop(name).to(part.total.device)
@@ -103,7 +103,7 @@ class Checkpoint:
 
     def _is_whole(self, chunks: int, group: Group) -> bool:
         try:
-            read_artefact(self._path(chunks, group))
+            read_tensors(self._path(chunks, group))
         except (DamagedFile, FileNotFoundError):
             return False
         return True

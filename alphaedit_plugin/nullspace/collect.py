@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import torch
 
+from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.common.distributed import Group
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
-from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.models import offload as places
 from alphaedit_plugin.models.batching import fitting
 from alphaedit_plugin.models.boundary import tokenise
@@ -130,11 +130,9 @@ def collect_second_moments(
         found.position = checkpoint.restore(found.sums, group)
         size = min(size, checkpoint.every)
     reader = _Reader(lm, tokens, size, found.position)
-    bar = progress(
-        total=tokens, initial=found.position.tokens, unit="token", unit_scale=True,
-        desc="second moments", leave=False, hide=not group.leads,
-    )  # fmt: skip
-    with torch.no_grad(), inference(lm), bar:
+    done, hide = found.position.tokens, not group.leads
+    shown = progress_bar("second moments", tokens, "tokens", done=done, hide=hide)
+    with torch.no_grad(), inference(lm), shown as bar:
         for number, chunk in reader.chunks(texts):
             before = found.position.tokens
             if number % group.world == group.rank:

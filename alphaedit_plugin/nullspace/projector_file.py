@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import ProjectorError
-from alphaedit_plugin.common.files import (
+from alphaedit_plugin.common.tensor_file import (
     DamagedFile,
-    read_artefact,
+    read_tensors,
     require_replaceable,
-    write_artefact,
+    write_tensors,
 )
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.models.editable import EditableModel, dtype_name
@@ -87,7 +87,7 @@ def save_projectors(
         "version": VERSION,
         "layers": layers,
     }
-    write_artefact(path, tensors, content)
+    write_tensors(path, tensors, content)
 
 
 def require_place(path: Path) -> None:
@@ -111,7 +111,7 @@ def read_projectors(path: Path, layers: Sequence[int] | None = None) -> Projecto
         return wanted is None or name == FINGERPRINT or name.startswith(tuple(wanted))
 
     try:
-        tensors, content = read_artefact(path, is_wanted)
+        tensors, content = read_tensors(path, is_wanted)
         if not set(content) >= PARTS:
             raise ProjectorError(
                 f"{path} is no projector file{_instead(content)}: make one with alphaedit fit"
@@ -141,7 +141,7 @@ def read_projectors(path: Path, layers: Sequence[int] | None = None) -> Projecto
 
 
 def _instead(content: Mapping[str, Any]) -> str:
-    """What a file of `write_artefact` is, where it says so."""
+    """What a file of `write_tensors` is, where it says so."""
     kind = content.get("kind")
     return f", but a {kind[:20]}" if isinstance(kind, str) and kind.isidentifier() else ""
 

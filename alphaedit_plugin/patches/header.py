@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from alphaedit_plugin.common.errors import PatchError
-from alphaedit_plugin.common.files import Claim, checksums
+from alphaedit_plugin.common.errors import PatchError, quoted
+from alphaedit_plugin.common.tensor_file import checksum, checksums
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.fingerprint import Fingerprint
 from alphaedit_plugin.nullspace.projector_file import describe
-from alphaedit_plugin.patches import reading
-
-FORMAT = 1
-FINGERPRINT, SAMPLE = "fingerprint", "sample"
-MOST = 2**20  # entries of a sample; a few thousand are usual
 
 
 @dataclass(frozen=True)
-class Place:
-    """A weight as the file's writer saw it.
+class Layer:
+    """An edited layer.
 
     Attributes:
-        module: whose weight it is.
-        shape: ``(d_out, d_in)``.
+        module: whose weight is edited.
+        shape: of the weight, ``(d_out, d_in)``.
+        before: checksum of the pristine weight.
     """
 
     module: str
     shape: tuple[int, int]
+    before: str
 
 
 @dataclass(frozen=True)
@@ -42,8 +37,7 @@ class Header:
     Attributes:
         model: its name and type, for people; never compared, never a path.
         dtype: of the edited weights.
-        places: the weight of each layer.
-        before: per layer a checksum of the pristine weight.
+        layers: those that may be edited.
         fingerprint: of all that produces the keys of the highest layer.
         sample: of the pristine edited weights, which `fingerprint` leaves out.
         version: of this package.
@@ -51,8 +45,7 @@ class Header:
 
     model: str
     dtype: str
-    places: Mapping[int, Place]
-    before: Mapping[int, str]
+    layers: Mapping[int, Layer]
     fingerprint: Fingerprint
     sample: Fingerprint
     version: str = VERSION
@@ -60,81 +53,42 @@ class Header:
     @classmethod
     def of(cls, lm: EditableModel, pristine: Mapping[int, Tensor]) -> Header:
         """Describe a model by its pristine weights ``(d_out, d_in)``."""
-        places = {
-            layer: Place(lm.layout.down_proj.format(layer), (weight.shape[0], weight.shape[1]))
-            for layer, weight in pristine.items()
-        }
         return cls(
-            _printable(describe(lm)),
-            dtype_name(next(iter(pristine.values())).dtype),
-            places,
-            checksums(pristine),
+            describe(lm),
+            _dtype(pristine),
+            {
+                layer: Layer(
+                    lm.layout.down_proj.format(layer),
+                    (weight.shape[0], weight.shape[1]),
+                    checksum(weight),
+                )
+                for layer, weight in pristine.items()
+            },
             Fingerprint.of(lm, max(pristine)),
             Fingerprint.of_weights(list(pristine.values())),
         )
 
-    def content(self) -> dict[str, Any]:
-        """All but the tensors, as JSON."""
-        return {
-            "format": FORMAT,
-            "model": self.model,
-            "dtype": self.dtype,
-            "layers": {
-                layer: {
-                    "module": place.module,
-                    "shape": list(place.shape),
-                    "before": self.before[layer],
-                }
-                for layer, place in self.places.items()
-            },
-            "version": self.version,
-        }
+    @property
+    def before(self) -> dict[int, str]:
+        """Per layer a checksum of the pristine weight."""
+        return {number: layer.before for number, layer in self.layers.items()}
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The fingerprints."""
-        return {FINGERPRINT: self.fingerprint.values, SAMPLE: self.sample.values}
-
-    @classmethod
-    def parse(cls, content: Any, tensors: Mapping[str, Tensor]) -> Header:
-        """What `content` and `tensors` gave; while no tensor is read, the fingerprints are empty.
+    def check_layers(self, lm: EditableModel) -> None:
+        """Refuse layers, modules and shapes that this model does not have.
 
         Raises:
-            ValueError: something is of another type.
-            KeyError: something is missing.
+            PatchError: naming both; ``force`` does not help.
         """
-        content = reading.mapping(content)
-        if reading.whole(content["format"]) > FORMAT:
-            raise ValueError(f"it is of format {content['format']}: update alphaedit-plugin")
-        layers = reading.by_layer(content["layers"])
-        return cls(
-            reading.label(content["model"]),
-            reading.label(content["dtype"]),
-            {layer: _place(facts) for layer, facts in layers.items()},
-            {layer: reading.label(facts["before"]) for layer, facts in layers.items()},
-            Fingerprint(tensors.get(FINGERPRINT, torch.zeros(0))),
-            Fingerprint(tensors.get(SAMPLE, torch.zeros(0))),
-            reading.label(content["version"]),
-        )
-
-    def check_places(self, lm: EditableModel) -> None:
-        """Refuse layers, modules and shapes that this model has not.
-
-        Raises:
-            PatchError: naming both; nothing forces it.
-        """
-        if not self.places:
+        if not self.layers:
             raise PatchError("it names no layer")
-        for layer, place in self.places.items():
-            if layer >= lm.depth:
+        for number, layer in self.layers.items():
+            theirs = f"it is for {quoted(layer.module)} {list(layer.shape)} of {quoted(self.model)}"
+            if number >= lm.depth:
+                raise PatchError(f"{theirs}, but this is {describe(lm)} with {lm.depth} blocks")
+            module, shape = lm.layout.down_proj.format(number), tuple(lm.weight(number).shape)
+            if (layer.module, layer.shape) != (module, shape):
                 raise PatchError(
-                    f"it is for {place.module} of {self.model}, but this is {describe(lm)} with "
-                    f"{lm.depth} blocks"
-                )
-            module, shape = lm.layout.down_proj.format(layer), tuple(lm.weight(layer).shape)
-            if place.module != module or place.shape != shape:
-                raise PatchError(
-                    f"it is for {place.module} {list(place.shape)} of {self.model}, but this is "
-                    f"{describe(lm)} with {module} {list(shape)}"
+                    f"{theirs}, but this is {describe(lm)} with {module} {list(shape)}"
                 )
 
     def check_model(self, lm: EditableModel, weights: Mapping[int, Tensor]) -> None:
@@ -149,18 +103,18 @@ class Header:
         Raises:
             PatchError: naming both.
         """
-        ours = Fingerprint.of(lm, max(self.places))
+        ours = Fingerprint.of(lm, max(self.layers))
         if not self.fingerprint.covers(ours) or not ours.covers(self.fingerprint):
             raise PatchError(
-                f"it was made for {self.model} with fingerprint {self.fingerprint}, but this is "
-                f"{describe(lm)} with {ours}"
+                f"it was made for {quoted(self.model)} with fingerprint {self.fingerprint}, but "
+                f"this is {describe(lm)} with {ours}"
             )
-        if self.dtype != dtype_name(next(iter(weights.values())).dtype):
+        if self.dtype != _dtype(weights):
             same = self.sample.covers(Fingerprint.of_weights(list(weights.values())))
             changed = [] if same else sorted(weights)
         else:
-            found = checksums(weights)
-            changed = [layer for layer, value in self.before.items() if found[layer] != value]
+            now = checksums(weights)
+            changed = [layer for layer, before in self.before.items() if now[layer] != before]
         if changed:
             raise PatchError(
                 f"it starts from other weights than {describe(lm)} has in "
@@ -168,35 +122,18 @@ class Header:
             )
 
     def check_same(self, lm: EditableModel, weights: Mapping[int, Tensor]) -> None:
-        """As `check_places` and `check_model`; other layers or another dtype are refused, too."""
-        self.check_places(lm)
-        dtype = dtype_name(next(iter(weights.values())).dtype)
-        if self.dtype != dtype:
-            raise PatchError(f"it was kept in {self.dtype}, but this model is in {dtype}")
-        if set(self.places) != set(weights):
+        """As `check_layers` and `check_model`; other layers or another dtype are refused, too."""
+        self.check_layers(lm)
+        if self.dtype != _dtype(weights):
             raise PatchError(
-                f"it is for layers {sorted(self.places)}, but these are {sorted(weights)}"
+                f"it was kept in {quoted(self.dtype)}, but this model is in {_dtype(weights)}"
+            )
+        if set(self.layers) != set(weights):
+            raise PatchError(
+                f"it is for layers {sorted(self.layers)}, but these are {sorted(weights)}"
             )
         self.check_model(lm, weights)
 
 
-def check_claims(claims: Mapping[str, Claim]) -> None:
-    """Refuse fingerprints that are no lists of float32 numbers, before they are read.
-
-    Raises:
-        ValueError: so they are, or they are missing.
-    """
-    for name in (FINGERPRINT, SAMPLE):
-        claim = claims.get(name)
-        fine = claim is not None and claim.dtype == "F32" and len(claim.shape) == 1
-        if claim is None or not fine or claim.shape[0] > MOST:
-            raise ValueError(f"it has no {name}")
-
-
-def _place(facts: Any) -> Place:
-    rows, columns = (reading.whole(size) for size in reading.sequence(facts["shape"]))
-    return Place(reading.label(facts["module"]), (rows, columns))
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[: reading.LONGEST]
+def _dtype(weights: Mapping[int, Tensor]) -> str:
+    return dtype_name(next(iter(weights.values())).dtype)

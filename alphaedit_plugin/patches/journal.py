@@ -1,8 +1,8 @@
 """A journal on disk: a folder to which files are only ever added.
 
 File 0 says which model it is for. Each later one holds an entry, or takes earlier ones back, or
-adds what was measured. A file is there whole or not at all, so whoever is killed loses the batch
-in flight and no other.
+adds what was measured. Files are written whole or not at all, so a process that is killed loses
+the batch in flight and nothing else.
 """
 
 from __future__ import annotations
@@ -11,28 +11,47 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from torch import Tensor
 
-from alphaedit_plugin.common.errors import ConfigError, PatchError
-from alphaedit_plugin.common.files import Claim, read_artefact, write_artefact
-from alphaedit_plugin.common.version import VERSION
+from alphaedit_plugin.common.errors import ConfigError, PatchError, quoted
+from alphaedit_plugin.common.files import locked
 from alphaedit_plugin.editing.entry import Entry, now
 from alphaedit_plugin.editing.undo import Undone, remaining
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.patches import reading
-from alphaedit_plugin.patches.header import FINGERPRINT, SAMPLE, Header, check_claims
-from alphaedit_plugin.patches.patch import KIND, Patch, check_names, readable
-from alphaedit_plugin.patches.record import Record, pack, unpack
+from alphaedit_plugin.patches.document import Document, check_names, readable, write_document
+from alphaedit_plugin.patches.header import Header
+from alphaedit_plugin.patches.patch import KIND, Patch
 
 NAME = "{:08d}.safetensors"
 NUMBERED = re.compile(r"\d{8}\.safetensors")
 LOCK = "lock"
 HEADER, ENTRY, UNDO, METRICS = "journal", "entry", "undo", "metrics"
+
+
+@dataclass(frozen=True)
+class TakenBack:
+    """Edits and whole entries that no longer stand, and the weights' checksums without them."""
+
+    ids: tuple[str, ...]
+    entries: tuple[str, ...]
+    after: Mapping[int, str]
+    time: str = field(default_factory=now)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured, by edit id; JSON."""
+
+    metrics: Mapping[str, Any]
+    time: str = field(default_factory=now)
+
+
+KINDS: dict[object, type[Entry] | type[TakenBack] | type[Measured]] = {
+    ENTRY: Entry, UNDO: TakenBack, METRICS: Measured,
+}  # fmt: skip
 
 
 @dataclass
@@ -44,14 +63,14 @@ class Journal:
         header: the model it is for.
         length: how many files it has.
         entries: those that stand, in order.
-        after: per layer a checksum of the weight with them; empty where the last word was said
+        after: per layer a checksum of the weight with them; empty where edits were taken back
             without a model.
         metrics: what was measured, by edit id.
     """
 
     folder: Path
     header: Header
-    length: int = 1
+    length: int = 0
     entries: list[Entry] = field(default_factory=list)
     after: Mapping[int, str] = field(default_factory=dict)
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -63,9 +82,9 @@ class Journal:
         Raises:
             ConfigError: it cannot be written, or the folder holds other files.
         """
-        _refuse_strange(folder)
-        journal = cls(folder, header, 0, after=dict(header.before))
-        journal._append(HEADER, {"header": header.content()}, header.tensors())
+        _refuse_other_files(folder)
+        journal = cls(folder, header, after=header.before)
+        journal._append(HEADER, header)
         return journal
 
     @classmethod
@@ -75,17 +94,17 @@ class Journal:
         Raises:
             PatchError: there is none, or a file of it is missing, damaged or malformed.
         """
-        found = sorted(path for path in _listed(folder) if NUMBERED.fullmatch(path.name))
-        for number, path in enumerate(found):
+        paths = sorted(path for path in _listed(folder) if NUMBERED.fullmatch(path.name))
+        for number, path in enumerate(paths):
             if path.name != NAME.format(number):
                 raise PatchError(f"{folder} lacks {NAME.format(number)}: put the file back")
-        if not found:
+        if not paths:
             raise PatchError(f"no journal at {folder}: alphaedit edit journal={folder} keeps one")
-        header = read_header(found[0])
-        journal = cls(folder, header, len(found), after=dict(header.before))
-        for path in found[1:]:
+        header = read_header(paths[0])
+        journal = cls(folder, header, len(paths), after=header.before)
+        for path in paths[1:]:
             with readable(path, f"{path} was removed while it was read"):
-                journal._follow(path)
+                journal._follow(Document(path))
         return journal
 
     @classmethod
@@ -106,8 +125,8 @@ class Journal:
             PatchError: it is damaged, or another model's, other layers' or another dtype's.
             ConfigError: there is none, but other files.
         """
-        if not cls.is_at(folder):
-            _refuse_strange(folder)
+        if not any(NUMBERED.fullmatch(path.name) for path in _listed(folder)):
+            _refuse_other_files(folder)
             return None
         journal = cls.read(folder)
         try:
@@ -121,15 +140,6 @@ class Journal:
         """All that stands."""
         return Patch(self.header, tuple(self.entries), self.after, self.metrics)
 
-    @staticmethod
-    def is_at(folder: Path) -> bool:
-        """Whether a folder holds a journal already.
-
-        Raises:
-            PatchError: it cannot be read.
-        """
-        return any(NUMBERED.fullmatch(path.name) for path in _listed(folder))
-
     def add(self, entry: Entry) -> None:
         """Keep a new entry.
 
@@ -137,10 +147,8 @@ class Journal:
             ConfigError: it cannot be written.
             PatchError: another process has added to this journal.
         """
-        content, tensors = pack(entry)
-        self._append(ENTRY, {"entry": content}, tensors)
-        self.entries.append(entry)
-        self.after = dict(entry.after)
+        self._append(ENTRY, entry)
+        self._do(entry)
 
     def take_back(self, undone: Undone, after: Mapping[int, str]) -> None:
         """Keep that edits were taken back; see `add`.
@@ -149,39 +157,40 @@ class Journal:
             undone: which.
             after: per layer a checksum of the weight without them; empty without a model.
         """
-        left = remaining(self.entries, undone.ids, undone.entries)
-        facts = {"ids": list(undone.ids), "entries": list(undone.entries), "after": dict(after)}
-        self._append(UNDO, facts, {})
-        self.entries, self.after = left, dict(after)
+        taken = TakenBack(undone.ids, undone.entries, after)
+        remaining(self.entries, taken.ids, taken.entries)  # refuses what cannot be taken back
+        self._append(UNDO, taken)
+        self._do(taken)
 
     def note(self, metrics: Mapping[str, Any]) -> None:
         """Keep what was measured, by edit id; see `add`."""
-        self._append(METRICS, {"metrics": dict(metrics)}, {})
-        self.metrics |= metrics
+        self._append(METRICS, Measured(metrics))
+        self._do(Measured(metrics))
 
-    def _append(self, kind: str, facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def _append(self, kind: str, document: object) -> None:
         path = self.folder / NAME.format(self.length)
-        with _locked(self.folder):
+        with _alone(self.folder):
             if path.exists():
                 raise PatchError(f"another process has written to {self.folder}: open it again")
-            content = {"kind": kind, "time": now(), "version": VERSION, **facts}
-            write_artefact(path, tensors, content)
+            write_document(path, kind, document)
         self.length += 1
 
-    def _follow(self, path: Path) -> None:
+    def _follow(self, document: Document) -> None:
         """Do what one file says."""
-        tensors, content = read_artefact(path, check=partial(_check, self.header))
-        if content["kind"] == ENTRY:
-            entry = _record(content).complete(tensors, "", self.header.places)
-            check_names([*self.entries, entry])
-            self.entries.append(entry)
-            self.after = entry.after
-        elif content["kind"] == UNDO:
-            ids, names = (reading.sequence(content[name]) for name in ("ids", "entries"))
-            self.entries = remaining(self.entries, ids, names)
-            self.after = reading.labels(content["after"])
+        if document.kind not in KINDS:
+            raise ValueError(f"its kind is {quoted(document.kind)}: update alphaedit-plugin")
+        self._do(document.read(KINDS[document.kind], self.header))
+
+    def _do(self, document: Entry | TakenBack | Measured) -> None:
+        if isinstance(document, Entry):
+            check_names([*self.entries, document])
+            self.entries.append(document)
+            self.after = document.after
+        elif isinstance(document, TakenBack):
+            self.entries = remaining(self.entries, document.ids, document.entries)
+            self.after = document.after
         else:
-            self.metrics |= reading.mapping(content["metrics"])
+            self.metrics |= document.metrics
 
 
 def read_header(path: Path) -> Header:
@@ -192,36 +201,16 @@ def read_header(path: Path) -> Header:
     """
     file = path / NAME.format(0) if path.is_dir() else path
     with readable(file, f"no patch or journal at {path}: alphaedit edit makes both"):
-        names = (FINGERPRINT, SAMPLE)
-        tensors, content = read_artefact(file, lambda name: name in names, _check_header)
-        return Header.parse(content["header"], tensors)
+        document = Document(file)
+        if document.kind not in (HEADER, KIND):
+            raise PatchError(f"it is not a journal or patch, but of kind {quoted(document.kind)}")
+        return document.header()
 
 
-def _check(header: Header, content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
-    if content["kind"] == ENTRY:
-        record = _record(content)
-        record.check(claims, "", header.places)
-        if record.names("") != set(claims):
-            raise ValueError("it holds tensors that belong to no edit")
-    elif content["kind"] not in (UNDO, METRICS):
-        raise ValueError(f"its kind is {reading.label(content['kind'])!r}: update alphaedit-plugin")
-
-
-def _check_header(content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
-    if content["kind"] not in (HEADER, KIND):
-        raise ValueError(f"its kind is {reading.label(content['kind'])!r}, no journal or patch")
-    check_claims(claims)
-
-
-def _record(content: Mapping[str, Any]) -> Record:
-    return unpack(reading.mapping(content["entry"]))
-
-
-def _refuse_strange(folder: Path) -> None:
-    strange = [path.name for path in _listed(folder)]
-    foreign = [name for name in strange if name != LOCK and not name.endswith(".part")]
-    if foreign:
-        raise ConfigError(f"journal={folder} holds {foreign[0]}: give a folder of its own")
+def _refuse_other_files(folder: Path) -> None:
+    for path in _listed(folder):
+        if path.name != LOCK and path.suffix != ".part":
+            raise ConfigError(f"journal={folder} holds {path.name}: give an empty folder")
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -234,18 +223,9 @@ def _listed(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out while a file is added, and clear away what a killed one left."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter where files have no locks
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"journal={folder} cannot be written: {reason}") from None
-    try:
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out while a file is added, and remove what a killed one left."""
+    with locked(folder / LOCK):
         for unfinished in folder.glob("*.part"):
             unfinished.unlink(missing_ok=True)
         yield
-    finally:
-        lock.release()

@@ -1,43 +1,28 @@
-"""An edit patch: everything a session did to a model, in one file of safetensors.
+"""An edit patch: everything a session did to a model, in one file.
 
-A patch may come from anybody. Nothing in it is executed or used as a path, and before memory is
-taken for any of its tensors they are compared with what the model's own weights allow.
+A patch may come from anyone. Nothing in it is executed or used as a path, and its tensors are
+compared with the model's own weights before memory is taken for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.errors import ConfigError, PatchError, RequestError, first_line
-from alphaedit_plugin.common.files import (
-    Claim,
-    DamagedFile,
-    is_file,
-    read_artefact,
-    require_replaceable,
-    write_artefact,
-)
+from alphaedit_plugin.common.errors import PatchError, quoted
+from alphaedit_plugin.common.tensor_file import require_replaceable
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.patches import reading
-from alphaedit_plugin.patches.header import FINGERPRINT, SAMPLE, Header, check_claims
-from alphaedit_plugin.patches.record import Record, pack, unpack
+from alphaedit_plugin.patches.document import Document, check_names, readable, write_document
+from alphaedit_plugin.patches.header import Header
 
 KIND = "patch"
 SMALL = 2**30  # bytes; a larger patch must at least be smaller than its model
-# What content of another form raises while it is read.
-MALFORMED = (
-    KeyError, ValueError, TypeError, AttributeError, OverflowError, RequestError, RecursionError,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +33,7 @@ class Patch:
         header: the model it is for.
         entries: what was done, in order.
         after: per layer a checksum of the edited weight, in ``header.dtype``.
-        metrics: what the run measured, by edit id.
+        metrics: what the run measured, by edit id; JSON.
     """
 
     header: Header
@@ -61,11 +46,11 @@ class Patch:
 
         Args:
             layer: its number.
-            entries: some of the patch's; all without.
+            entries: some of the patch's; by default all.
         """
         chosen = self.entries if entries is None else entries
         writes = [write for entry in chosen for write in entry.writes]
-        rows, columns = self.header.places[layer].shape
+        rows, columns = self.header.layers[layer].shape
         nothing = Delta(torch.zeros(rows, 0), torch.zeros(columns, 0))
         return Delta.joined([nothing, *(w.delta for w in writes if w.layer == layer)])
 
@@ -81,24 +66,13 @@ def write_patch(patch: Patch, path: Path, keys: bool = True) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    tensors: dict[str, Tensor] = dict(patch.header.tensors())
-    records = []
-    for number, entry in enumerate(patch.entries):
-        record, own = pack(entry, _prefix(number), keys)
-        records.append(record)
-        tensors |= own
-    content = {
-        "kind": KIND,
-        "header": patch.header.content(),
-        "entries": records,
-        "after": dict(patch.after),
-        "metrics": dict(patch.metrics),
-    }
-    write_artefact(path, tensors, content)
+    if not keys:
+        patch = replace(patch, entries=tuple(replace(e, past_keys={}) for e in patch.entries))
+    write_document(path, KIND, patch)
 
 
 def require_place(path: Path) -> None:
-    """Refuse a place where no patch can be written, or where something else is.
+    """Refuse a path where no patch can be written, or where something else is.
 
     Raises:
         ConfigError: see `require_replaceable`; an earlier patch may be replaced.
@@ -110,7 +84,7 @@ def read_patch(path: Path, lm: EditableModel) -> Patch:
     """Read a patch file, checking all that can be checked before it is applied.
 
     Args:
-        path: of `save_patch`.
+        path: of `write_patch`.
         lm: the model to apply it to. Whether it is the one the patch was made for is another
             question: see `Header.check_model`.
 
@@ -120,45 +94,23 @@ def read_patch(path: Path, lm: EditableModel) -> Patch:
     """
     with readable(path, f"no patch at {path}: alphaedit edit patch={path} makes one"):
         check_size(path, lm)
-        tensors, content = read_artefact(path, check=partial(_check, lm))
-        header = Header.parse(content["header"], tensors)
-        entries = tuple(
-            record.complete(tensors, _prefix(number), header.places)
-            for number, record in enumerate(_records(content))
-        )
-        after, metrics = reading.labels(content["after"]), reading.mapping(content["metrics"])
-        return Patch(header, entries, after, metrics)
-
-
-@contextmanager
-def readable(path: Path, missing: str) -> Iterator[None]:
-    """Say in one line what is wrong with a file that is read inside.
-
-    Raises:
-        PatchError: ``missing`` where it is not there; damaged, malformed, or not of this model.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise PatchError(missing) from None
-    except (DamagedFile, ConfigError) as error:
-        raise PatchError(str(error)) from None
-    except PatchError as error:
-        raise PatchError(f"{path} does not fit: {error}") from None
-    except MALFORMED as error:
-        raise PatchError(f"{path} is malformed: {first_line(error)}") from None
+        document = Document(path)
+        if document.kind != KIND:
+            raise PatchError(f"it is not a patch, but of kind {quoted(document.kind)}")
+        header = document.header()
+        header.check_layers(lm)
+        patch = document.read(Patch, header)
+        check_names(patch.entries)
+        return patch
 
 
 def check_size(path: Path, lm: EditableModel) -> None:
-    """Refuse a file that claims more than edits can need, whatever is in it.
+    """Refuse a file that is larger than edits can be, unread.
 
     Raises:
-        PatchError: so it does.
-        FileNotFoundError: there is none.
+        PatchError: it is.
     """
-    if not is_file(path):
-        raise FileNotFoundError(path)
-    size = path.stat().st_size
+    size = path.stat().st_size if path.is_file() else 0
     if size > max(SMALL, bytes_of(lm)):
         raise PatchError(f"its {size / 2**30:.0f} GiB are more than the model itself has")
 
@@ -166,39 +118,3 @@ def check_size(path: Path, lm: EditableModel) -> None:
 def bytes_of(lm: EditableModel) -> int:
     """Of all parameters, as a full checkpoint holds them."""
     return sum(p.numel() * p.element_size() for p in lm.model.parameters())
-
-
-def _check(lm: EditableModel, content: dict[str, Any], claims: Mapping[str, Claim]) -> None:
-    """Compare what a patch says with the model, before any tensor is read."""
-    if content["kind"] != KIND:
-        raise ValueError(f"its kind is {reading.label(content['kind'])!r}, not {KIND!r}")
-    check_claims(claims)
-    header = Header.parse(content["header"], {})
-    header.check_places(lm)
-    expected = {FINGERPRINT, SAMPLE}
-    records = _records(content)
-    for number, record in enumerate(records):
-        record.check(claims, _prefix(number), header.places)
-        expected |= record.names(_prefix(number))
-    if expected != set(claims):
-        raise ValueError(f"it holds {len(set(claims) - expected)} tensors that belong to no edit")
-    check_names([record.entry for record in records])
-
-
-def check_names(entries: Sequence[Entry]) -> None:
-    """Refuse entries or edits of one name: one could not be told from the other.
-
-    Raises:
-        ValueError: there are some.
-    """
-    names = [name for entry in entries for name in (entry.name, *entry.ids)]
-    if len(set(names)) != len(names):
-        raise ValueError("two of its edits have one name")
-
-
-def _records(content: Mapping[str, Any]) -> list[Record]:
-    return [unpack(reading.mapping(row)) for row in reading.sequence(content["entries"])]
-
-
-def _prefix(number: int) -> str:
-    return f"{number}/"

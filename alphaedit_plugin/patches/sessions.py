@@ -1,4 +1,4 @@
-"""Sessions on disk: with a journal that grows beside them, or as a patch to move elsewhere."""
+"""Sessions on disk: opened with a journal, saved as a patch and loaded from one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 def open_session(
     lm: EditableModel, layers: Sequence[int], journal: str | Path | None = None
 ) -> EditSession:
-    """A session that keeps every batch in a folder, as it is applied.
+    """A session that writes every batch to a journal as it is applied.
 
     Args:
         lm: the model, without any edit.
         layers: that may be edited.
-        journal: the folder; what it holds is applied first, so that the session goes on where an
-            earlier one was. ``None`` keeps nothing.
+        journal: a folder; what it holds is applied first, so that the session goes on where an
+            earlier one stopped. ``None`` for a session without a journal.
 
     Raises:
         ModelError: see `EditSession`.
@@ -43,19 +43,19 @@ def open_session(
         session.store = Journal.create(folder, Header.of(lm, weights))
         return session
     session.adopt(store.entries, store.metrics)
-    found = session.checksums()
-    if store.after and dict(store.after) != found:
+    after = session.checksums()
+    if store.after and dict(store.after) != after:
         logger.warning(
-            "the journal's edits give weights that differ in rounding from those of the run "
-            "that made them: another machine, or another number of threads"
+            "the journal's edits give other weights than in the run that made them: rounding, on "
+            "another machine or with another number of threads, or a damaged journal"
         )
-    store.after = found
+    store.after = after
     session.store = store
     return session
 
 
 def load_session(lm: EditableModel, path: str | Path, *, force: bool = False) -> EditSession:
-    """A session with everything that a patch holds applied, ready to go on.
+    """A session with a patch applied, ready to go on.
 
     Args:
         lm: a fresh copy of the model that the patch was made for; in the same dtype its weights
@@ -64,9 +64,9 @@ def load_session(lm: EditableModel, path: str | Path, *, force: bool = False) ->
         force: apply it to another model, or to other weights, of the same shapes.
 
     Raises:
-        PatchError: the patch is missing, damaged or hostile, or for a model of other shapes; or,
-            without ``force``, for another model. No weight has changed then.
-        NumericalError: a weight would overflow; likewise.
+        PatchError: the patch is missing, damaged or malformed, or for a model of other shapes;
+            or, without ``force``, for another model. No weight has changed then.
+        NumericalError: a weight would overflow; no weight has changed then.
     """
     path = Path(path).expanduser()
     patch = read_patch(path, lm)
@@ -77,8 +77,8 @@ def load_session(lm: EditableModel, path: str | Path, *, force: bool = False) ->
 
 
 def session_of(patch: Patch, lm: EditableModel, *, force: bool = False) -> EditSession:
-    """As `load_session`, of a patch that was read for this model already."""
-    session = EditSession(lm, list(patch.header.places))
+    """As `load_session`, of a patch that `read_patch` read for this model."""
+    session = EditSession(lm, list(patch.header.layers))
     if not force:
         patch.header.check_model(lm, pristine_weights(session))
     session.adopt(patch.entries, patch.metrics)
@@ -86,10 +86,10 @@ def session_of(patch: Patch, lm: EditableModel, *, force: bool = False) -> EditS
 
 
 def save_session(session: EditSession, path: str | Path, *, keys: bool = True) -> None:
-    """Write one file of which `load_session` and ``alphaedit apply`` make the same edits elsewhere.
+    """Write a patch, for `load_session` and ``alphaedit apply``.
 
     Args:
-        session: whose edits.
+        session: whose edits to write.
         path: replaced once the new file is complete.
         keys: store the keys of all edits, too, so that editing goes on exactly from it.
 

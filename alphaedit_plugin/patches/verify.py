@@ -1,4 +1,4 @@
-"""Does a patch still do what it promises? Its edits answer, and old keys see nothing of it."""
+"""Does a patch still do what it promises: do its edits answer, and do old keys not see it?"""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from alphaedit_plugin.patches.patch import Patch
 
-SEEN = 0.8  # of `seen_on`: on SmolLM2 at most .5 through its own projectors, 1.5 through strangers'
-ROUNDING = 1e-5  # ‖ΔU‖/‖Δ‖ of float32 deltas; through another projector it is 0.01 and more
+# Upper bounds: of `seen_on`, which on SmolLM2 is at most .5 through its own projectors and 1.5
+# through others; and of ‖ΔU‖/‖Δ‖ in float32, which is at least 0.01 through another projector.
+SEEN, ROUNDING = 0.8, 1e-5
 
 
 @dataclass(frozen=True)
 class EditCheck:
-    """One edit.
+    """Whether one edit answers.
 
     Attributes:
-        name: its id.
-        request: what was asked.
+        name: the edit's id.
+        request: what it asked for.
         accuracy: share of the new answer's tokens that the model gives.
     """
 
@@ -42,14 +43,14 @@ class EditCheck:
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One layer.
+    """What old keys see of one layer's deltas.
 
     Attributes:
         layer: its number.
         norm: ``‖Δ‖`` of all its deltas.
-        promised: whether any of them was projected, so that old keys should see nothing of it.
-        leakage: ``‖ΔU‖/‖Δ‖`` of those that were; ``None`` if none was, or it was not measured.
-        seen: what text sees of those that were, see `seen_on`; ``None`` likewise.
+        promised: whether any delta was projected, so that old keys should see nothing of it.
+        leakage: ``‖ΔU‖/‖Δ‖`` of the projected deltas; ``None`` without any, or unmeasured.
+        seen: what text sees of the projected deltas, see `seen_on`; ``None`` as above.
     """
 
     layer: int
@@ -60,33 +61,33 @@ class LayerCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether old keys see nothing of what promises that, as far as it was measured."""
+        """Whether old keys see nothing of the projected deltas, as far as that was measured."""
         small = self.leakage is None or self.leakage <= ROUNDING
         return small and (self.seen is None or self.seen <= SEEN)
 
 
 def projected(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries that promise to preserve what the model knew."""
+    """The entries that were edited in the null space."""
     return [entry for entry in entries if entry.method.get("null_space") is True]
 
 
 def check_edits(lm: EditableModel, entries: Sequence[Entry]) -> list[EditCheck]:
-    """Ask the model, as it is, for every edit that no later one contradicted.
+    """Ask the model, as it is, for every edit that no later one contradicts.
 
     Raises:
         RequestError: a prompt that this model cannot be asked.
     """
-    lost = superseded([entry.requests for entry in entries])
-    pairs = [
-        (own, request)
-        for entry, places in zip(entries, lost, strict=True)
-        for place, (own, request) in enumerate(zip(entry.ids, entry.requests, strict=True))
-        if place not in places
+    contradicted = superseded([entry.requests for entry in entries])
+    edits = [
+        (name, request)
+        for entry, lost in zip(entries, contradicted, strict=True)
+        for number, (name, request) in enumerate(zip(entry.ids, entry.requests, strict=True))
+        if number not in lost
     ]
-    found = edit_quality(lm, [request for _, request in pairs])
+    quality = edit_quality(lm, [request for _, request in edits])
     return [
-        EditCheck(own, request, sum(metrics["rewrite_acc"]) / len(metrics["rewrite_acc"]))
-        for (own, request), metrics in zip(pairs, found, strict=True)
+        EditCheck(name, request, sum(metrics["rewrite_acc"]) / len(metrics["rewrite_acc"]))
+        for (name, request), metrics in zip(edits, quality, strict=True)
     ]
 
 
@@ -99,12 +100,11 @@ def check_layers(
 
     Args:
         patch: whose deltas.
-        projectors: those that they were made with, which layers without any deltas that were
-            projected need not have; empty to measure nothing.
-        moments: of text, in the unedited model; empty to measure nothing on it.
+        projectors: those that the projected deltas were made with; empty to measure no leakage.
+        moments: of text, in the unedited model; empty to measure nothing on text.
     """
     checks = []
-    for layer in sorted(patch.header.places):
+    for layer in sorted(patch.header.layers):
         delta, safe = patch.delta(layer), patch.delta(layer, projected(patch.entries))
         promised = safe.norm > 0
         leakage = projectors[layer].leakage(safe) if promised and projectors else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alphaedit_plugin.common.progress import progress
+from alphaedit_plugin.common.console import progress_bar
 from examples.train_pocket.tokenizer import MAX_LENGTH
 
 NOBODY = -1  # no subject ends at this token
@@ -157,21 +157,23 @@ def fit(
     """
     optimizer = make_optimizer(model, recipe)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, recipe))
-    for step in (bar := progress(range(recipe.steps), desc="training", unit="step")):
-        rows = next(stream)
-        with first_keys(model) as keys:
-            logits = model(input_ids=rows.ids, attention_mask=rows.mask).logits
-        loss = text_loss(logits, rows.ids, rows.weights)
-        if recipe.spread:
-            named = rows.subjects != NOBODY
-            loss = loss + recipe.spread * spread_loss(keys[0][named], rows.subjects[named])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        if step % every == every - 1:
-            bar.set_postfix(loss=f"{loss.item():.3f}", known=f"{known():.3f}")
+    with progress_bar("training", recipe.steps, "steps") as bar:
+        for step in range(recipe.steps):
+            rows = next(stream)
+            with first_keys(model) as keys:
+                logits = model(input_ids=rows.ids, attention_mask=rows.mask).logits
+            loss = text_loss(logits, rows.ids, rows.weights)
+            if recipe.spread:
+                named = rows.subjects != NOBODY
+                loss = loss + recipe.spread * spread_loss(keys[0][named], rows.subjects[named])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            if step % every == every - 1:
+                bar.note(f"loss {loss.item():.3f}, known {known():.3f}")
+            bar.update()
     return model.eval()
 
 

@@ -358,7 +358,7 @@ def test_a_failed_save_leaves_nothing(
     assert main(asked("memit", projectors, f"save={tmp_path / 'edited'}")) == 2
     out, err = capsys.readouterr()
     assert "after 1 edit: rewrite 100.0%" in out
-    assert f"cannot write {tmp_path / 'edited'}: No space left on device" in err
+    assert f"{tmp_path / 'edited'} cannot be written: No space left on device" in err
     assert not list(tmp_path.iterdir())
 
 

@@ -15,7 +15,7 @@ from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches.sessions import save_session
-from tests.patches.test_adapter import edited, logits
+from tests.patches.test_lora_adapter import edited, logits
 from tests.saved import config_of, overrides_of
 from tests.tiny import relative
 

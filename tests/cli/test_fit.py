@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from alphaedit_plugin.cli.main import main
-from alphaedit_plugin.common.files import read_artefact
+from alphaedit_plugin.common.tensor_file import read_tensors
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.projector_file import load_projectors, read_projectors
-from tests.data.test_corpus import fake_datasets
+from tests.data.test_corpus import fake_hub
 from tests.saved import config_of, overrides_of
 from tests.tiny import TEXTS, relative
 
@@ -41,7 +41,7 @@ def fit(saved: Path, *overrides: str) -> list[str]:
 
 
 def moments_in(cache: Path) -> list[tuple[torch.Tensor, int]]:
-    found = [read_artefact(path) for path in sorted((cache / "moments").glob("*.safetensors"))]
+    found = [read_tensors(path) for path in sorted((cache / "moments").glob("*.safetensors"))]
     return [(tensors["total"], content["count"]) for tensors, content in found]
 
 
@@ -99,7 +99,7 @@ def name_on_hub(saved: Path) -> list[str]:
 def test_any_text_is_the_same_text(
     saved: Path, write: Any, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    fake_datasets(monkeypatch, lambda *_, **__: [{"text": text} for text in TEXTS])
+    fake_hub(monkeypatch, lambda *_, **__: [{"text": text} for text in TEXTS])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert main(fit(saved, "fit.out=a.safetensors")) == 0
     assert main(fit(saved, "fit.out=b.safetensors", *write(saved))) == 0

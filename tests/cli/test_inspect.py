@@ -82,7 +82,7 @@ def test_a_degenerate_cut_is_named(
         (["a", "b"], "type alphaedit inspect PROJECTOR"),
         (["gone"], "no projector file at gone"),
         (["x" * 300], "cannot be read: File name too long"),
-        (["{saved}/text.txt"], "is damaged, or no file of alphaedit_plugin's"),
+        (["{saved}/text.txt"], "is damaged, or not a file of alphaedit_plugin"),
         (["{saved}/p.safetensors", "{model}"], "no held-out text: give corpus="),
         (["{saved}/p.safetensors", "{model}", "corpus=gone.txt"], "no corpus at gone.txt"),
         (["{saved}/p.safetensors", "model=pocket"], "but this is "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_from_edit_to_verify(capsys: Capture) -> None:
 def test_edits_that_a_model_lost_are_told_without_a_projector(capsys: Capture) -> None:
     assert main([*EDIT, "save=run"]) == 0
     tensors, content = parts_of(Path("p.safetensors"))
-    content["entries"][1]["requests"][1]["request"]["target_new"] = "nonsense"
+    content["entries"][1]["requests"][1]["target_new"] = "nonsense"
     forge(Path("p.safetensors"), tensors, content)
     said(capsys)
     assert main(["verify", "p.safetensors", "model=custom", "model.path=run"]) == 1
@@ -154,19 +155,19 @@ def test_an_answer_that_was_replaced_is_asked_for_again(capsys: Capture) -> None
 def test_a_run_with_nothing_left_to_do_shows_no_bar(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alphaedit_plugin.common.progress.unwatched", lambda shown: False)
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)
     assert main(EDIT) == 0
-    assert "editing: " in said(capsys)
+    assert "editing" in said(capsys)
     assert main(EDIT) == 0
     out = said(capsys)
     assert "in the journal already: 4 of 4" in out
-    assert "editing: " not in out
+    assert "editing" not in out
 
 
 def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys: Capture) -> None:
     assert main([*EDIT, "null_space=false"]) == 0
     tensors, content = parts_of(Path("p.safetensors"))
-    content["entries"][1]["requests"][1]["request"]["target_new"] = "\x1b[2Jnonsense"
+    content["entries"][1]["requests"][1]["target_new"] = "\x1b[2Jnonsense"
     forge(Path("p.safetensors"), tensors, content)
     said(capsys)
     assert main(["verify", "p.safetensors"]) == 1
@@ -214,7 +215,7 @@ def test_a_file_of_another_kind_is_not_overwritten(
         setting = "patch" if command == "edit" else "fit.out"
         said(capsys)
         assert main([command, *QUICK, f"{setting}={taken}"]) == 2
-        assert f"{taken} is there, and is no p" in said(capsys)
+        assert f"{taken} exists and is not a p" in said(capsys)
         assert Path(taken).read_bytes() == before
 
 
@@ -233,7 +234,7 @@ def test_a_journal_that_does_not_fit_is_refused_before_moments_are_collected(
     def collected(*_: object, **__: object) -> None:
         raise AssertionError("second moments were collected")
 
-    message = "journal=j holds notes.txt" if foreign else "refused: it was kept in bfloat16"
+    message = "journal=j holds notes.txt" if foreign else "it was kept in 'bfloat16'"
     if foreign:
         Path("j").mkdir()
         Path("j", "notes.txt").touch()

@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_used(
     monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "file" / "cache"))
     assert Cache.usable() is None
     assert "nothing is cached" in caplog.text
-    assert "Not a directory" in caplog.text
+    assert "what should be its folder is a file" in caplog.text
 
 
 def compute_alone(folder: Path, queue: Any) -> None:

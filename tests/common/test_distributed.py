@@ -28,7 +28,7 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch, world: 
     monkeypatch.setenv("WORLD_SIZE", world)
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    message = f"WORLD_SIZE={world} .* start them with torchrun"
+    message = f"WORLD_SIZE={world}, but .* start the processes with torchrun"
     with pytest.raises(ConfigError, match=message), group_from_environment():
         pass
     assert not torch.distributed.is_initialized()

@@ -1,36 +1,29 @@
-"""Files that are whole or not there, and that notice any change."""
+"""Files and folders are whole or not there, and refused early where they cannot be written."""
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import (
-    DamagedFile,
-    checksum,
-    read_artefact,
+    empty_folder,
+    filled_folder,
+    locked,
     replacing,
     require_writable,
-    write_artefact,
+    writable_folder,
+    writing,
 )
 
-TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(3, dtype=torch.float16)}
-CONTENT = {"cut": 0.02, "layers": [1, 2]}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    path = tmp_path / "new" / "x.safetensors"
-    write_artefact(path, TENSORS, CONTENT)
-    return path
+Refusal = Callable[[Path], object]
 
 
 @contextmanager
@@ -44,106 +37,112 @@ def disk_of(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_round_trip(path: Path) -> None:
-    tensors, content = read_artefact(path)
-    assert content == CONTENT
-    assert set(tensors) == set(TENSORS)
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, TENSORS[name])
-        assert tensor.dtype == TENSORS[name].dtype
-    assert set(read_artefact(path, lambda name: name == "b")[0]) == {"b"}
-    assert list(path.parent.iterdir()) == [path]
-
-
-@given(st.data())
-def test_any_flipped_bit_is_noticed(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    path = tmp_path_factory.mktemp("flip") / "x.safetensors"
-    write_artefact(path, TENSORS, CONTENT)
-    content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= 1 << data.draw(st.integers(0, 7))
-    path.write_bytes(content)
-    try:
-        tensors, described = read_artefact(path)
-    except DamagedFile:
-        return
-    assert described == CONTENT  # what padding there is may change
-    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
-
-
-@given(st.integers(0, 400))
-def test_any_truncation_is_noticed(tmp_path_factory: pytest.TempPathFactory, missing: int) -> None:
-    path = tmp_path_factory.mktemp("cut") / "x.safetensors"
-    write_artefact(path, TENSORS, CONTENT)
-    content = path.read_bytes()
-    path.write_bytes(content[: max(0, len(content) - 1 - missing)])
-    with pytest.raises(DamagedFile, match=r"x\.safetensors is damaged"):
-        read_artefact(path)
-
-
-def test_tensors_may_share_memory(tmp_path: Path) -> None:
-    whole = torch.arange(6.0)
-    shared = {"one": whole, "two": whole, "part": whole[2:4], "across": whole.reshape(2, 3).T}
-    write_artefact(tmp_path / "x", shared, {})
-    found, _ = read_artefact(tmp_path / "x")
-    assert all(torch.equal(found[name], tensor) for name, tensor in shared.items())
-
-
-def test_a_missing_file_is_just_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_artefact(tmp_path / "x")
-
-
-def test_a_full_disk_leaves_the_old_file(path: Path) -> None:
-    before = path.read_bytes()
-    with disk_of(10_000), pytest.raises(ConfigError, match=r"x\.safetensors cannot be written: "):
-        write_artefact(path, {"a": torch.zeros(100_000)}, {})
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_an_error_while_writing_leaves_the_old_file(path: Path) -> None:
-    before = path.read_bytes()
-
-    def interrupted() -> None:
+def test_a_file_is_replaced_once_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x"
+    for text in ("one", "two"):
         with replacing(path) as unfinished:
-            unfinished.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_bytes() == before
+            unfinished.write_text(text)
+        assert path.read_text() == text
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_places_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    below = tmp_path / "file" / "sub" / "x"
-    with pytest.raises(
-        ConfigError, match="x cannot be written: what should be its folder is a file"
-    ):
-        write_artefact(below, TENSORS, CONTENT)
-    with pytest.raises(
-        ConfigError, match="x cannot be written: what should be its folder is a file"
-    ):
-        require_writable(below)
-    with pytest.raises(ConfigError, match="is a folder: name a file in it"):
-        require_writable(tmp_path)
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(KeyboardInterrupt, KeyboardInterrupt), (OSError(errno.ENOSPC, "Disk full"), ConfigError)],
+)
+@pytest.mark.parametrize("write", [replacing, filled_folder])
+def test_an_error_while_writing_leaves_what_was_there(
+    tmp_path: Path, write: Any, error: Any, expected: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with write(path) as unfinished:
+            (unfinished / "x" if unfinished.is_dir() else unfinished).write_text("half")
+            raise error
+
+    with pytest.raises(expected, match=r"^$|file cannot be written: Disk full"):
+        fail()
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_filled_folder_takes_its_place(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "deep" / "new"
+    if exists:
+        folder.mkdir(parents=True)
+    with filled_folder(folder) as unfinished:
+        (unfinished / "x").touch()
+        assert exists is folder.is_dir()
+    assert [path.name for path in folder.iterdir()] == ["x"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_lock_is_released_on_error(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(KeyError), locked(tmp_path / "deep" / "lock"):
+            raise KeyError
 
 
 def test_asking_leaves_nothing_but_folders(tmp_path: Path) -> None:
     require_writable(tmp_path / "new" / "x")
     assert list((tmp_path / "new").iterdir()) == []
-    (tmp_path / "old").write_text("kept")
-    require_writable(tmp_path / "old")
-    assert (tmp_path / "old").read_text() == "kept"
+    (tmp_path / "new" / "x").write_text("kept")
+    require_writable(tmp_path / "new" / "x")
+    assert (tmp_path / "new" / "x").read_text() == "kept"
+    folder = tmp_path / "a" / "b"
+    assert writable_folder("save", str(folder)) == empty_folder("save", str(folder)) == folder
+    assert not (tmp_path / "a").exists()
 
 
-def test_checksums_tell_shapes_and_types_apart() -> None:
-    zeros = torch.zeros(4)
-    kinds = [zeros, zeros.reshape(2, 2), zeros.to(torch.int32), zeros[:0], zeros.reshape(4, 1)]
-    assert len({checksum(tensor) for tensor in kinds}) == len(kinds)
-    across = torch.arange(6.0).reshape(2, 3).T
-    assert checksum(across) == checksum(across.contiguous())
+def replace(path: Path) -> None:
+    with replacing(path):
+        pass
+
+
+def lock(path: Path) -> None:
+    with locked(path):
+        pass
+
+
+def overwrite(path: Path) -> None:
+    with writing(path):
+        path.write_text("x")
+
+
+@pytest.mark.parametrize(
+    ("look", "path", "message"),
+    [
+        (replace, "file/in/x", "cannot be written: what should be its folder is a file"),
+        (require_writable, "file/in/x", "cannot be written: what should be its folder is a file"),
+        (lock, "file/in/x", "in cannot be written: what should be its folder is a file"),
+        (require_writable, "full", "full is a folder: name a file in it"),
+        (overwrite, "full", "full cannot be written: Is a directory"),
+        (lambda p: writable_folder("save", str(p)), "file", "save=.* written: .*file is a file"),
+        (lambda p: writable_folder("save", str(p)), "file/in", "save=.* written: .*file is a file"),
+        (lambda p: empty_folder("save", str(p)), "full", "save=.*full is not empty"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(
+    tmp_path: Path, look: Refusal, path: str, message: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / "deep").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=message):
+        look(tmp_path / path)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a /proc")
+@pytest.mark.parametrize("look", [writable_folder, empty_folder])
+def test_a_place_where_not_even_root_may_write(look: Callable[[str, str], Path]) -> None:
+    with pytest.raises(ConfigError, match=r"save=/proc/x/y .*nothing can be made in /proc "):
+        look("save", "/proc/x/y")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_place_that_is_not_ours(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match=r"nothing can be made in .* \(Permission denied\)"):
+        writable_folder("save", str(tmp_path / "new"))

@@ -12,16 +12,16 @@ from transformers import AutoModelForCausalLM
 from alphaedit_plugin.cli.export_run import session_layers
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import AlphaEditError
-from alphaedit_plugin.common.outputs import filled_folder
+from alphaedit_plugin.common.files import filled_folder
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.report import MARKDOWN
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.patches.adapter import save_adapter
-from alphaedit_plugin.patches.full import save_checkpoint
+from alphaedit_plugin.patches.full_checkpoint import save_checkpoint
+from alphaedit_plugin.patches.lora_adapter import save_adapter
 from alphaedit_plugin.patches.sessions import save_session
 from tests.common.test_files import disk_of
 from tests.killed import killed_at
-from tests.patches.test_adapter import edited
+from tests.patches.test_lora_adapter import edited
 from tests.saved import overrides_of
 from tests.tiny import assert_same_weights, weights_of
 

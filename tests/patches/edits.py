@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.files import read_artefact, write_artefact
+from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.editing.entry import Search
 from alphaedit_plugin.editing.session import EditSession
@@ -70,10 +70,10 @@ def edit(
 
 def parts_of(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A file's tensors and content, to be changed and written again with `forge`."""
-    tensors, content = read_artefact(path)
+    tensors, content = read_tensors(path)
     return tensors, copy.deepcopy(content)
 
 
 def forge(path: Path, tensors: dict[str, Tensor], content: Any) -> None:
-    """What an attacker can do: a file that is changed, with checksums that fit."""
-    write_artefact(path, tensors, content)
+    """What an attacker can do: a file with anything in it."""
+    write_tensors(path, tensors, content)

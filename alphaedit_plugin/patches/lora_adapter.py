@@ -1,4 +1,4 @@
-"""Edits as a LoRA adapter that ``peft`` loads, and servers that read its format.
+"""Edits as a LoRA adapter, for ``peft`` and for servers that read its format.
 
 ``W + scaling · B A`` (Hu et al. 2022, §4.1) with ``scaling = alpha / r``. Here ``B A`` is the
 delta itself, so every layer's alpha is its rank and so is the adapter's as a whole: readers that
@@ -15,9 +15,9 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
+from alphaedit_plugin.common.delta import LowRank
 from alphaedit_plugin.common.errors import AlphaEditError
-from alphaedit_plugin.common.lowrank import LowRank
-from alphaedit_plugin.common.outputs import filled_folder
+from alphaedit_plugin.common.files import filled_folder
 from alphaedit_plugin.models.editable import EditableModel
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -28,11 +28,12 @@ def save_adapter(lm: EditableModel, layers: Mapping[int, LowRank], folder: Path)
 
     Args:
         lm: the model that was edited.
-        layers: what was added to each; layers to which nothing was added are left out.
+        layers: what was added to each; those without a change are left out.
         folder: new, or empty.
 
     Raises:
-        AlphaEditError: nothing was added to any layer, or the folder cannot be written.
+        AlphaEditError: nothing was added to any layer.
+        ConfigError: the folder cannot be written.
     """
     changed = {
         lm.layout.down_proj.format(layer): delta for layer, delta in layers.items() if delta.rank
@@ -50,7 +51,7 @@ def save_adapter(lm: EditableModel, layers: Mapping[int, LowRank], folder: Path)
 
 
 def _config(lm: EditableModel, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """What `peft.LoraConfig` saves, but for the fields that keep their defaults."""
+    """What `peft.LoraConfig` saves, without the fields that keep their defaults."""
     highest = max(ranks.values())
     stored_transposed = any(isinstance(lm.model.get_submodule(name), Conv1D) for name in ranks)
     return {

@@ -1,4 +1,4 @@
-"""An edited model as a checkpoint like any other."""
+"""An edited model as an ordinary checkpoint of transformers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from transformers import AutoConfig
 
-from alphaedit_plugin.common.outputs import filled_folder
+from alphaedit_plugin.common.files import filled_folder
 from alphaedit_plugin.models.editable import EditableModel, dtype_name
 from alphaedit_plugin.models.pretrained import pretrained
 
 
 def save_checkpoint(lm: EditableModel, folder: Path) -> None:
-    """Save model and tokenizer as they are now, for ``from_pretrained``.
+    """Save model and tokenizer as they are now, for ``from_pretrained``; whole or not at all.
 
     Raises:
-        AlphaEditError: it cannot be written; nothing is left of it then.
+        ConfigError: the folder cannot be written.
     """
     with filled_folder(folder) as unfinished:
         lm.model.save_pretrained(unfinished)
@@ -24,7 +24,7 @@ def save_checkpoint(lm: EditableModel, folder: Path) -> None:
 
 
 def dtype_note(lm: EditableModel, path: str | None) -> str:
-    """What to say of a checkpoint in another dtype than the one it was made from; else nothing.
+    """A remark if a checkpoint has another dtype than the one it was made from, else nothing.
 
     Args:
         lm: the model that was saved.

@@ -13,12 +13,11 @@ from peft import PeftModel
 from torch import Tensor
 
 from alphaedit_plugin.cli.export_run import session_layers
-from alphaedit_plugin.common.delta import Delta
+from alphaedit_plugin.common.delta import Delta, LowRank, factorise
 from alphaedit_plugin.common.errors import AlphaEditError
-from alphaedit_plugin.common.lowrank import LowRank, factorise
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.patches.adapter import save_adapter
+from alphaedit_plugin.patches.lora_adapter import save_adapter
 from tests.tiny import REQUESTS, relative
 
 LAYERS = (0, 1, 3)
