@@ -166,7 +166,7 @@ def trace(lm: EditableModel, facts: Sequence[Fact], settings: TraceSettings) -> 
     bar = progress(
         total=len(batches) * (2 + 2 * lm.depth), desc="tracing", unit="pass", leave=False
     )
-    with torch.no_grad(), inference(lm), bar:
+    with torch.no_grad(), inference(lm.model), bar:
         for indices in batches:
             batch = [facts[i] for i in indices]
             clean = read(lm, sites, [fact.sentence for fact in batch], settings.budget)
@@ -263,7 +263,7 @@ class _Run:
         ]
         if noisy:
             hooks.append(partial(embed.register_forward_hook, self._spoil))
-        with hooked(*hooks), head_only_at(self.lm, self.rows, self.columns):
+        with hooked(*hooks), head_only_at(self.lm.model, self.rows, self.columns):
             logits = self.lm.model(**inputs, use_cache=False).logits[0].float()
         labels = self.labels.to(logits.device)
         found = logits.log_softmax(1).gather(1, labels[:, None]).squeeze(1)

@@ -120,7 +120,7 @@ class Reader:
             if entering is not None:
                 self._keep(chosen, entering)
 
-        with torch.no_grad(), inference(self._view):
+        with torch.no_grad(), inference(self._view.model):
             for part in (
                 [row for row in rows if row < self._keepable],
                 [row for row in rows if row >= self._keepable],

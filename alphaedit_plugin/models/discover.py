@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.common.errors import ModelError, first_line
 from alphaedit_plugin.models.families import Layout, several_experts
-from alphaedit_plugin.models.hooks import evaluation
+from alphaedit_plugin.models.hooks import inference
 from alphaedit_plugin.models.probe import Probe, same
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def discover(model: Any, given: Mapping[str, Any]) -> Layout:
             message names the setting to give.
     """
     try:
-        with torch.inference_mode(False), torch.no_grad(), evaluation(model):
+        with torch.inference_mode(False), torch.no_grad(), inference(model):
             layout = _find(model, given)
     except ModelError:
         raise

@@ -22,7 +22,7 @@ TOP = 5
 @contextmanager
 def seeded(lm: EditableModel, seed: int) -> Iterator[None]:
     """Draws inside depend on ``seed`` alone; the global random state is left as it was."""
-    with rng.seeded(seed), torch.no_grad(), inference(lm):
+    with rng.seeded(seed), torch.no_grad(), inference(lm.model):
         yield
 
 

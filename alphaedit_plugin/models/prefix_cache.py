@@ -99,7 +99,7 @@ def _begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail
         collate(lm, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)])
     )
     nowhere = torch.zeros(0, dtype=torch.long, device=lm.device)
-    with torch.no_grad(), head_only_at(lm, nowhere, nowhere):
+    with torch.no_grad(), head_only_at(lm.model, nowhere, nowhere):
         found = lm.model(**before.inputs(), **_positions(lm, before), use_cache=True)
     kept = before.attention_mask * (starts[:, None] > 0)
     inputs = {
@@ -173,7 +173,7 @@ def _skipping(lm: EditableModel, tail: Tail) -> Iterator[None]:
 def can_resume(lm: EditableModel) -> bool:
     """Whether a `Tail` gives what a whole forward pass gives; tried once per ``lm``."""
     if "resume" not in lm.findings:
-        with torch.no_grad(), inference(lm):
+        with torch.no_grad(), inference(lm.model):
             lm.findings["resume"] = _try(lm)
     return lm.findings["resume"]
 

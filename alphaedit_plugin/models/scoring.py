@@ -80,7 +80,7 @@ def score(lm: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 163
         scored = _score_batch(lm, batch, [(row, labels) for row, _, labels in questions])
         answers.update({n: found for (_, n, _), found in zip(questions, scored, strict=True)})
 
-    with torch.no_grad(), inference(lm):
+    with torch.no_grad(), inference(lm.model):
         in_token_budget(lm, [len(s.ids) for s in sentences], budget, work)
     return [answers[number] for number in range(len(pairs))]
 
@@ -131,7 +131,7 @@ def log_likelihoods(
             counts[number] += len(answer.labels)
 
     needed = activation_bytes(lm, logits=1)
-    with torch.no_grad(), inference(lm):
+    with torch.no_grad(), inference(lm.model):
         in_token_budget(lm, [len(ids) for _, ids in windows], budget, work, needed)
     return list(zip(sums, counts, strict=True))
 
@@ -169,7 +169,7 @@ def continue_greedily(
             for index, token in zip(growing, chosen, strict=True):
                 rows[index].append(token)
 
-    with torch.no_grad(), inference(lm):
+    with torch.no_grad(), inference(lm.model):
         in_token_budget(lm, sizes, budget, work)
     return [_decode(lm.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
 
@@ -195,7 +195,7 @@ def _check_room(lm: EditableModel, prompt: str, ids: Sequence[int], room: int) -
 
 def _logits_at(lm: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
     """``(m, vocabulary)`` float32 at the given places of the batch."""
-    with head_only_at(lm, rows, columns):
+    with head_only_at(lm.model, rows, columns):
         return lm.model(**batch.inputs(), use_cache=False).logits[0].float()
 
 

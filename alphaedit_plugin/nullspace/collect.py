@@ -134,7 +134,7 @@ def collect_second_moments(
         total=tokens, initial=found.position.tokens, unit="token", unit_scale=True,
         desc="second moments", leave=False, hide=not group.leads,
     )  # fmt: skip
-    with torch.no_grad(), inference(lm), bar:
+    with torch.no_grad(), inference(lm.model), bar:
         for number, chunk in reader.chunks(texts):
             before = found.position.tokens
             if number % group.world == group.rank:

@@ -121,7 +121,7 @@ def test_inference_puts_every_flag_back(lm: EditableModel, fails: bool) -> None:
     flags = [p.requires_grad for p in lm.model.parameters()]
     modes = [m.training for m in lm.model.modules()]
     try:
-        with inference(lm):
+        with inference(lm.model):
             assert not any(p.requires_grad for p in lm.model.parameters())
             assert not any(m.training for m in lm.model.modules())
             if fails:

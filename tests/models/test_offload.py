@@ -184,7 +184,7 @@ def test_hooks_flags_and_places_are_left_as_found(
 def test_a_forward_pass_that_ends_early_leaves_no_copy(gpt2: EditableModel, tmp_path: Path) -> None:
     _offloaded_by_block(gpt2, tmp_path)
     hook = gpt2.block(0)._hf_hook
-    with inference(gpt2):
+    with inference(gpt2.model):
         hook.pre_forward(gpt2.block(0))
         assert gpt2.parameter(0).device != META
         # An edit meanwhile goes to the weight, not to the copy.
