@@ -20,6 +20,7 @@ from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.progress import progress
 from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.models.activations import Part, Site, read
+from alphaedit_plugin.models.batching import in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import (
     head_only_at,
@@ -33,7 +34,6 @@ from alphaedit_plugin.models.scoring import score, tokenise_pairs
 from alphaedit_plugin.models.tokens import (
     Batch,
     Sentence,
-    by_token_budget,
     collate,
     complete,
     locate,
@@ -158,20 +158,21 @@ def trace(lm: EditableModel, facts: Sequence[Fact], settings: TraceSettings) -> 
     """
     window = max(1, round(WINDOW * lm.depth))
     lengths = [len(fact.sentence.ids) * settings.samples for fact in facts]
-    batches = by_token_budget(lengths, settings.budget)
     scale = settings.noise * _spread(lm, facts)
     total = torch.zeros(2 + 2 * lm.depth, dtype=torch.float64)
     parts = (Part.BLOCK, Part.VALUE)
     sites = [Site(layer, part) for part in parts for layer in range(lm.depth)]
-    bar = progress(
-        total=len(batches) * (2 + 2 * lm.depth), desc="tracing", unit="pass", leave=False
-    )
+    bar = progress(total=len(facts) * (2 + 2 * lm.depth), desc="tracing", unit="pass", leave=False)
+
+    def work(indices: list[int]) -> None:
+        batch = [facts[i] for i in indices]
+        clean = read(lm, sites, [fact.sentence for fact in batch], settings.budget)
+        run = _Run.of(lm, batch, indices, settings, scale)
+        done = partial(bar.update, len(batch))
+        total.add_(torch.tensor(run.probabilities(clean, window, done)).double())
+
     with torch.no_grad(), inference(lm.model), bar:
-        for indices in batches:
-            batch = [facts[i] for i in indices]
-            clean = read(lm, sites, [fact.sentence for fact in batch], settings.budget)
-            run = _Run.of(lm, batch, indices, settings, scale)
-            total += torch.tensor(run.probabilities(clean, window, bar.update)).double()
+        in_token_budget(lm, lengths, settings.budget, work)
     clean, spoiled, *restored = (total / len(facts) / settings.samples).tolist()
     return Trace(
         tuple(range(lm.depth)), clean, spoiled,

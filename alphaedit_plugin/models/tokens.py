@@ -227,23 +227,3 @@ def pad_id(lm: EditableModel) -> int:
         if token_id is not None and token_id < known:
             return int(token_id)
     return 0
-
-
-def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices into batches of similar length, at most ``budget`` padded tokens each.
-
-    Args:
-        lengths: token count of each item.
-        budget: largest ``rows × longest row`` of a batch; one item alone may exceed it.
-
-    Returns:
-        Lists of indices, longest items first, so that running out of memory shows at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for index in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches

@@ -17,7 +17,6 @@ from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import (
     ContextTemplates,
     Sentence,
-    by_token_budget,
     collate,
     locate,
     pad_id,
@@ -190,16 +189,6 @@ def test_pad_id_is_one_that_the_model_can_embed(
     tokenizer = SimpleNamespace(pad_token_id=pad, eos_token_id=end)
     lm = EditableModel.wrap(build_model("gpt2", 10), tokenizer)
     assert pad_id(lm) == expected
-
-
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-def test_batches_cover_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = by_token_budget(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    sizes = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
-    assert all(s <= budget or len(b) == 1 for s, b in zip(sizes, batches, strict=True))
-    longest = [max(lengths[i] for i in batch) for batch in batches]
-    assert longest == sorted(longest, reverse=True)
 
 
 def test_the_bare_prompt_has_half_of_the_weight_when_apart() -> None:
