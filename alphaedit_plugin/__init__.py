@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from alphaedit_plugin.config.compose import load_config
     from alphaedit_plugin.config.schema import EditorConfig
     from alphaedit_plugin.data.request import Probe, Request
-    from alphaedit_plugin.easyedit import register, unregister
+    from alphaedit_plugin.easyedit.prune_rect import PRUNEHyperParams, RECTHyperParams
+    from alphaedit_plugin.easyedit.registration import register, unregister
     from alphaedit_plugin.editing.session import EditSession
     from alphaedit_plugin.editor import NullSpaceEditor
     from alphaedit_plugin.methods.alphaedit import AlphaEdit
@@ -37,8 +38,10 @@ __all__ = [
     "EditableModel",
     "EditorConfig",
     "NullSpaceEditor",
+    "PRUNEHyperParams",
     "Probe",
     "Projector",
+    "RECTHyperParams",
     "Request",
     "__version__",
     "load_config",
@@ -56,7 +59,8 @@ def __getattr__(name: str) -> Any:
         "config.compose": ("load_config",),
         "config.schema": ("EditorConfig",),
         "data.request": ("Probe", "Request"),
-        "easyedit": ("register", "unregister"),
+        "easyedit.prune_rect": ("PRUNEHyperParams", "RECTHyperParams"),
+        "easyedit.registration": ("register", "unregister"),
         "editing.session": ("EditSession",),
         "editor": ("NullSpaceEditor",),
         "methods.alphaedit": ("AlphaEdit",),

@@ -17,14 +17,14 @@ from alphaedit_plugin.config.build import load
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.overrides import key_of
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.data.request import Request, among, prepare_requests
+from alphaedit_plugin.data.arguments import prepare_requests
+from alphaedit_plugin.data.request import Request, among
 from alphaedit_plugin.editing import engine
 from alphaedit_plugin.editing.encoding import EncodedRequest, encode, warn_of_shared_tokens
 from alphaedit_plugin.editing.entry import Entry
 from alphaedit_plugin.editing.recipe import Recipe
-from alphaedit_plugin.editing.run import Step, run
-from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.editing.run import ApplyBatch, Step, run
+from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
     add_locality,
@@ -49,6 +49,7 @@ class NullSpaceEditor:
         recipe: how.
         batch_size: requests per batch in `batch_edit`.
         journal: a folder that keeps every batch, see `EditSession`.
+        apply_batch: edits a batch, in whatever way.
 
     Attributes:
         session: pristine weights, key history and journal of this editor's run.
@@ -60,11 +61,13 @@ class NullSpaceEditor:
         recipe: Recipe,
         batch_size: int = 1,
         journal: str | Path | None = None,
+        apply_batch: ApplyBatch = engine.apply_batch,
     ) -> None:
         _check_batch_size(batch_size)
         self.lm = lm
         self.recipe = recipe
         self.batch_size = batch_size
+        self._apply_batch = apply_batch
         self.session = open_session(lm, recipe.layers, journal)
 
     @classmethod
@@ -285,11 +288,6 @@ class NullSpaceEditor:
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch and keep it, without evaluating anything."""
         return self._apply_batch(self.session, self.recipe, encode(self.lm, self.recipe, requests))
-
-    def _apply_batch(
-        self, session: EditSession, recipe: Recipe, batch: Sequence[EncodedRequest]
-    ) -> Entry:
-        return engine.apply_batch(session, recipe, batch)
 
     def finalize(self) -> Entry | None:
         """End the run: PRUNE restrains what has accumulated; the others have nothing to do.

@@ -21,7 +21,7 @@ from alphaedit_plugin import NullSpaceEditor
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.data.selection import load_data
-from alphaedit_plugin.metrics.per_edit import accuracies, edit_quality
+from alphaedit_plugin.metrics.easyedit import accuracies, edit_quality
 
 PEOPLE, BATCH = 40, 10
 JOB, CITY = "{} works as a", "{} lives in the city of"

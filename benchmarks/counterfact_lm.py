@@ -23,10 +23,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from alphaedit_plugin.data.pocket_world.tokenizer import END, MAX_LENGTH, PAD, save_tokenizer
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import score
 from examples.train_pocket.loop import NOBODY, Recipe, Rows, build_model, fit
+from examples.train_pocket.tokenizer import END, MAX_LENGTH, PAD, save_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.easyedit.host import HostError, HostMethod, import_host
-from alphaedit_plugin.easyedit.host_editor import host_settings
+from alphaedit_plugin.easyedit.find_host import HostError, import_host
+from alphaedit_plugin.easyedit.host import HostMethod
+from alphaedit_plugin.easyedit.host_engine import host_settings
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import inference
 from benchmarks.measure import Stopwatch, peak_memory
@@ -155,7 +156,7 @@ def _hparams(lm: EditableModel, task: Task) -> Any:
         "mom2_dtype": "float32",
     }
     if task.method != "rome":
-        settings |= {"mom2_update_weight": task.moment_weight, "batch_size": 1}
+        settings["mom2_update_weight"] = task.moment_weight
     if task.method == "alphaedit":
         # A file that exists: the host then takes the projection matrix it has.
         settings |= {"nullspace_threshold": 2e-2, "L2": task.ridge, "P_loc": __file__}

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from alphaedit_plugin.data.pocket_world import load_pocket
+from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.models.editable import EditableModel
 
 END, UNKNOWN = "<end>", "<unk>"

@@ -22,7 +22,7 @@ from alphaedit_plugin.common.errors import (
     RequestError,
 )
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
+from alphaedit_plugin.data.request import NEIGHBOURHOOD
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor

@@ -124,10 +124,11 @@ def test_command_works_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
 
 def test_pocket_model_loads_from_the_wheel(unpacked: Path, tmp_path: Path) -> None:
     script = (
-        "from alphaedit_plugin.data.pocket_world import ASSETS, load_pocket, load_world\n"
+        "from alphaedit_plugin.data.pocket_world.assets import ASSETS, read_texts\n"
+        "from alphaedit_plugin.data.pocket_world.model import load_pocket\n"
         "print(ASSETS)\n"
         "model, tokenizer = load_pocket()\n"
-        "print(model.config.model_type, len(load_world().facts))\n"
+        "print(model.config.model_type, len(read_texts('corpus.txt')))\n"
     )
     assets, described = run(unpacked, tmp_path, "-c", script).stdout.splitlines()[-2:]
     assert Path(assets).is_relative_to(unpacked)

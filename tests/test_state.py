@@ -17,12 +17,16 @@ from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.editing import targets as targets_module
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editor import NullSpaceEditor
-from alphaedit_plugin.experiments.causal_tracing import Fact, TraceSettings, fact_of, trace
+from alphaedit_plugin.experiments.causal_tracing import (
+    TracedFact,
+    fact_of,
+    trace,
+)
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
-from alphaedit_plugin.metrics.per_edit import edit_quality
+from alphaedit_plugin.metrics.easyedit import edit_quality
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import generate_contexts
 from alphaedit_plugin.models.scoring import continue_greedily, score
@@ -136,11 +140,11 @@ CALLS: dict[str, Call] = {
         e.lm, random_sequences(len(e.lm.tokenizer), 4), LAYERS
     ),
     "fit": lambda e: fit_projectors(e.recipe.moments, Cut(CutRule.rank, 3)),
-    "facts": lambda e: trace(e.lm, _facts(e.lm), TraceSettings(samples=2)),
+    "facts": lambda e: trace(e.lm, _facts(e.lm), samples=2),
 }
 
 
-def _facts(lm: EditableModel) -> list[Fact]:
+def _facts(lm: EditableModel) -> list[TracedFact]:
     return [fact_of(lm, replace(r, ground_truth=r.target_new)) for r in REQUESTS]
 
 

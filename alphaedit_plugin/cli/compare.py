@@ -6,28 +6,21 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from alphaedit_plugin.cli.base import Command, hide_foreign_bars
+from alphaedit_plugin.cli.base import Command
 
 
 def _run(overrides: Sequence[str], console: Console) -> None:
-    hide_foreign_bars()
-    if {"-m", "--multirun"} & set(overrides):
-        from alphaedit_plugin.experiments.sweep import run_sweep
+    from alphaedit_plugin.experiments.sweep import run_compare
 
-        run_sweep(overrides, console)
-    else:
-        from alphaedit_plugin.experiments.comparison import run_comparison
-
-        run_comparison(overrides, console)
+    run_compare(overrides, console)
 
 
 COMMAND = Command(
     "compare",
     "run every base method plain and projected, and report the gain",
-    "Applies compare.edits sequential edits per cell and writes report.md, metrics.json "
-    "and a plot to compare.out. With -m, any settings are swept by Hydra, each cell into a folder "
-    "of its own, on as many machines as hydra/launcher=cores, slurm or ray_cluster has. The "
-    "same command goes on where it was killed.",
+    "Applies compare.edits sequential edits per cell, each cell in its own folder in compare.out, "
+    "and reports on them there. With -m, any settings are swept by Hydra, on as many machines as "
+    "hydra/launcher=cores, slurm or ray_cluster has. The same command goes on where it was killed.",
     (
         "alphaedit compare",
         "alphaedit compare compare.bases=[memit,rect] compare.edits=100",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.metrics.base import check_scored
-from alphaedit_plugin.metrics.per_edit import (
+from alphaedit_plugin.metrics.easyedit import (
     Metrics,
     accuracies,
     add_locality,
@@ -74,10 +74,10 @@ def run_edit(config: EditorConfig, console: Console) -> None:
     patch = None if config.patch is None else Path(config.patch).expanduser()
     if patch is not None:
         require_place(patch)
-    editor = _editor(config)
+    editor, check = _editor(config)
     lm, recipe = editor.lm, editor.recipe
     if given is None:
-        data, encoded = encode_fitting(lm, recipe, data, config.data, partial(check_scored, lm))
+        data, encoded = encode_fitting(lm, recipe, data, config.data, check)
     else:
         encoded = encode(lm, recipe, [given])
     requests = data.requests
@@ -149,15 +149,22 @@ def _note(session: EditSession, requests: Sequence[Request], metrics: Sequence[M
     session.note(found)
 
 
-def _editor(config: EditorConfig) -> NullSpaceEditor:
-    """An editor whose update functions are ours, or EasyEdit's."""
+def _editor(config: EditorConfig) -> tuple[NullSpaceEditor, Callable[[Request], None]]:
+    """An editor with our update functions or EasyEdit's, and what refuses a request besides it."""
     if config.host is Host.native:
-        return NullSpaceEditor.from_config(config)
+        editor = NullSpaceEditor.from_config(config)
+        return editor, partial(check_scored, editor.lm)
     if config.journal is not None or config.patch is not None:
         raise ConfigError("host=easyedit keeps no journal and no patch: use host=native")
-    from alphaedit_plugin.easyedit.host_editor import HostedEditor  # needs the host
+    from alphaedit_plugin.easyedit.host_engine import host_row, hosted_editor  # needs the host
 
-    return HostedEditor.from_config(config)
+    editor = hosted_editor(config)
+
+    def check(request: Request) -> None:
+        check_scored(editor.lm, request)
+        host_row(request)
+
+    return editor, check
 
 
 def request_of(config: EditorConfig) -> Request | None:

@@ -17,8 +17,7 @@ from alphaedit_plugin.common.plotting import blank, colour, save, tidy
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.corpus import Corpus, corpus_from, corpus_of
-from alphaedit_plugin.data.pocket_world import load_world
-from alphaedit_plugin.data.pocket_world.world import corpus_sentences
+from alphaedit_plugin.data.pocket_world.assets import read_texts
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.leakage import Leakage, leakage_on
@@ -90,7 +89,7 @@ def held_out(config: EditorConfig) -> Corpus:
     if config.corpus is not None:
         return corpus_from(Path(config.corpus).expanduser(), config.model.moments.text_field)
     if config.model.path is None:
-        texts = corpus_sentences(load_world(), seed=1, people="unseen")
+        texts = read_texts("held_out.txt")
         return corpus_of("text about people whom the projector has not seen", texts)
     raise ConfigError("no held-out text: give corpus=<a text file the projector was not made from>")
 

@@ -22,10 +22,10 @@ def _run(overrides: Sequence[str], console: Console) -> None:
 COMMAND = Command(
     "suggest",
     "propose layers and a cut for a model, from the model itself",
-    "Takes facts of data=… that the model answers right, spoils them with noise on the subject, "
-    "and sees in which layers restoring the subject brings the answer back (causal tracing, Meng "
-    "et al. 2022); then looks at what each cut would keep of these layers' spectra. Writes "
-    "model.yaml and a plot to suggest.out.",
+    "Takes facts of data=… that the model answers right, corrupts them with noise on the subject, "
+    "and measures in which layers restoring the subject restores the answer (causal tracing, Meng "
+    "et al. 2022); then what each cut would leave of these layers' spectra. Writes model.yaml and "
+    "a plot to suggest.out.",
     (
         "alphaedit suggest suggest.out=runs/suggest",
         "alphaedit suggest model=custom model.path=EleutherAI/pythia-410m corpus=texts.jsonl "

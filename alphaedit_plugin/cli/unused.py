@@ -60,7 +60,7 @@ def _users(command: str, word: str) -> tuple[str, ...]:
     """The commands that use a setting which ``command`` does not; empty where it does."""
     key = word.partition("=")[0].lstrip("+~-")
     if command == "compare":
-        from alphaedit_plugin.experiments.grid import REFUSED  # which says more, as an error
+        from alphaedit_plugin.experiments.sweep import REFUSED  # which says more, as an error
 
         if key.partition(".")[0] in REFUSED:
             return ()

@@ -32,7 +32,7 @@ class Registry(Generic[T]):
         Raises:
             ConfigError: the name is taken.
         """
-        if name in self._known():
+        if name in self._entries:  # asking for the others here would import them in a circle
             raise ConfigError(f"{self.kind} {name!r} is registered already")
         self._entries[name] = entry
         return entry

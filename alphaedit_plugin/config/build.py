@@ -16,7 +16,7 @@ from alphaedit_plugin.config.checks import build_method
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments, provide_projectors
-from alphaedit_plugin.data.pocket_world import load_pocket
+from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod

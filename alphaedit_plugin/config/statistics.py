@@ -19,8 +19,7 @@ from alphaedit_plugin.common.files import is_file, read_artefact, require_writab
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import EditorConfig, ProjectorConfig
 from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
-from alphaedit_plugin.data.pocket_world import load_world
-from alphaedit_plugin.data.pocket_world.world import corpus_sentences
+from alphaedit_plugin.data.pocket_world.assets import read_texts
 from alphaedit_plugin.models.editable import EditableModel, check_size
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, upstream_digests
 from alphaedit_plugin.nullspace.checkpoint import Checkpoint
@@ -58,7 +57,7 @@ def corpus_for(config: ModelConfig) -> Corpus:
     if moments.corpus is not None:
         return corpus_from(Path(moments.corpus).expanduser(), moments.text_field)
     if config.path is None:
-        return corpus_of("the pocket world", corpus_sentences(load_world()))
+        return corpus_of("the pocket world", read_texts("corpus.txt"))
     if moments.hub is not None:
         return corpus_on_hub(moments.hub, moments.hub_config, moments.hub_split, moments.text_field)
     raise ConfigError(

@@ -3,63 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from enum import Enum
-from itertools import islice
 from typing import Protocol
 
 from alphaedit_plugin.common.errors import RequestError
-from alphaedit_plugin.data.request import SLOT, Request, split_slot
-from alphaedit_plugin.data.spelling import folded
+from alphaedit_plugin.data.request import Question, Request
 
 logger = logging.getLogger(__name__)
 
-Question = tuple[str, str, str]
-
 
 class OnConflict(str, Enum):
-    """What becomes of requests that contradict a later one."""
+    """What happens to a request that a later one contradicts."""
 
     last = "last"
     refuse = "refuse"
 
 
 class Asked(Protocol):
-    """What of a request says which question it answers, and how; see `Request`."""
+    """What is compared of a request; see `Request.questions` and `Request.answer`."""
 
     @property
-    def prompt(self) -> str:
-        """With a slot where the subject stands."""
+    def questions(self) -> Collection[Question]:
+        """Two requests that share one ask the same."""
 
     @property
-    def subject(self) -> str:
-        """What the fact is about."""
-
-    @property
-    def target_new(self) -> str:
-        """The answer."""
-
-    @property
-    def relation(self) -> str | None:
-        """Its name, where it is known."""
+    def answer(self) -> str:
+        """The new answer."""
 
 
 def conflicts(requests: Sequence[Asked]) -> dict[int, int]:
-    """Which requests a later one contradicts.
-
-    Which requests ask the same: see `questions`.
-
-    Returns:
-        For each request that loses, its number and that of the last one with its question.
-    """
-    asked = [questions(request) for request in requests]
-    last = {question: number for number, every in enumerate(asked) for question in every}
-    lost = {}
-    for number, request in enumerate(requests):
-        winner = max(last[question] for question in asked[number])
-        if answer(request) != answer(requests[winner]):
-            lost[number] = winner
-    return lost
+    """By number, each request that a later one contradicts, and the last one that asks the same."""
+    last = {question: n for n, request in enumerate(requests) for question in request.questions}
+    winners = [max(last[question] for question in request.questions) for request in requests]
+    return {
+        n: winner
+        for n, winner in enumerate(winners)
+        if requests[n].answer != requests[winner].answer
+    }
 
 
 def superseded(
@@ -67,44 +48,33 @@ def superseded(
 ) -> list[dict[int, int]]:
     """Which requests of earlier batches were contradicted since, or are now.
 
-    Other than within one call, a request whose answer comes back later loses, too: in between the
-    model was made to answer something else.
+    Unlike in `conflicts`, a request whose answer comes back later is lost, too: in between, the
+    model was edited to answer something else.
 
     Args:
         batches: what was edited, batch by batch.
-        arriving: what is about to be.
+        arriving: what is about to be edited.
 
     Returns:
-        For each batch, the places of the requests that lose, and the number of the last that
-        contradicts it among ``arriving``; negative where that is in a batch.
+        For each batch, the indices of the requests that are lost, each with the number of the last
+        one that contradicts it: its index in ``arriving``, or negative where it is in a batch.
     """
-    every = [request for batch in batches for request in batch]
-    asked = [(questions(r), answer(r)) for r in (*every, *arriving)]
+    edited = [request for batch in batches for request in batch]
     last: dict[Question, dict[str, int]] = {}  # by question, then by answer
-    for number, (own, wanted) in enumerate(asked, -len(every)):
-        for question in own:
-            last.setdefault(question, {})[wanted] = number
-    winners = {}
-    for number, (own, wanted) in enumerate(asked[: len(every)], -len(every)):
-        others = (n for q in own for given, n in last[q].items() if given != wanted)
-        winner = max(others, default=number)
-        if winner > number:
-            winners[number] = winner
-    numbers = iter(range(-len(every), 0))
-    return [
-        {place: winners[n] for place, n in enumerate(islice(numbers, len(batch))) if n in winners}
-        for batch in batches
-    ]
-
-
-def replacements(
-    batches: Sequence[Sequence[Request]], arriving: Sequence[Request]
-) -> Iterator[tuple[Request, Request]]:
-    """Every earlier request that one of ``arriving`` contradicts, and the last that does."""
-    for batch, lost in zip(batches, superseded(batches, arriving), strict=True):
-        for place, winner in lost.items():
-            if winner >= 0:
-                yield batch[place], arriving[winner]
+    for number, request in enumerate((*edited, *arriving), -len(edited)):
+        for question in request.questions:
+            last.setdefault(question, {})[request.answer] = number
+    lost: list[dict[int, int]] = []
+    numbers = iter(range(-len(edited), 0))
+    for batch in batches:
+        lost.append({})
+        for index, request in enumerate(batch):
+            number = next(numbers)
+            answers = [pair for q in request.questions for pair in last[q].items()]
+            winner = max((n for answer, n in answers if answer != request.answer), default=number)
+            if winner > number:
+                lost[-1][index] = winner
+    return lost
 
 
 def refuse_conflicts(requests: Sequence[Request]) -> None:
@@ -115,13 +85,13 @@ def refuse_conflicts(requests: Sequence[Request]) -> None:
     """
     for loser, winner in conflicts(requests).items():
         raise RequestError(
-            f"{_both(requests, loser, winner)}: leave one out, or set on_conflict=last to let the "
+            f"{_both(requests, loser, winner)}: remove one, or set on_conflict=last to let the "
             "last one win"
         )
 
 
 def contradicted(requests: Sequence[Request]) -> frozenset[int]:
-    """The numbers of the requests that lose, each of which is warned about."""
+    """The numbers of the requests that a later one contradicts; a warning is logged for each."""
     lost = conflicts(requests)
     for loser, winner in lost.items():
         logger.warning("%s: the last one wins", _both(requests, loser, winner))
@@ -129,7 +99,7 @@ def contradicted(requests: Sequence[Request]) -> frozenset[int]:
 
 
 def standing(requests: Sequence[Request]) -> list[Request]:
-    """The requests without those that lose; see `contradicted`."""
+    """The requests that are not `contradicted`."""
     lost = contradicted(requests)
     return [request for number, request in enumerate(requests) if number not in lost]
 
@@ -139,25 +109,3 @@ def _both(requests: Sequence[Request], loser: int, winner: int) -> str:
         f"requests {loser} and {winner} want different answers to {requests[loser].filled!r}, "
         f"{requests[loser].target_new!r} and {requests[winner].target_new!r}"
     )
-
-
-def questions(request: Asked) -> set[Question]:
-    """What a request asks, as it is compared: two that share a question ask the same.
-
-    They do where the subject and the prompt, or the subject and the relation, are the same text,
-    but for blanks and spelling (see `spelling.folded`).
-    """
-    subject = _plain(request.subject)
-    found = {("prompt", subject, _plain(SLOT.join(split_slot(request.prompt))))}
-    if request.relation is not None:
-        found.add(("relation", subject, _plain(request.relation)))
-    return found
-
-
-def answer(request: Asked) -> str:
-    """What a request wants to hear, as it is compared."""
-    return _plain(request.target_new)
-
-
-def _plain(text: str) -> str:
-    return " ".join(folded(text).split())

@@ -6,34 +6,40 @@ import hashlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.files import is_file
 
 Text = str | Sequence[int]
-SUFFIXES = (".txt", ".jsonl", ".npy")  # what is read of a folder
-WINDOW = 1024  # token ids without rows of their own are cut to so many
+SUFFIXES = (".txt", ".jsonl", ".npy")  # read from a folder
+ROW = 1024  # token ids in one row are cut into pieces of this length
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts, and which they are.
+    """Texts.
 
     Attributes:
         name: for people.
         identity: equal for equal texts, as far as can be told without reading a hub.
-        texts: reads them anew, each a string or token ids.
+        texts: reads them from the start, each a string or token ids.
     """
 
     name: str
     identity: str
     texts: Callable[[], Iterator[Text]]
+
+
+def corpus_of(name: str, texts: Sequence[str]) -> Corpus:
+    """Texts that are in memory."""
+    digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+    return Corpus(name, f"texts:{digest}", lambda: iter(texts))
 
 
 def corpus_from(path: Path, text_field: str = "text") -> Corpus:
@@ -42,15 +48,15 @@ def corpus_from(path: Path, text_field: str = "text") -> Corpus:
     Args:
         path: ``.jsonl`` has one JSON object per line; ``.npy`` has token ids, ``(n, length)`` or
             in one row; any other file is text, one passage per line.
-        text_field: of a JSONL object: text, or token ids.
+        text_field: of a JSON object: text, or token ids.
 
     Raises:
         ConfigError: there is no such file, or nothing to read in the folder.
     """
     files = [path]
-    if os.path.isdir(path):  # unlike Path's, silent where that cannot be told
-        found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        files = sorted(file for file in found if file.is_file())
+    if os.path.isdir(path):  # unlike Path.is_dir, False where access is denied
+        inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = sorted(file for file in inside if file.is_file())
         if not files:
             raise ConfigError(f"no {', '.join(SUFFIXES)} file in {path}")
     elif not is_file(path):
@@ -58,15 +64,9 @@ def corpus_from(path: Path, text_field: str = "text") -> Corpus:
 
     def texts() -> Iterator[Text]:
         for file in files:
-            yield from _read_ids(file) if _is(file, ".npy") else read_lines(file, text_field)
+            yield from _token_ids(file) if _is(file, ".npy") else read_lines(file, text_field)
 
     return Corpus(str(path), f"files:{text_field}:{_hash_files(files)}", texts)
-
-
-def corpus_of(name: str, texts: Sequence[str]) -> Corpus:
-    """Texts that are in memory."""
-    digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-    return Corpus(name, f"texts:{digest}", lambda: iter(texts))
 
 
 def corpus_on_hub(name: str, config: str | None, split: str, field: str = "text") -> Corpus:
@@ -80,20 +80,37 @@ def corpus_on_hub(name: str, config: str | None, split: str, field: str = "text"
             f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
             "or give corpus=<text file>"
         )
+
+    def texts() -> Iterator[Text]:
+        for row in _hub_rows(name, config, split):
+            if field not in row:
+                raise ConfigError(
+                    f"{name} has no {field!r} field, but {', '.join(map(repr, row))}: name one "
+                    "with model.moments.text_field=…"
+                )
+            yield _checked(row[field], f"{field!r} of {name}")
+
     parts = [name, *([config] if config else []), split]
-    return Corpus(
-        " ".join(parts),
-        f"hub:{json.dumps([name, config, split, field])}",
-        lambda: stream_hub(name, config, split, field),
-    )
+    return Corpus(" ".join(parts), f"hub:{json.dumps([name, config, split, field])}", texts)
+
+
+def _hub_rows(name: str, config: str | None, split: str) -> Iterator[dict[str, Any]]:
+    from datasets import load_dataset
+
+    try:
+        yield from load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:  # from the network, the hub, or the data set's own code
+        reason = first_line(error) or type(error).__name__
+        raise ConfigError(
+            f"cannot read {name}: {reason}; give corpus=<text file> instead"
+        ) from None
 
 
 def read_lines(path: Path, field: str = "text") -> Iterator[Text]:
-    """Texts from a file: JSONL by the given field, or plain text by its non-empty lines.
+    """The lines of a text file that are not blank, or the ``field`` of each line of JSONL.
 
     Raises:
-        ConfigError: the file is not UTF-8, or a JSONL line lacks the field; the message has its
-            number.
+        ConfigError: the file cannot be read; the message has the line's number.
     """
     try:
         with path.open(encoding="utf-8-sig") as stream:
@@ -107,34 +124,27 @@ def read_lines(path: Path, field: str = "text") -> Iterator[Text]:
 
 
 def _text(path: Path, number: int, line: str, field: str) -> Text:
-    """The text in one line of a corpus."""
     if not _is(path, ".jsonl"):
         return line.strip()
     try:
-        found = json.loads(line)[field]
+        value = json.loads(line)[field]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ConfigError(f"{path}:{number}: not JSON with a {field!r} field") from None
-    if not _is_text(found):
-        raise ConfigError(f"{path}:{number}: {field!r} is neither text nor token ids")
-    return found
+    return _checked(value, f"{path}:{number}: {field!r}")
 
 
-def _is(path: Path, suffix: str) -> bool:
-    return path.suffix.lower() == suffix
+def _checked(value: Any, name: str) -> Text:
+    """Text without lone surrogates, which JSON may hold but no tokenizer can read; or token ids."""
+    if isinstance(value, str):
+        valid = not any("\ud800" <= character <= "\udfff" for character in value)
+    else:
+        valid = isinstance(value, list) and all(type(i) is int and i >= 0 for i in value)
+    if not valid:
+        raise ConfigError(f"{name} is neither text nor token ids")
+    return value
 
 
-def _is_text(found: Any) -> bool:
-    """Text that can be encoded (JSON may hold half a character), or token ids."""
-    if isinstance(found, str):
-        return not any("\ud800" <= character <= "\udfff" for character in found)
-    return _is_ids(found)
-
-
-def _is_ids(found: Any) -> bool:
-    return isinstance(found, list) and all(type(item) is int and item >= 0 for item in found)
-
-
-def _read_ids(path: Path) -> Iterator[Text]:
+def _token_ids(path: Path) -> Iterator[Text]:
     try:
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -143,36 +153,13 @@ def _read_ids(path: Path) -> Iterator[Text]:
         raise ConfigError(f"{path} holds several arrays: give one, of token ids")
     if ids.ndim not in (1, 2) or ids.dtype.kind not in "iu":
         raise ConfigError(f"{path} holds {ids.dtype} {ids.shape}: needs whole numbers in rows")
-    rows = ids if ids.ndim == 2 else (ids[i : i + WINDOW] for i in range(0, len(ids), WINDOW))
+    rows = ids if ids.ndim == 2 else (ids[i : i + ROW] for i in range(0, len(ids), ROW))
     for row in rows:
         yield row.tolist()
 
 
-def stream_hub(name: str, config: str | None, split: str, field: str = "text") -> Iterator[Text]:
-    """Texts of a Hugging Face data set, streamed.
-
-    Raises:
-        ConfigError: the data set cannot be reached, or has no such field.
-    """
-    for row in _rows(name, config, split):
-        if field not in row:
-            raise ConfigError(
-                f"{name} has no {field!r} field, but {', '.join(map(repr, row))}: name one with "
-                "model.moments.text_field=…"
-            )
-        if not _is_text(row[field]):
-            raise ConfigError(f"{field!r} of {name} is neither text nor token ids")
-        yield row[field]
-
-
-def _rows(name: str, config: str | None, split: str) -> Iterator[Mapping[str, Any]]:
-    from datasets import load_dataset
-
-    try:
-        yield from load_dataset(name, config, split=split, streaming=True)
-    except Exception as error:  # of the network, of the hub, of a data set's own code
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"cannot read {name}: {first}; give corpus=<text file> instead") from None
+def _is(path: Path, suffix: str) -> bool:
+    return path.suffix.lower() == suffix
 
 
 def _hash_files(files: Sequence[Path]) -> str:

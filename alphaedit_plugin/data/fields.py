@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError, quoted
 from alphaedit_plugin.data.request import Probe, Row
 
-SHOWN = 60  # characters of a value that is no text
+QUOTED = 60  # characters of a bad value in a message
 
 
 @dataclass(frozen=True)
 class Fields:
     """One record of a file, or an object inside one.
 
+    Every method raises `RequestError` for a value of the wrong type.
+
     Attributes:
         content: the object.
         number: the record's in its file, from 0.
-        path: where the object is in the record: ``"requested_rewrite."``; empty for the record.
-        trimmed: what of the record was left away; readers add to it.
+        path: the object's in the record: ``"requested_rewrite."``; empty for the record.
+        trimmed: parts of the record that cannot be asked; readers add to it.
     """
 
     content: Mapping[str, Any]
@@ -30,149 +32,116 @@ class Fields:
 
     @classmethod
     def of(cls, content: Any, number: int) -> Fields:
-        """A record as it was read.
-
-        Raises:
-            RequestError: it is no object.
-        """
+        """A record as `read_records` gives it."""
+        if isinstance(content, RequestError):
+            raise content
         return cls(_object("record", content), number)
 
     def __contains__(self, name: str) -> bool:
         return self.content.get(name) is not None
 
     def text(self, *names: str) -> str:
-        """The text under the first of ``names`` that the record has.
-
-        Raises:
-            RequestError: it has none of them, or no text there.
-        """
+        """The text under the first of ``names`` that is there; one has to be."""
         for name in names:
             if name in self.content:
-                return _text(self.path + name, self.content[name])
-        wanted = " or ".join(repr(self.path + name) for name in names)
-        raise RequestError(f"no {wanted} in it")
+                return self._text(name, self.content[name])
+        raise self._missing(*names)
 
-    def maybe(self, *names: str) -> str | None:
-        """As `text`; ``None`` where there is nothing, or a blank text."""
-        for name in names:
-            if name in self and self.content[name] != "":
-                return _text(self.path + name, self.content[name])
-        return None
+    def maybe(self, name: str) -> str | None:
+        """As `text`; ``None`` where there is nothing, or empty text."""
+        return self.text(name) if name in self and self.content[name] != "" else None
 
     def label(self, name: str) -> str | None:
-        """A text or a number, as text; ``None`` where there is none."""
+        """A text or a whole number, as text."""
         value = self.content.get(name)
         return str(value) if isinstance(value, int) else self.maybe(name)
 
-    def texts(self, *names: str) -> tuple[str, ...]:
-        """All texts of a text or a list under the first of ``names`` that the record has.
+    def texts(self, *names: str, note: bool = True) -> tuple[str, ...]:
+        """All texts of a text or a list, also nested, under the first of ``names`` that is there.
 
-        Blank ones are left away, and noted in ``trimmed``.
-
-        Raises:
-            RequestError: something there is no text.
+        Blank ones are skipped and, with ``note``, added to ``trimmed``.
         """
         for name in names:
             if name in self:
-                value = self.content[name]
-                given = value if isinstance(value, list) else [value]
-                return self._filled(name, given)
+                leaves = list(_leaves(self.content[name]))
+                filled = [x for x in leaves if not _is_blank(x)]
+                if note and len(filled) < len(leaves):
+                    self.note(f"{self.path}{name} is blank")
+                return tuple(self._text(name, text) for text in filled)
         return ()
 
-    def answers(self, name: str) -> tuple[str, ...]:
-        """All answers of a text, a list, or a list of lists: the wanted one, then its like.
-
-        Raises:
-            RequestError: something there is no text.
-        """
-        return self._filled(name, _flat(self.content.get(name)), note=False)
-
-    def child(self, name: str) -> Fields:
-        """The object under ``name``.
-
-        Raises:
-            RequestError: there is none.
-        """
-        if name not in self.content:
-            raise RequestError(f"no {self.path + name!r} in it")
-        return self._inside(name, self.content[name])
+    def child(self, name: str, required: bool = True) -> Fields:
+        """The object under ``name``; where it is missing and not required, an empty one."""
+        if name in self or (name in self.content and required):
+            return self._inside(name, self.content[name])
+        if required:
+            raise self._missing(name)
+        return Fields({}, self.number, f"{self.path}{name}.", self.trimmed)
 
     def children(self, name: str) -> list[Fields]:
-        """The objects of a list under ``name``; none where there is nothing.
-
-        Raises:
-            RequestError: it is no list of objects.
-        """
-        given = self.content.get(name) or []
-        if not isinstance(given, list):
-            raise RequestError(
-                f"{self.path + name} is {quoted(given, SHOWN)}: needs a list of objects"
-            )
-        return [self._inside(f"{name}[{i}]", item) for i, item in enumerate(given)]
-
-    def names(self, name: str) -> tuple[str, ...]:
-        """The keys of the object under ``name``; none where there is nothing."""
-        return tuple(self.child(name).content) if self.content.get(name) else ()
+        """The objects of a list under ``name``; none where it is missing."""
+        items = self.content.get(name) or []
+        if not isinstance(items, list):
+            shown = quoted(items, QUOTED)
+            raise RequestError(f"{self.path}{name} is {shown}: needs a list of objects")
+        return [self._inside(f"{name}[{i}]", item) for i, item in enumerate(items)]
 
     def note(self, what: str) -> None:
-        """Remember that something was left away."""
+        """Add to ``trimmed``."""
         self.trimmed.append(what)
 
-    def probe(self, entries: Sequence[Fields], prompt: str, answer: str) -> Probe | None:
-        """A probe of objects that hold a prompt and its answers; ``None`` where none is left.
+    def probe(self, name: str, prompt: str, answer: str) -> dict[str, Probe]:
+        """The probe ``name`` of a list of objects, each a prompt with its answers.
 
-        Those without an answer are left away, and noted in ``trimmed``.
-
-        Raises:
-            RequestError: an object has no prompt, or something that is no text.
+        The first answer is wanted, others are as right. Objects without one are noted in
+        ``trimmed``; where none is left there is no probe.
         """
         rows: list[Row] = []
-        for entry in entries:
+        for entry in self.children(name):
             prompts = entry.texts(prompt) or (entry.text(prompt),)
-            found = entry.answers(answer)
-            if found:
-                rows += [(one, found[0], found[1:]) for one in prompts]
+            answers = entry.texts(answer, note=False)
+            if answers:
+                rows += [(one, answers[0], answers[1:]) for one in prompts]
             else:
                 self.note(f"{entry.path}{answer} is blank")
-        return Probe.of(rows) if rows else None
+        return {name: Probe.of(rows)} if rows else {}
 
     def pairs(self, name: str, prompt: str, answer: str) -> dict[str, Probe]:
-        """The probe ``name`` of two fields, each a text or a list; none where there is no prompt.
-
-        Raises:
-            RequestError: there is no answer, or not one for each prompt.
-        """
+        """The probe ``name`` of two fields, each a text or a list; none without a prompt."""
         if not self.content.get(prompt):
             return {}
         if answer not in self.content:
-            raise RequestError(f"no {self.path + answer!r} in it")
+            raise self._missing(answer)
         return {name: Probe.parse(self.path + prompt, self.content[prompt], self.content[answer])}
+
+    def _text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise RequestError(f"{self.path}{name} is {quoted(value, QUOTED)}: needs text")
+        return value
 
     def _inside(self, name: str, content: Any) -> Fields:
         path = self.path + name
         return Fields(_object(path, content), self.number, f"{path}.", self.trimmed)
 
-    def _filled(self, name: str, given: Sequence[Any], note: bool = True) -> tuple[str, ...]:
-        texts = [text for text in given if not (isinstance(text, str) and not text.strip())]
-        if note and len(texts) < len(given):
-            self.note(f"{self.path + name} is blank")
-        return tuple(_text(self.path + name, text) for text in texts)
+    def _missing(self, *names: str) -> RequestError:
+        return RequestError(f"no {' or '.join(repr(self.path + name) for name in names)} in it")
 
 
 def _object(name: str, content: Any) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
-        raise RequestError(f"{name} is {quoted(content, SHOWN)}: needs an object with named fields")
+        shown = quoted(content, QUOTED)
+        raise RequestError(f"{name} is {shown}: needs an object with named fields")
     return content
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise RequestError(f"{name} is {quoted(value, SHOWN)}: needs text")
-    return value
-
-
-def _flat(value: Any) -> list[Any]:
-    """The leaves of nested lists."""
+def _leaves(value: Any) -> Iterator[Any]:
+    """The items of nested lists."""
     if isinstance(value, list):
-        return [leaf for item in value for leaf in _flat(item)]
-    return [] if value is None else [value]
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())

@@ -1,4 +1,4 @@
-"""Records of a file, one after another, each with the line it starts on."""
+"""The records of a file: a JSON array, JSON lines, or a CSV or TSV table."""
 
 from __future__ import annotations
 
@@ -6,48 +6,35 @@ import csv
 import gzip
 import io
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alphaedit_plugin.common.errors import ConfigError, first_line
-from alphaedit_plugin.data.base import Place
+from alphaedit_plugin.common.errors import ConfigError, RequestError, first_line
+from alphaedit_plugin.data.base import Location
 
-BLANK = re.compile(r"[\s]*")
-
-
-@dataclass(frozen=True)
-class Broken:
-    """Content that cannot be read.
-
-    Attributes:
-        reason: for people.
-    """
-
-    reason: str
+Record = tuple[Location, Any]  # the content, or a `RequestError` where it cannot be read
 
 
-Raw = tuple[Place, Any]  # where a record stands, and what it holds, or `Broken`
-
-
-def read_records(path: Path) -> Iterator[Raw]:
-    """The records of a JSON array, of JSON lines or of a CSV table, as the file's name ends.
-
-    A line that cannot be read is one broken record. A JSON array is read up to the first place
-    that cannot be: what follows is lost, and the last record says so.
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file; one that cannot be read does not cost the others.
 
     Args:
-        path: ``.jsonl``, ``.csv``, ``.tsv``; anything else is a JSON array. ``.gz`` may follow.
+        path: ``.jsonl``, ``.csv`` or ``.tsv``; anything else is a JSON array. ``.gz`` may follow.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ConfigError: it cannot be read, or is nothing of that kind.
+        ConfigError: the file as a whole cannot be read.
     """
+    text = _read(path)
     suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
-    return READERS.get(suffix, _read_array)(path, _read(path))
+    if suffix == ".jsonl":
+        yield from _lines(text)
+    elif suffix in (".csv", ".tsv"):
+        yield from _rows(path, text, "," if suffix == ".csv" else "\t")
+    else:
+        yield from _array(path, text)
 
 
 def _read(path: Path) -> str:
@@ -65,91 +52,50 @@ def _read(path: Path) -> str:
         raise ConfigError(f"{path} cannot be read: {reason}") from None
 
 
-def _read_array(path: Path, text: str) -> Iterator[Raw]:
-    """The entries of one JSON array."""
-    position = _skip(text, 0)
-    if not text.startswith("[", position):
-        raise ConfigError(
-            f"{path} is not a list of records: it does not begin with '[' (one record per line "
-            "is read from a file that ends in .jsonl)"
-        )
-    decoder, number, line, counted = json.JSONDecoder(), 0, 1, 0
-    position = _skip(text, position + 1)
-    while not text.startswith("]", position):
-        line, counted = line + text.count("\n", counted, position), position
-        place = Place(number, line)
-        try:
-            content, end = decoder.raw_decode(text, position)
-            position = _skip(text, end)
-            if not text.startswith((",", "]"), position):
-                raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}"
-            yield place, Broken(f"not JSON at {where}, and nothing behind it is read: {error.msg}")
-            return
-        except RecursionError:
-            yield place, Broken("nested too deeply, and nothing behind it is read")
-            return
-        yield place, content
-        number += 1
-        if text.startswith(",", position):
-            position = _skip(text, position + 1)
+def _array(path: Path, text: str) -> Iterator[Record]:
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        hint = " (a file of one record per line has to end in .jsonl)"
+        raise ConfigError(f"{path} is not JSON: {first_line(error)}{hint}") from None
+    if not isinstance(content, list):
+        raise ConfigError(f"{path} is not a list of records: it does not begin with '['")
+    for number, record in enumerate(content):
+        yield Location(number), record
 
 
-def _skip(text: str, position: int) -> int:
-    """The next position that is not blank."""
-    found = BLANK.match(text, position)
-    return found.end() if found else position
-
-
-def _read_lines(path: Path, text: str) -> Iterator[Raw]:
-    """One JSON value per line that is not blank."""
-    filled = ((n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip())
-    for number, (line_number, line) in enumerate(filled):
+def _lines(text: str) -> Iterator[Record]:
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    for number, (line_number, line) in enumerate(lines):
+        content: Any
         try:
             content = json.loads(line)
-        except json.JSONDecodeError as error:
-            content = Broken(f"not JSON at column {error.colno}: {error.msg}")
-        except RecursionError:
-            content = Broken("nested too deeply")
-        yield Place(number, line_number), content
+        except (json.JSONDecodeError, RecursionError) as error:
+            content = RequestError(f"not JSON: {first_line(error)}")
+        yield Location(number, line_number), content
 
 
-def _read_table(path: Path, text: str) -> Iterator[Raw]:
-    """The rows of a table under a header; cells that hold a JSON list or object are read as one."""
-    tabs = path.name.lower().removesuffix(".gz").endswith(".tsv")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if tabs else ",")
-    number = 0
+def _rows(path: Path, text: str, delimiter: str) -> Iterator[Record]:
+    """The rows under a header; a cell that holds a JSON list or object is read as one."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if not reader.fieldnames:
+        raise ConfigError(f"{path} is empty: its first line must name the columns")
+    number, line = 0, reader.line_num + 1
     try:
-        if not reader.fieldnames:
-            raise ConfigError(f"{path} is empty: its first line must name the columns")
-        line = reader.line_num + 1
         for number, row in enumerate(reader):
-            yield Place(number, line), _cells(row)
+            extra = RequestError("more cells than the header has columns")
+            cells = {name: _cell(value) for name, value in row.items() if value and name}
+            yield Location(number, line), extra if None in row else cells
             line = reader.line_num + 1
     except csv.Error as error:
-        place = Place(number + 1, reader.line_num)
-        yield place, Broken(f"not CSV, and nothing behind it is read: {error}")
-
-
-def _cells(row: dict[str | None, Any]) -> Any:
-    if None in row:
-        return Broken("more cells than the header has columns")
-    return {name: _cell(value) for name, value in row.items() if value}
+        reason = f"not CSV, and nothing after it is read: {error}"
+        yield Location(number + 1, line), RequestError(reason)
 
 
 def _cell(value: str) -> Any:
-    """JSON where the cell is a list or object, else its text."""
     if value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
             return value
     return value
-
-
-READERS: dict[str, Callable[[Path, str], Iterator[Raw]]] = {
-    ".jsonl": _read_lines,
-    ".csv": _read_table,
-    ".tsv": _read_table,
-}

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError, quoted
-from alphaedit_plugin.data.spelling import occurrences
+from alphaedit_plugin.data.spelling import normalized, occurrences
 
 SLOT = "{}"
 NAMED_SLOT = "{subject}"  # the slot of a prompt in which "{}" may be text
-HALF = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer can read
+NEIGHBOURHOOD = "neighbourhood"  # the locality probe that specificity is measured on
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which no tokenizer can read
 
-Row = tuple[str, str, tuple[str, ...]]
+Row = tuple[str, str, tuple[str, ...]]  # prompt, answer, other answers that are as right
+Question = tuple[str, str, str]  # "prompt" or "relation", the subject, and that prompt or relation
 
 
 def _check_text(name: str, text: object) -> None:
-    """Refuse what is not text, or blank, or what no tokenizer can read."""
     if not isinstance(text, str) or not text.strip():
         raise RequestError(f"{name} is {quoted(text)}: a request needs non-empty text there")
-    if HALF.search(text):
+    if SURROGATE.search(text):
         raise RequestError(
             f"{name} is {quoted(text)}: it holds half a character (a lone surrogate)"
         )
 
 
 def _check_texts(name: str, texts: object) -> None:
-    """Refuse what is no tuple of texts."""
     if not isinstance(texts, tuple):
         raise RequestError(f"{name} is {quoted(texts)}: it must be a tuple of texts")
     for text in texts:
@@ -80,10 +81,9 @@ class Probe:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Probe:
-        """A probe of triples: prompt, answer, other answers that are as right."""
-        prompts = tuple(prompt for prompt, _, _ in rows)
-        answers = tuple(answer for _, answer, _ in rows)
+        """The inverse of `rows`."""
         accept = tuple(others for _, _, others in rows)
+        prompts, answers = tuple(row[0] for row in rows), tuple(row[1] for row in rows)
         return cls(prompts, answers, accept if any(accept) else ())
 
     @property
@@ -94,7 +94,7 @@ class Probe:
 
     @classmethod
     def parse(cls, name: str, prompt: Any, answer: Any) -> Probe:
-        """Read EasyEdit's form: a string or a list for ``prompt``, and likewise ``answer``.
+        """Read EasyEdit's form: ``prompt`` and ``answer`` are each a text or a list.
 
         Raises:
             RequestError: the two lists differ in length or hold something other than text.
@@ -112,8 +112,8 @@ class Request:
     """One edit: "*The mother tongue of {Danielle Darrieux} is* → English".
 
     Attributes:
-        prompt: template with exactly one ``{}`` where the subject stands; or with one
-            ``{subject}``, beside which every ``{}`` is text.
+        prompt: template with exactly one ``{}`` in the subject's place; or with one
+            ``{subject}``, and then every ``{}`` is text.
         subject: what the fact is about.
         target_new: the answer the model should give after the edit.
         ground_truth: the answer it should have given before, if known.
@@ -121,14 +121,13 @@ class Request:
         locality: named probes whose answers must not change.
         portability: named probes whose answers must follow the edit.
         accept: other answers that are as right as ``target_new`` (aliases).
-        generation: prompts about the subject that the model goes on from freely, for fluency and
+        generation: prompts about the subject that the model continues freely, for fluency and
             consistency.
-        attribute: complete prompts about other subjects, of whom ``target_new`` was true already.
-        references: texts about ``target_new``'s kind of subject, which what the model says of
-            the edited subject should resemble (consistency).
-        case_id: which record of its data it is of; several requests may share one.
-        relation: the relation's name where the data has one: two requests about the same subject
-            and relation ask the same thing, in whatever words.
+        attribute: complete prompts about other subjects, of which ``target_new`` was true already.
+        references: texts about subjects of which ``target_new`` is true; what the model says of
+            the edited subject should resemble them (consistency).
+        case_id: the record that it comes from; several requests may share one.
+        relation: the relation's name, if known.
 
     Raises:
         RequestError: a part that is missing, blank or of another type; or not exactly one slot.
@@ -154,7 +153,7 @@ class Request:
         if self.prompt.count(NAMED_SLOT) != 1 and self.prompt.count(SLOT) != 1:
             slots = self.prompt.count(NAMED_SLOT) or self.prompt.count(SLOT)
             raise RequestError(
-                f"prompt {quoted(self.prompt)} has {slots} slots: leave one '{{}}', or write "
+                f"prompt {quoted(self.prompt)} has {slots} slots: keep one '{{}}', or write "
                 f"'{NAMED_SLOT}' in its place where '{{}}' belongs to the text"
             )
         for name in ("ground_truth", "case_id", "relation"):
@@ -173,6 +172,16 @@ class Request:
         """The prompt with the subject in its slot."""
         return self.subject.join(split_slot(self.prompt))
 
+    @cached_property
+    def questions(self) -> tuple[Question, ...]:
+        """What is asked: see `questions_of`."""
+        return questions_of(self.prompt, self.subject, self.relation)
+
+    @cached_property
+    def answer(self) -> str:
+        """``target_new`` as it is compared with others."""
+        return normalized(self.target_new)
+
     @classmethod
     def parse(
         cls,
@@ -186,18 +195,18 @@ class Request:
         """Put the slot where the subject stands, and check all parts.
 
         Args:
-            prompt: a template, see `Request`, or a complete prompt that contains ``subject``, as it
-                is or in other Unicode forms, blanks, quotation marks or dashes; the request then
+            prompt: a template, see `Request`, or a complete prompt that contains ``subject``,
+                possibly in other Unicode forms, blanks, quotation marks or dashes; the request
                 takes the prompt's spelling.
             subject: what the fact is about.
             target_new: the new answer.
-            template: a single ``{}`` is the slot, wherever else the subject may stand.
-            rest: the other fields of `Request`, as they are.
+            template: a single ``{}`` is the slot, even if the subject is in the prompt, too.
+            rest: the other fields of `Request`.
 
         Raises:
-            RequestError: no or an empty subject, prompt or target; a subject that is not in the
-                prompt; or one that is there more than once, or beside a ``{}``, with no
-                ``{subject}`` to say which is meant.
+            RequestError: a part is missing or blank; the subject is not in the prompt; or it is
+                there more than once, or beside a ``{}``, without a ``{subject}`` to say which is
+                meant.
         """
         _check_text("prompt", prompt)
         _check_text("subject", subject)
@@ -214,13 +223,26 @@ def split_slot(template: str) -> tuple[str, str]:
     return before, after
 
 
+def questions_of(prompt: str, subject: str, relation: str | None = None) -> tuple[Question, ...]:
+    """What a request asks: two that share a question ask the same.
+
+    They do if the subject and the prompt, or the subject and the relation, are the same text up to
+    blanks and spelling (see `spelling.folded`).
+    """
+    about = normalized(subject)
+    by_prompt = ("prompt", about, normalized(SLOT.join(split_slot(prompt))))
+    if relation is None:
+        return (by_prompt,)
+    return by_prompt, ("relation", about, normalized(relation))
+
+
 def among(request: Request, requests: Sequence[Request]) -> bool:
-    """Whether this very request is there, and not only one that asks for the same."""
+    """Whether ``requests`` holds this very object, not only an equal one."""
     return any(request is one for one in requests)
 
 
 def _placed(prompt: str, subject: str) -> tuple[str, str]:
-    """``prompt`` with a slot in the subject's place, and the subject as the prompt spells it."""
+    """``prompt`` as a template, and the subject as the prompt spells it."""
     if NAMED_SLOT in prompt:
         return prompt, subject
     spans = occurrences(subject, prompt)
@@ -229,7 +251,7 @@ def _placed(prompt: str, subject: str) -> tuple[str, str]:
     if not spans:
         raise RequestError(
             f"subject {quoted(subject)} is not in prompt {quoted(prompt)}: "
-            "write it there as it is, or put '{}' in its place"
+            "write it there in full, or put '{}' in its place"
         )
     if len(spans) > 1 or prompt.count(SLOT) == 1:
         beside = " beside a '{}'" if SLOT in prompt else ""
@@ -241,108 +263,3 @@ def _placed(prompt: str, subject: str) -> tuple[str, str]:
     start, end = spans[0]
     slot = NAMED_SLOT if SLOT in prompt else SLOT
     return prompt[:start] + slot + prompt[end:], prompt[start:end]
-
-
-def prepare_requests(
-    prompts: str | Sequence[str],
-    target_new: str | Sequence[str],
-    subject: str | Sequence[str] | None = None,
-    ground_truth: str | Sequence[str | None] | None = None,
-    rephrase_prompts: str | Sequence[str | None] | None = None,
-    locality_inputs: Mapping[str, Mapping[str, Any]] | None = None,
-    portability_inputs: Mapping[str, Mapping[str, Any]] | None = None,
-    target_neg: str | Sequence[str | None] | None = None,
-) -> list[Request]:
-    """Requests from the arguments that EasyEdit's ``BaseEditor.edit`` takes.
-
-    Args:
-        prompts: one prompt or a list; with the subject in it or a slot ``{}`` in its place.
-        target_new: the new answer of each prompt.
-        subject: the subject of each prompt.
-        ground_truth: the old answer of each prompt, if known.
-        rephrase_prompts: other ways to ask, one or a list per prompt (``None`` for none).
-        locality_inputs: ``{name: {"prompt": …, "ground_truth": …}}``, one entry per prompt each.
-        portability_inputs: the same form.
-        target_neg: counted, but not read: as in the host, no method here uses it.
-
-    Returns:
-        One checked request per prompt.
-
-    Raises:
-        RequestError: lists of unequal length, or a request that `Request.parse` refuses; the
-            message says which one.
-    """
-    all_prompts = _as_list("prompts", prompts)
-    count = len(all_prompts)
-    required = {"target_new": target_new}
-    optional = {
-        "subject": subject,
-        "ground_truth": ground_truth,
-        "rephrase_prompts": rephrase_prompts or None,
-        "target_neg": target_neg,
-    }
-    given = required | {name: value for name, value in optional.items() if value is not None}
-    columns: dict[str, list[Any]] = dict.fromkeys(optional, [None] * count)
-    columns |= {name: _column(name, value, count) for name, value in given.items()}
-    locality = _probes("locality_inputs", locality_inputs, count)
-    portability = _probes("portability_inputs", portability_inputs, count)
-    requests = []
-    for i, prompt in enumerate(all_prompts):
-        row = {name: column[i] for name, column in columns.items()}
-        try:
-            requests.append(
-                Request.parse(
-                    prompt,
-                    row["subject"],
-                    row["target_new"],
-                    ground_truth=row["ground_truth"],
-                    rephrase=_rephrasings(row["rephrase_prompts"]),
-                    locality=locality[i],
-                    portability=portability[i],
-                )
-            )
-        except RequestError as error:
-            raise RequestError(f"request {i}: {error}") from None
-    return requests
-
-
-def _as_list(name: str, value: Any) -> list[Any]:
-    """A text alone, or all of a list."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise RequestError(f"{name} is {quoted(value)}: give a text, or a list with one per prompt")
-    return list(value)
-
-
-def _column(name: str, value: Any, count: int) -> list[Any]:
-    """One entry per prompt."""
-    column = _as_list(name, value)
-    if len(column) != count:
-        raise RequestError(f"{count} prompts but {len(column)} {name}: give one per prompt")
-    return column
-
-
-def _rephrasings(given: Any) -> tuple[Any, ...]:
-    """One prompt's: a text, a list of them, or none."""
-    return tuple(given) if isinstance(given, (list, tuple)) else (given,) if given else ()
-
-
-def _probes(argument: str, inputs: Any, count: int) -> list[dict[str, Probe]]:
-    """EasyEdit's column-wise probe inputs, turned into one dict of probes per request."""
-    form = "{'prompt': …, 'ground_truth': …}"
-    if inputs is not None and not isinstance(inputs, Mapping):
-        raise RequestError(f"{argument} is {quoted(inputs)}: it must be {{name: {form}}}")
-    rows: list[dict[str, Probe]] = [{} for _ in range(count)]
-    for name, entry in (inputs or {}).items():
-        place = f"{argument}[{name!r}]"
-        if not isinstance(entry, Mapping) or not {"prompt", "ground_truth"} <= entry.keys():
-            raise RequestError(f"{place} is {quoted(entry)}: it must be {form}")
-        columns = [_as_list(f"{place}[{key!r}]", entry[key]) for key in ("prompt", "ground_truth")]
-        for column in columns:
-            if len(column) != count:
-                raise RequestError(f"{place} has {len(column)} entries for {count} prompts")
-        for i, (prompt, answer) in enumerate(zip(*columns, strict=True)):
-            if prompt is not None:
-                rows[i][name] = Probe.parse(f"request {i}: {place}", prompt, answer)
-    return rows

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from typing import TypeVar
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError, counted
-from alphaedit_plugin.data.base import DATA, Dropped, EditData, Place
-from alphaedit_plugin.data.conflicts import Question, answer, questions
-from alphaedit_plugin.data.notes import summarise
-from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.base import DATA, Dropped, EditData, Location, options_of, summarize
+from alphaedit_plugin.data.request import Probe, Question, Request
 from alphaedit_plugin.data.settings import Chosen, DataConfig
 
 logger = logging.getLogger(__name__)
 
 Check = Callable[[Request], object]  # raises `RequestError` for what cannot be edited
-Case = Sequence["Placed"]  # the requests of one record, which stay together
+Case = Sequence["Located"]  # the requests of one record, which stay together
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Placed:
+class Located:
     """A request and where it comes from."""
 
     request: Request
-    place: Place
+    location: Location
+
+    def same(self, earlier: Mapping[Question, T]) -> list[T]:
+        """What is there for its questions."""
+        return [earlier[q] for q in self.request.questions if q in earlier]
 
 
 def select_fitting(
@@ -34,12 +39,12 @@ def select_fitting(
 ) -> EditData:
     """Shuffle, drop what does not fit, ask each thing once, skip to the offset, cut to the limit.
 
-    In this order, and record after record until the limit is met, so that another record takes the
-    place of one that is dropped. The requests of one record, a case, stay together: one that cannot
-    be edited drops them all. With ``unique``, a case that gives another answer to what was asked
-    before is dropped; an edit that was made before is not made again, and what follows from it
-    (portability) is asked of the request after which all of its case is edited. What is not used is
-    in the result, and logged as a warning, grouped by reason.
+    In this order, and record after record until the limit is met, so that another record replaces
+    one that is dropped. The requests of one record, a case, stay together: one that cannot be
+    edited drops them all. With ``unique``, a case that contradicts an earlier one is dropped; an
+    edit that was made before is not repeated, and its portability probes move to the request after
+    which all of its case is edited. What is not used is in the result, and logged as a warning,
+    grouped by reason.
 
     Args:
         data: all that was read.
@@ -67,13 +72,13 @@ def select_fitting(
             f"data.offset is {settings.offset}, but there are only {skipped} usable records"
         )
     if not chosen:
-        why = f": {summarise(dropped)}" if dropped else ""
+        why = f": {summarize(dropped)}" if dropped else ""
         raise ConfigError(f"data={settings.name} holds no request that can be edited{why}")
     _warn(where, dropped, trimmed)
     return replace(
         data,
         requests=tuple(one.request for one in chosen),
-        places=tuple(one.place for one in chosen) if data.places else (),
+        locations=tuple(one.location for one in chosen) if data.locations else (),
         dropped=tuple(dropped),
         trimmed=tuple(trimmed),
         conventions="; ".join(filter(None, (data.conventions, _say(settings)))),
@@ -81,21 +86,21 @@ def select_fitting(
 
 
 def _cases(data: EditData) -> list[Case]:
-    places = data.places or [Place(i, None) for i in range(len(data.requests))]
-    placed = [Placed(r, p) for r, p in zip(data.requests, places, strict=True)]
-    return [list(group) for _, group in groupby(placed, key=lambda one: one.place.record)]
+    locations = data.locations or [Location(i) for i in range(len(data.requests))]
+    placed = [Located(r, p) for r, p in zip(data.requests, locations, strict=True)]
+    return [list(group) for _, group in groupby(placed, key=lambda one: one.location.record)]
 
 
 def _fitting(
     cases: Iterable[Case], check: Check, strict: str | None, dropped: list[Dropped]
 ) -> Iterator[Case]:
-    """Cases of which every request passes; the first other one is refused where ``strict``."""
+    """Cases that pass the check as a whole; where ``strict``, one that does not is an error."""
     for case in cases:
         try:
             for one in case:
                 check(one.request)
         except RequestError as error:
-            unfit = Dropped(case[0].place.record, case[0].place.line, str(error))
+            unfit = Dropped(case[0].location, str(error))
             if strict is not None:
                 raise _refusal(strict, unfit) from None
             dropped.append(unfit)
@@ -104,71 +109,57 @@ def _fitting(
 
 
 def _refusal(where: str, unfit: Dropped) -> RequestError:
-    place = Place(unfit.record, unfit.line)
-    return RequestError(f"{where}: {place}: {unfit.reason}; data.strict=false leaves it out")
+    return RequestError(f"{where}: {unfit.location}: {unfit.reason}; data.strict=false drops it")
 
 
 def _consistent(cases: Iterable[Case], dropped: list[Dropped]) -> Iterator[Case]:
     """Cases without those that contradict or merely repeat an earlier one."""
-    seen: dict[Question, Placed] = {}
+    seen: dict[Question, Located] = {}  # the first to ask it
     for case in cases:
-        own: dict[Question, Placed] = {}
-        reason = _contradiction(case, own, seen) or _repetition(case, seen)
-        if reason is None:
-            seen |= {q: one for q, one in own.items() if q not in seen}
-            yield case
+        asked = ChainMap({}, seen)
+        pairs = [(one, asked.setdefault(q, one)) for one in case for q in one.request.questions]
+        clash = [pair for pair in pairs if pair[0].request.answer != pair[1].request.answer]
+        before = [one.same(seen) for one in case]
+        if clash:
+            one, other = clash[0]
+            reason = (
+                f"asks the same of {one.request.subject!r} as {other.location}, with another "
+                f"answer: {one.request.target_new.strip()!r}, not "
+                f"{other.request.target_new.strip()!r}"
+            )
+        elif all(before) and not any(one.request.portability for one in case):
+            reason = f"repeats {before[0][0].location}"
         else:
-            place = case[0].place
-            dropped.append(Dropped(place.record, place.line, reason))
+            seen |= asked.maps[0]
+            yield case
+            continue
+        dropped.append(Dropped(case[0].location, reason))
 
 
-def _contradiction(
-    case: Case, own: dict[Question, Placed], seen: Mapping[Question, Placed]
-) -> str | None:
-    """A case with another answer than an earlier one's, or than its ``own``, which are noted."""
-    for one in case:
-        for question in questions(one.request):
-            for other in (own.setdefault(question, one), seen.get(question, one)):
-                if answer(other.request) != answer(one.request):
-                    return (
-                        f"asks the same of {one.request.subject!r} as {other.place}, with another "
-                        f"answer: {one.request.target_new.strip()!r}, not "
-                        f"{other.request.target_new.strip()!r}"
-                    )
-    return None
-
-
-def _repetition(case: Case, seen: Mapping[Question, Placed]) -> str | None:
-    """A case whose every edit is made before, and that asks nothing of them together."""
-    before = [[seen[q] for q in questions(one.request) if q in seen] for one in case]
-    if all(before) and not any(one.request.portability for one in case):
-        return f"repeats {before[0][0].place}"
-    return None
-
-
-def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped]) -> list[Placed]:
+def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped]) -> list[Located]:
     """The requests of ``cases`` up to the limit.
 
-    With ``unique`` each edit once; a repeated one's portability goes to where its case is complete.
+    With ``unique`` each edit is made once; the portability probes of a repeated one move to the
+    request that completes its case.
     """
     made: dict[Question, int] = {}
-    chosen: list[Placed] = []
+    chosen: list[Located] = []
     for case in cases:
-        follows: list[Mapping[str, Probe]] = []
+        moved: list[Mapping[str, Probe]] = []
         complete = 0
         for one in case:
-            asked = questions(one.request) if settings.unique else set()
-            number = min((made[q] for q in asked if q in made), default=len(chosen))
+            number = min(one.same(made), default=len(chosen))
             if number < len(chosen):
-                follows.append(one.request.portability)
+                moved.append(one.request.portability)
                 first = chosen[number]
-                reason = f"its edit of {one.request.subject!r} is made once, with {first.place}"
-                trimmed.append(Dropped(one.place.record, one.place.line, reason))
+                reason = f"its edit of {one.request.subject!r} is made once, with {first.location}"
+                trimmed.append(Dropped(one.location, reason))
             else:
                 chosen.append(one)
-            made |= {q: number for q in asked if q not in made}
+            for question in one.request.questions if settings.unique else ():
+                made.setdefault(question, number)
             complete = max(complete, number)
-        for probes in follows:
+        for probes in moved:
             one = chosen[complete]
             joined = _join(one.request.portability, probes)
             chosen[complete] = replace(one, request=replace(one.request, portability=joined))
@@ -180,18 +171,18 @@ def _chosen(cases: Iterable[Case], settings: DataConfig, trimmed: list[Dropped])
 def _warn(where: str, dropped: Sequence[Dropped], trimmed: Sequence[Dropped]) -> None:
     if dropped:
         records = counted(len(dropped), "record")
-        logger.warning("%s: %s dropped: %s", where, records, summarise(dropped))
+        logger.warning("%s: %s dropped: %s", where, records, summarize(dropped))
     if trimmed:
-        records = counted(len({one.record for one in trimmed}), "record")
-        logger.warning("%s: parts of %s left out: %s", where, records, summarise(trimmed))
+        records = counted(len({one.location.record for one in trimmed}), "record")
+        logger.warning("%s: parts of %s left out: %s", where, records, summarize(trimmed))
 
 
 def _join(first: Mapping[str, Probe], second: Mapping[str, Probe]) -> Mapping[str, Probe]:
-    """Both; probes of the same name become one, and what both ask is asked once."""
+    """Both; probes of the same name are merged without repetitions."""
     joined = dict(first)
     for name, probe in second.items():
-        known = joined[name].rows if name in joined else []
-        joined[name] = Probe.of(list(dict.fromkeys(known + probe.rows)))
+        rows = joined[name].rows if name in joined else []
+        joined[name] = Probe.of(list(dict.fromkeys(rows + probe.rows)))
     return joined
 
 
@@ -207,13 +198,13 @@ def _say(settings: DataConfig) -> str:
 
 
 def read_data(config: Chosen) -> EditData:
-    """All requests and retained facts that ``config.data`` names; see `select_fitting`.
+    """All requests and retained facts of the data set that ``config.data`` names.
 
     Raises:
-        ConfigError: unknown data, a setting that is missing or not read, or a file that is missing
-            or of another kind.
+        ConfigError: an unknown data set, an option that it does not have, or see `DataSet.load`.
     """
-    return DATA.get(config.data.name)(config)
+    source = DATA.get(config.data.name)
+    return source.load(options_of(config.data, source.options), config)
 
 
 def load_data(config: Chosen) -> EditData:

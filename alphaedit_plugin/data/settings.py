@@ -1,38 +1,29 @@
-"""What is chosen of data: which, read how, and which records of them."""
+"""Which data are edited, and which records of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Protocol
-
-
-class Target(str, Enum):
-    """Which of a zsRE record's answers is edited in."""
-
-    alt = "alt"
-    answers = "answers"
 
 
 @dataclass
 class DataConfig:
-    """Which facts are edited.
+    """The ``data`` group.
+
+    ``path``, ``target`` and ``references`` are options of some data sets; see `DataSet.options`.
 
     Attributes:
-        name: a registered kind of data.
-        path: its file, where it has one.
-        target: which answer of a zsRE record is edited in; zsRE needs a choice.
-        references: CounterFact's reference texts (``attribute_snippets.json``), for consistency.
-        shuffle_seed: shuffles the records; ``None`` leaves them as they are.
-        unique: drop records that ask again what an earlier one asks: see `conflicts.questions`.
-        strict: refuse a record that cannot be read, edited or asked, rather than drop it.
-        offset: skip so many usable records.
+        name: a registered data set.
+        shuffle_seed: shuffles the records; ``None`` keeps the file's order.
+        unique: drop records that repeat or contradict an earlier one: see `Request.questions`.
+        strict: refuse a record that cannot be read, edited or evaluated instead of dropping it.
+        offset: skip this many usable records.
         limit: at most this many requests; ``None`` for all.
     """
 
     name: str = "default"
     path: str | None = None
-    target: Target | None = None
+    target: str | None = None
     references: str | None = None
     shuffle_seed: int | None = None
     unique: bool = True
@@ -40,9 +31,15 @@ class DataConfig:
     offset: int = 0
     limit: int | None = None
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that are set."""
+        given = {"path": self.path, "target": self.target, "references": self.references}
+        return {name: value for name, value in given.items() if value is not None}
+
 
 class Chosen(Protocol):
-    """The parts of a configuration that a source of data reads."""
+    """The parts of a configuration that data sets read."""
 
     data: DataConfig
     seed: int

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from os import PathLike
-from types import NoneType
+from os import PathLike, fspath
 from typing import Any, get_type_hints
 
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
@@ -20,18 +21,16 @@ class NullSpaceFlag:
 
     Attributes:
         null_space: the flag itself.
-        null_space_mode: ``solve``, ``post``, or ``auto``: ``solve`` for MEMIT, PRUNE and
-            RECT, else ``post``.
-        null_space_rule: how ``null_space_cut`` is meant: ``absolute``, ``energy``, ``rank`` or
-            ``auto``.
+        null_space_mode: ``auto`` is ``solve`` for MEMIT, PRUNE and RECT, else ``post``.
+        null_space_rule: how ``null_space_cut`` is meant.
         null_space_cut: where the null space begins; AlphaEdit's 2e-2, or 1 for ``auto``.
         null_space_l2: AlphaEdit's ridge, in ``solve`` mode.
         projector_path: a projector file of ours instead of one fitted to the host's statistics.
     """
 
     null_space: bool = False
-    null_space_mode: str = "auto"
-    null_space_rule: str = "absolute"
+    null_space_mode: Mode = Mode.auto
+    null_space_rule: CutRule = CutRule.absolute
     null_space_cut: float = PUBLISHED
     null_space_l2: float = 10.0
     projector_path: str | None = None
@@ -46,27 +45,30 @@ class NullSpaceFlag:
         for name in vars(hparams):
             if name.startswith(LOOKS_LIKE_OURS) and name not in KEYS:
                 raise ConfigError(unknown_name("key in hparams", name, KEYS))
-        hints = get_type_hints(cls)
-        given = {key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)}
-        return cls(**{key: _checked(key, value, hints[key]) for key, value in given.items()})
+        return cls.read({key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)})
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> NullSpaceFlag:
+        """Some of the keys; a number may be text, as YAML reads ``2e-2``, and a path an object.
+
+        Raises:
+            ConfigError: a value of another type.
+        """
+        hints = get_type_hints(NullSpaceFlag)
+        return NullSpaceFlag(**{key: _typed(key, v, hints[key]) for key, v in values.items()})
 
     @property
     def cut(self) -> Cut:
         """The projector's cut.
 
         Raises:
-            ConfigError: an unknown rule; the message names the nearest.
+            ConfigError: the published cut with another rule, to which it means nothing.
         """
-        known = [rule.value for rule in CutRule]
-        if self.null_space_rule not in known:
-            raise ConfigError(unknown_name("null_space_rule", self.null_space_rule, known))
-        rule, value = CutRule(self.null_space_rule), float(self.null_space_cut)
-        if rule is not CutRule.absolute and value == PUBLISHED:  # which means nothing to others
-            if rule is not CutRule.auto:
-                raise ConfigError(
-                    f"null_space_rule: {rule.value} needs a null_space_cut of its own"
-                )
+        value, rule = self.null_space_cut, self.null_space_rule
+        if value == PUBLISHED and rule is CutRule.auto:
             value = 1.0
+        elif value == PUBLISHED and rule is not CutRule.absolute:
+            raise ConfigError(f"null_space_rule: {rule.value} needs a null_space_cut, too")
         return Cut(rule, value)
 
     def solves(self, method: str, able: bool) -> bool:
@@ -77,18 +79,16 @@ class NullSpaceFlag:
             able: whether that method can take the closed form.
 
         Raises:
-            ConfigError: an unknown mode, or ``solve`` where there is nothing to solve.
+            ConfigError: ``solve`` where there is nothing to solve, or a ridge that is not positive.
         """
-        known = [mode.value for mode in Mode]
-        if self.null_space_mode not in known:
-            raise ConfigError(unknown_name("null_space_mode", self.null_space_mode, known))
-        if self.null_space_mode == Mode.solve and not able:
-            raise ConfigError(f"null_space_mode: solve is a least squares: {method} takes post")
-        if able and self.null_space_mode != Mode.post:
-            if not float(self.null_space_l2) > 0:
-                raise ConfigError(f"null_space_l2 is {self.null_space_l2}: it must be positive")
-            return True
-        return False
+        if self.null_space_mode is Mode.solve and not able:
+            raise ConfigError(
+                f"null_space_mode: solve replaces a least-squares solution: {method} takes post"
+            )
+        solves = able and self.null_space_mode is not Mode.post
+        if solves and not self.null_space_l2 > 0:
+            raise ConfigError(f"null_space_l2 is {self.null_space_l2}: it must be positive")
+        return solves
 
 
 KEYS = tuple(f.name for f in fields(NullSpaceFlag))
@@ -96,16 +96,20 @@ KEYS = tuple(f.name for f in fields(NullSpaceFlag))
 LOOKS_LIKE_OURS = ("null", "projector")
 
 
-def _checked(key: str, value: Any, hint: Any) -> Any:
-    """``value`` in the type of its key; text that YAML reads as a number counts as one."""
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` in the type of its key."""
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with suppress(ValueError):
-            return float(value)
-    if hint is str and isinstance(value, str):
-        return value
-    if hint not in (bool, float, str) and isinstance(value, (str, PathLike, NoneType)):
-        return value if value is None else str(value)
-    wanted = {bool: "true or false", float: "a number", str: "a name"}.get(hint, "a path")
-    raise ConfigError(f"{key} is {value!r}: give {wanted}")
+    if hint is float and not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            if math.isfinite(number := float(value)):
+                return number
+    if hint in (Mode, CutRule):
+        names = [option.value for option in hint]
+        if value not in names:
+            raise ConfigError(unknown_name(key, str(value), names))
+        return hint(value)
+    if hint not in (bool, float) and (value is None or isinstance(value, (str, PathLike))):
+        return value if value is None else fspath(value)
+    needed = {bool: "true or false", float: "a number"}.get(hint, "a path")
+    raise ConfigError(f"{key} is {value!r}: give {needed}")

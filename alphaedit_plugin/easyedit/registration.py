@@ -3,210 +3,248 @@
 from __future__ import annotations
 
 import functools
-import inspect
+import importlib
+import logging
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from threading import RLock
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.easyedit.find_host import copies, import_host, is_host
 from alphaedit_plugin.easyedit.host import (
-    METHODS,
+    HOST_METHODS,
+    HostCall,
     HostMethod,
     algorithms,
-    batch_editor,
-    copies,
-    editor_class,
     hparams_classes,
-    import_host,
-    is_host,
     methods_of,
 )
 from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
-from alphaedit_plugin.easyedit.projection import ModelState, apply_with_flag
-from alphaedit_plugin.easyedit.prune_rect import NATIVE, apply_native
-from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.easyedit.model_state import ModelState
+from alphaedit_plugin.easyedit.patch_loop import apply_projected
+from alphaedit_plugin.easyedit.prune_rect import apply_ours, our_hparams_classes
+
+log = logging.getLogger(__name__)
 
 Apply = Callable[..., Any]
-MARK = "_alphaedit_registration"  # on the functions we put into the host: how to take them out
+STATE = "_alphaedit_state"  # the attribute of a model that holds its `ModelState`
 
 
-@dataclass
-class Registration:
-    """What `register` changed in the host, and the state of the models edited since.
-
-    Attributes:
-        algorithms: the host's own functions, by method.
-        constructors: the host's own ``__init__``, by hparams class; of its editor, too.
-        batchable: its test of which methods take batches, as its class holds it.
-        states: by model, gone with the model; all copies share them, as each may edit it.
-        lock: one edit at a time, as an edit replaces functions of the host's modules; shared, too.
-    """
-
-    algorithms: dict[str, Apply] = field(default_factory=dict)
-    constructors: dict[Any, Callable[..., None]] = field(default_factory=dict)
-    batchable: Any = None
-    states: WeakKeyDictionary[Any, ModelState] = field(default_factory=WeakKeyDictionary)
-    lock: AbstractContextManager[Any] = field(default_factory=RLock)
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Which of the host's methods take the flag.
-
-    Attributes:
-        supported: these do.
-        unsupported: these refuse it.
-    """
-
-    supported: tuple[str, ...]
-    unsupported: tuple[str, ...]
-
-
-def register() -> Coverage:
+def register() -> tuple[str, ...]:
     """Give the host's locate-then-edit methods the null-space flag; twice is harmless.
 
     Every copy of the host takes it, whatever its name and whenever it is imported. Editors that
     exist already stay as they are: the host looks its function up when an editor is made.
 
+    Returns:
+        The names of the methods that take the flag; all others refuse it.
+
     Raises:
-        HostError: there is no host, or it cannot be imported.
+        HostError: there is no host, or it cannot be imported or lacks a part.
     """
     import_host()
-    coverages = [_register(package) for package in copies()]
-    if not any(isinstance(finder, Newcomers) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Newcomers())
-    return coverages[0]
-
-
-def _register(package: str) -> Coverage:
-    known = algorithms(package)
-    supported = {method.name: method for method in methods_of(package)}
-    if _current(package) is None:
-        # Looked up first: a host that lacks a part is refused before anything in it is changed.
-        kinds = [method.hparams_class() for method in supported.values()]
-        batches, editor = batch_editor(package), editor_class(package)
-        others = (other for name in copies() if (other := _current(name)) is not None)
-        shared = next(others, Registration())
-        registration = Registration(dict(known), states=shared.states, lock=shared.lock)
-        for name, apply in registration.algorithms.items():
-            known[name] = (
-                _flagged(registration, supported[name], apply)
-                if name in supported
-                else _refusing(registration, name, apply)
-            )
-        for kind in kinds:
-            _admit_keys(registration, kind)
-        for kind in hparams_classes(package):
-            if kind not in kinds:
-                _refuse_keys(registration, kind)
-        _add_native(registration, known, batches)
-        _name_models(registration, editor)
-    able = (*supported, *(kind.ALGORITHM for kind in NATIVE))
-    return Coverage(able, tuple(name for name in known if name not in able))
+    registration = current() or Registration.begin()
+    try:
+        for package in copies():
+            registration.add(package)
+    except BaseException:
+        if not registration.tables:
+            unregister()
+        raise
+    return _supported()
 
 
 def unregister() -> None:
-    """Put everything in the host back exactly; without a registration nothing happens.
-
-    Raises:
-        HostError: there is no host, or it cannot be imported.
-    """
-    import_host()
-    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, Newcomers)]
-    for package in copies():
-        _unregister(package)
+    """Put everything in the host back exactly; without a registration nothing happens."""
+    registration = current()
+    if registration is not None:
+        registration.undo.close()
 
 
-def _unregister(package: str) -> None:
-    registration, known = _current(package), algorithms(package)
-    if registration is None:
-        return
-    for kind in NATIVE:
-        known.pop(kind.ALGORITHM, None)
-    known.update(registration.algorithms)
-    batch_editor(package).is_batchable_method = registration.batchable
-    for hparams_class, constructor in registration.constructors.items():
-        hparams_class.__init__ = constructor
-
-
-def newcomers() -> Newcomers:
-    """What listens for copies that are imported later, after `register`."""
-    return next(finder for finder in sys.meta_path if isinstance(finder, Newcomers))
-
-
-def is_registered() -> bool:
-    """Whether a copy of the host has the flag."""
-    return any(_current(package) is not None for package in copies())
-
-
-def _current(package: str) -> Registration | None:
-    known = algorithms(package).values()
-    return next((getattr(apply, MARK) for apply in known if hasattr(apply, MARK)), None)
+def current() -> Registration | None:
+    """What `register` has set up, if it has."""
+    return next((one for one in sys.meta_path if isinstance(one, Registration)), None)
 
 
 @dataclass(eq=False)
-class Newcomers(MetaPathFinder):
-    """Registers copies of the host that are imported after `register`.
+class Registration(MetaPathFinder):
+    """What `register` changed; as a finder of modules, it sees copies that are imported later.
 
     Attributes:
-        listeners: told the name of each.
+        undo: puts everything back.
+        tables: the dictionaries of methods that were changed, one per copy.
+        models: that were edited; the state of each goes with it, and all copies share it.
+        lock: one edit at a time, as an edit replaces functions of the host's modules.
+        flags: set in all hparams that are made, with a warning where these say otherwise.
+        flagged: names of the hparams classes of which objects took `flags`.
     """
 
-    listeners: list[Callable[[str], None]] = field(default_factory=list)
+    undo: ExitStack = field(default_factory=ExitStack)
+    tables: list[Any] = field(default_factory=list)
+    models: WeakSet[Any] = field(default_factory=WeakSet)
+    lock: Any = field(default_factory=RLock)
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    flagged: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls) -> Registration:
+        """Start to listen for copies of the host; nothing in one has changed yet."""
+        registration = cls()
+        sys.meta_path.insert(0, registration)
+        registration.undo.callback(sys.meta_path.remove, registration)
+        registration.undo.callback(registration._forget_models)
+        for kind in our_hparams_classes().values():
+            registration._wrap_constructor(kind, registration._take_keys)
+        return registration
+
+    def add(self, package: str) -> None:
+        """Change one copy of the host.
+
+        Raises:
+            HostError: it lacks a part; nothing in it has changed then.
+        """
+        table, methods = algorithms(package), methods_of(package)
+        if any(table is known for known in self.tables):
+            return
+        kinds = [method.hparams_class() for method in methods.values()]
+        batches = importlib.import_module(f"{package}.editors.batch_editor").BatchEditor
+        editor = importlib.import_module(f"{package}.editors.editor").BaseEditor
+        others = [kind for kind in hparams_classes(package) if kind not in kinds]
+        self.tables.append(table)
+        for name, apply in list(table.items()):
+            self.undo.callback(table.__setitem__, name, apply)
+            method = methods.get(name)
+            table[name] = self._projecting(method, apply) if method else _refusing(name, apply)
+        for name in our_hparams_classes():
+            table[name] = self._ours
+            self.undo.callback(table.pop, name, None)
+        self._admit_batches(batches)
+        for kind in kinds:
+            self._wrap_constructor(kind, self._take_keys)
+        for kind in others:
+            self._wrap_constructor(kind, self._refuse_keys)
+        self._wrap_constructor(editor, _name_model)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, and registered once it has run."""
+        """What the other finders find, registered once it has run."""
         if not is_host(name):
             return None
-        others = (one for one in sys.meta_path if not isinstance(one, Newcomers))
-        found = (one.find_spec(name, path, target) for one in others if hasattr(one, "find_spec"))
-        spec = next((one for one in found if one is not None), None)
+        others = (one for one in sys.meta_path if one is not self and hasattr(one, "find_spec"))
+        specs = (one.find_spec(name, path, target) for one in others)
+        spec = next((one for one in specs if one is not None), None)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def run_and_register(module: ModuleType) -> None:
                 run(module)
                 if name in copies():
-                    _register(name)
-                    for listener in self.listeners:
-                        listener(name)
+                    self.add(name)
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
 
+    def _state_of(self, model: Any) -> ModelState:
+        self.models.add(model)
+        state: ModelState = vars(model).setdefault(STATE, ModelState())
+        return state
 
-def _flagged(registration: Registration, method: HostMethod, apply: Apply) -> Apply:
-    """``apply``, which projects where its hparams say so."""
-    signature = inspect.signature(apply)
-    rest = next((name for name, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), "")
+    def _forget_models(self) -> None:
+        for model in self.models:
+            vars(model).pop(STATE, None)
 
-    @functools.wraps(apply)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = dict(signature.bind(*args, **kwargs).arguments)
-        extra = given.pop(rest, {})
-        model, tok, requests, hparams = (given.pop(name) for name in list(given)[:4])
-        flag = NullSpaceFlag.of(hparams)
-        with registration.lock:
-            if not flag.null_space:
-                return apply(*args, **kwargs)
-            state = registration.states.setdefault(model, ModelState())
-            call = (model, tok, requests, hparams)
-            return apply_with_flag(state, flag, method, apply, call, {**given, **extra})
+    def _projecting(self, method: HostMethod, apply: Apply) -> Apply:
+        """``apply``, which projects where its hparams say so."""
 
-    setattr(wrapper, MARK, registration)
-    return wrapper
+        @functools.wraps(apply)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            call = HostCall.of(apply, args, kwargs)
+            flag = NullSpaceFlag.of(call.hparams)
+            with self.lock:
+                if not flag.null_space:
+                    return apply(*args, **kwargs)
+                return apply_projected(self._state_of(call.model), flag, method, apply, call)
+
+        return wrapper
+
+    def _ours(
+        self,
+        model: Any,
+        tok: Any,
+        requests: Any,
+        hparams: Any,
+        copy: Any = False,
+        *_: Any,
+        **__: Any,
+    ) -> Any:
+        """PRUNE or RECT, in the host's convention."""
+        call = HostCall(model, tok, requests, hparams, {"copy": copy})
+        with self.lock:
+            return apply_ours(self._state_of(model), call)
+
+    def _admit_batches(self, batches: Any) -> None:
+        """Let our methods edit in batches: the host lists by name who does."""
+        before, names = batches.is_batchable_method, list(our_hparams_classes())
+        self.undo.callback(
+            setattr, batches, "is_batchable_method", vars(batches)["is_batchable_method"]
+        )
+        batches.is_batchable_method = staticmethod(lambda name: name in names or before(name))
+
+    def _wrap_constructor(
+        self, kind: Any, build: Callable[[Any, Callable[..., None], dict[str, Any]], None]
+    ) -> None:
+        constructor = kind.__init__
+        self.undo.callback(setattr, kind, "__init__", constructor)
+
+        @functools.wraps(constructor)
+        def __init__(made: Any, *args: Any, **kwargs: Any) -> None:
+            build(made, functools.partial(constructor, made, *args), kwargs)
+
+        kind.__init__ = __init__
+
+    def _take_keys(
+        self, made: Any, construct: Callable[..., None], settings: dict[str, Any]
+    ) -> None:
+        """Make hparams that may have our keys."""
+        ours = {key: settings.pop(key) for key in KEYS if key in settings}
+        for key, value in self.flags.items():
+            if ours.get(key, value) != value:
+                said = f"{key}: {ours[key]} of {type(made).__name__}"
+                log.warning("--%s %s overrides %s", key, value, said)
+        construct(**settings)
+        for key, value in {**ours, **self.flags}.items():
+            setattr(made, key, value)
+        if self.flags:
+            self.flagged.append(type(made).__name__)
+
+    def _refuse_keys(
+        self, made: Any, construct: Callable[..., None], settings: dict[str, Any]
+    ) -> None:
+        """Make hparams of a method that cannot take our keys."""
+        if self.flags.get("null_space") or any(key in settings for key in KEYS):
+            raise _unsupported(str(settings.get("alg_name", type(made).__name__)))
+        construct(**settings)
 
 
-def _refusing(registration: Registration, name: str, apply: Apply) -> Apply:
+def _name_model(made: Any, construct: Callable[..., None], settings: dict[str, Any]) -> None:
+    """Give an editor made from a ``(model, tokenizer)`` pair the model's name.
+
+    The host's evaluation looks for letters in an editor's ``model_name`` and fails on a pair.
+    """
+    construct(**settings)
+    if not isinstance(made.model_name, str):
+        made.model_name = str(getattr(made.model, "name_or_path", "") or "model")
+
+
+def _refusing(name: str, apply: Apply) -> Apply:
     """``apply``, which refuses the flag rather than ignoring it."""
 
     @functools.wraps(apply)
@@ -215,81 +253,12 @@ def _refusing(registration: Registration, name: str, apply: Apply) -> Apply:
             raise _unsupported(name)
         return apply(*args, **kwargs)
 
-    setattr(wrapper, MARK, registration)
     return wrapper
 
 
 def _unsupported(name: str) -> ConfigError:
-    supported = ", ".join([*(m.name for m in METHODS), *(kind.ALGORITHM for kind in NATIVE)])
-    return ConfigError(f"null_space is not for {name}: it projects {supported}")
+    return ConfigError(f"null_space is not for {name}: it projects {', '.join(_supported())}")
 
 
-def _add_native(registration: Registration, known: dict[str, Apply], batches: Any) -> None:
-    """Add PRUNE and RECT, and admit them where the host lists who takes batches."""
-    registration.batchable = vars(batches)["is_batchable_method"]
-    before, names = batches.is_batchable_method, {kind.ALGORITHM for kind in NATIVE}
-    batches.is_batchable_method = staticmethod(lambda name: name in names or before(name))
-
-    def wrapper(
-        model: Any, tok: Any, requests: Any, hparams: Any, copy: bool = False, *_: Any, **__: Any
-    ) -> Any:
-        if copy:
-            raise ConfigError(f"{hparams.alg_name} edits the model it is given: leave copy= out")
-        flag = NullSpaceFlag.of(hparams)
-        state = registration.states.setdefault(model, ModelState())
-
-        def projectors_of(weights: list[str]) -> dict[str, Projector]:
-            return state.projectors_of(flag, (model, tok, hparams), weights)
-
-        with registration.lock:
-            return apply_native(state.runs, projectors_of, (model, tok, requests, hparams))
-
-    setattr(wrapper, MARK, registration)
-    for kind in NATIVE:
-        known[kind.ALGORITHM] = wrapper
-
-
-def _name_models(registration: Registration, editor: Any) -> None:
-    """Give an editor made from a ``(model, tokenizer)`` pair the model's name.
-
-    The host's evaluation asks an editor's ``model_name`` for its letters and fails on a pair.
-    """
-    constructor = editor.__init__
-    registration.constructors[editor] = constructor
-
-    @functools.wraps(constructor)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        constructor(self, *args, **kwargs)
-        if not isinstance(self.model_name, str):
-            self.model_name = str(getattr(self.model, "name_or_path", "") or "model")
-
-    editor.__init__ = __init__
-
-
-def _admit_keys(registration: Registration, hparams_class: Any) -> None:
-    """Let a host's hparams class take our keys, from YAML and in Python."""
-    constructor = hparams_class.__init__
-    registration.constructors[hparams_class] = constructor
-
-    @functools.wraps(constructor)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        ours = {key: kwargs.pop(key) for key in KEYS if key in kwargs}
-        constructor(self, *args, **kwargs)
-        for key, value in ours.items():
-            setattr(self, key, value)
-
-    hparams_class.__init__ = __init__
-
-
-def _refuse_keys(registration: Registration, hparams_class: Any) -> None:
-    """Let the hparams class of another method say that it does not take our keys."""
-    constructor = hparams_class.__init__
-    registration.constructors[hparams_class] = constructor
-
-    @functools.wraps(constructor)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        if any(key in kwargs for key in KEYS):
-            raise _unsupported(str(kwargs.get("alg_name", hparams_class.__name__)))
-        constructor(self, *args, **kwargs)
-
-    hparams_class.__init__ = __init__
+def _supported() -> tuple[str, ...]:
+    return *(method.name for method in HOST_METHODS), *our_hparams_classes()

@@ -21,7 +21,7 @@ from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.entry import Entry, Search, Write
 from alphaedit_plugin.editing.undo import Undone, plan, remaining
 from alphaedit_plugin.editing.weights import EditedWeights
-from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.methods.past_keys import PastKeys
 from alphaedit_plugin.models.editable import EditableModel
 
 logger = logging.getLogger(__name__)

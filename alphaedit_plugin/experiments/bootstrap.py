@@ -1,7 +1,7 @@
 """How sure a gain is: percentile bootstrap over seeds, and over the edits and facts of each.
 
-A resample draws seeds with replacement, and for each of them its requests and, group by group,
-its untouched facts. Both sides of a gain are drawn alike, as they were asked the same questions
+A resample draws seeds with replacement, and for each of them its requests and, group by group, its
+untouched facts. Both sides of a gain are resampled alike, as they were asked the same questions
 (Efron and Tibshirani 1993, §13.3; the two levels as in Davison and Hinkley 1997, §3.8).
 """
 
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alphaedit_plugin.experiments.studies import COLUMNS, Entry
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.experiments.studies import COLUMNS, Row
 from alphaedit_plugin.metrics.evaluation import ASPECTS, Evaluation
 
 RESAMPLES = 2000
@@ -44,78 +43,60 @@ class Gain:
         return self.low > 0 or self.high < 0
 
 
-def gains(plain: Entry, projected: Entry, resamples: int = RESAMPLES) -> dict[str, Gain]:
-    """The gain in each main column that both have, over the seeds that both have.
-
-    Args:
-        plain: the base alone.
-        projected: the same base in the null space.
-        resamples: how many to draw.
-    """
+def gains(plain: Row, projected: Row, resamples: int = RESAMPLES) -> dict[str, Gain]:
+    """The gain in each main column that both rows have, over the seeds that both have."""
     seeds = sorted(set(plain.cells) & set(projected.cells))
     if not seeds:
         return {}
     rng = np.random.default_rng(SEED)
-    both = [(plain.cells[s].final, projected.cells[s].final) for s in seeds]
+    pairs = [(plain.cells[s].final, projected.cells[s].final) for s in seeds]
     chosen = rng.integers(len(seeds), size=(resamples, len(seeds)))
     sums: dict[str, Values] = {}
-    for place in range(len(seeds)):
-        drawn = [_differences(*pair, rng, resamples) for pair in both]
-        for column in set.intersection(*(set(one) for one in drawn)):
-            table = np.stack([one[column] for one in drawn])
-            picked = table[chosen[:, place], np.arange(resamples)]
-            sums[column] = sums.get(column, 0) + picked
+    for draw in chosen.T:  # one seed of every resample
+        per_seed = [_differences(*pair, rng, resamples) for pair in pairs]
+        for column in set.intersection(*map(set, per_seed)):
+            table = np.stack([differences[column] for differences in per_seed])
+            sums[column] = sums.get(column, 0) + table[draw, np.arange(resamples)]
     return {
-        name: _gain(column, both, sums[column] / len(seeds))
+        name: _gain(column, pairs, sums[column] / len(seeds))
         for name, column in COLUMNS.items()
         if column in sums
     }
 
 
-def _gain(column: str, both: list[tuple[Evaluation, Evaluation]], drawn: Values) -> Gain:
-    """The observed gain, between the percentiles of those drawn."""
-    found = [after.summary[column] - before.summary[column] for before, after in both]
-    low, high = np.nanpercentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Gain(float(np.mean(found)), float(low), float(high))
+def _gain(column: str, pairs: list[tuple[Evaluation, Evaluation]], resampled: Values) -> Gain:
+    """The observed gain, between the percentiles of the resampled ones."""
+    observed = [after.summary[column] - before.summary[column] for before, after in pairs]
+    low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    return Gain(float(np.mean(observed)), float(low), float(high))
 
 
 def _differences(
     plain: Evaluation, projected: Evaluation, rng: np.random.Generator, resamples: int
 ) -> dict[str, Values]:
     """Per column, projected minus plain in each resample of one seed's requests and facts."""
-    weights = _weights(plain, rng, resamples)
+    sizes = {r.unit: len(r.totals) for r in plain.readings.values() if r.totals}
+    weights = {  # how often each request or fact was drawn, (resamples, n)
+        unit: rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+        for unit, n in sorted(sizes.items())
+    }
     before, after = _columns(plain, weights), _columns(projected, weights)
     return {column: after[column] - before[column] for column in before if column in after}
 
 
-def _weights(evaluation: Evaluation, rng: np.random.Generator, resamples: int) -> dict[str, Values]:
-    """Per unit ``(resamples, n)``: how often each request or fact was drawn."""
-    sizes = {r.unit: len(r.totals) for r in evaluation.readings.values() if r.totals}
-    return {
-        unit: rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-        for unit, n in sorted(sizes.items())
-    }
-
-
 def _columns(evaluation: Evaluation, weights: Mapping[str, Values]) -> dict[str, Values]:
-    """The main columns in every resample, as `Evaluation` has them."""
-    drawn = {
-        column: _mean(reading, weights[reading.unit])
-        for column, reading in evaluation.readings.items()
-        if reading.totals and len(reading.totals) == weights[reading.unit].shape[1]
-    }
-    found = {f"{a}.success": drawn[f"{a}.success"] for a in ASPECTS if f"{a}.success" in drawn}
-    groups = [values for column, values in drawn.items() if column.startswith("retention.")]
+    """The main columns in every resample, as `Evaluation` defines them."""
+    with np.errstate(invalid="ignore"):  # nan where no prompt was drawn
+        means = {
+            column: (weights[r.unit] @ np.array(r.totals)) / (weights[r.unit] @ np.array(r.counts))
+            for column, r in evaluation.readings.items()
+            if r.totals and len(r.totals) == weights[r.unit].shape[1]
+        }
+    parts = {f"{a}.success": means[f"{a}.success"] for a in ASPECTS if f"{a}.success" in means}
+    groups = [values for column, values in means.items() if column.startswith("retention.")]
     if groups:
-        found["retention"] = np.mean(groups, axis=0)
-    parts = np.stack(list(found.values()))
+        parts["retention"] = np.mean(groups, axis=0)
+    values = np.stack(list(parts.values()))
     with np.errstate(divide="ignore"):
-        found["score"] = len(parts) / (1 / parts).sum(axis=0)  # 0 where a part is 0
-    return found
-
-
-def _mean(reading: Reading, weights: Values) -> Values:
-    """The reading's mean in every resample; nan where no prompt was drawn."""
-    with np.errstate(invalid="ignore"):
-        mean: Values = (weights @ np.array(reading.totals)) / (weights @ np.array(reading.counts))
-    return mean
+        parts["score"] = len(values) / (1 / values).sum(axis=0)  # 0 where a part is 0
+    return parts

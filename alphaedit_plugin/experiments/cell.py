@@ -3,232 +3,215 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.data.base import EditData
+from alphaedit_plugin.common.errors import PatchError
+from alphaedit_plugin.config.build import cpu_threads
+from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.editing import engine
-from alphaedit_plugin.editing.encoding import encode
-from alphaedit_plugin.editing.run import as_ended
+from alphaedit_plugin.editing.engine import apply_batch, finalize
+from alphaedit_plugin.editing.run import Step, as_ended, run
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.experiments.cells import Cell, LayerReport, Point
-from alphaedit_plugin.experiments.checkpoint import Checkpoint
-from alphaedit_plugin.experiments.jobs import Job, abilities_of, settings_of
+from alphaedit_plugin.experiments.cell_setup import CellSetup, abilities_of, set_up, threads_of
+from alphaedit_plugin.experiments.results import METRICS, Cell, LayerReport, Point, write_cell
+from alphaedit_plugin.experiments.resuming import (
+    JOURNAL,
+    CellState,
+    clear,
+    identity_of,
+    is_done,
+    read_state,
+    write_state,
+)
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
-from alphaedit_plugin.metrics.shift import Shift, representations, shift_of, shift_prompts
-from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.metrics.shift import representations, shift_of, shift_prompts
 from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.patches.sessions import open_session
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What a cell has found out so far.
-
-    Attributes:
-        points: see `Cell`.
-        seconds: likewise.
-        abilities: likewise.
-        cell: once it is done.
-    """
-
-    points: tuple[Point, ...] = ()
-    seconds: float = 0.0
-    abilities: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    cell: Cell | None = None
-
-
-def run_cell(
-    job: Job,
-    lm: EditableModel,
-    data: EditData,
-    advance: Callable[[int], None],
-    checkpoint: Checkpoint | None = None,
-) -> Cell:
-    """Edit ``compare.edits`` requests in sequence, evaluate, and put the model back.
+def run_cell(config: EditorConfig, folder: Path, command: str = "") -> None:
+    """Edit ``compare.edits`` requests in sequence, evaluate, and write ``metrics.json``.
 
     Args:
-        job: the cell's.
-        lm: the pristine model.
-        data: the requests, and the facts that must survive.
-        advance: told after each batch how many requests were edited.
-        checkpoint: where the cell goes on from, and says after each batch how far it is.
+        config: the cell's.
+        folder: the cell's; what an earlier run of the same cell left there is used, unless
+            ``compare.resume`` is false.
+        command: as typed, for the report.
+
+    Raises:
+        AlphaEditError: something is missing or does not fit, or an edit failed.
     """
-    session = EditSession(lm, job.recipe.layers)
-    try:
-        return _Run(job, session, data, advance, checkpoint).to_the_end()
-    finally:
-        session.reset()
+    with cpu_threads(threads_of(config.model)):
+        setup = set_up(config)
+        identity = identity_of(setup.lm, config, setup.recipe, setup.projectors, setup.data)
+        if config.compare.resume and is_done(folder, identity):
+            logger.info("%s was done by an earlier run (compare.resume=false repeats it)", folder)
+            os.utime(folder / METRICS)  # which tells those who watch
+            return
+        cell = CellRun(setup, folder, identity).to_the_end()
+        write_cell(replace(cell, command=command, identity=identity), folder)
+    clear(folder)
 
 
 @dataclass
-class _Run:
-    """A cell on its way."""
+class CellRun:
+    """A cell on its way.
 
-    job: Job
-    session: EditSession
-    data: EditData
-    advance: Callable[[int], None]
-    checkpoint: Checkpoint | None
-    standing: Standing = field(default_factory=Standing)
+    Attributes:
+        folder: where its journal and state are.
+        before: the evaluation of the unedited model.
+        unedited: hidden states of the unedited model, ``(d_model, prompts)``.
+        session: the edits so far.
+    """
+
+    setup: CellSetup
+    folder: Path
+    identity: str
+    before: Evaluation = field(init=False)
     unedited: Tensor = field(init=False)
+    state: CellState = field(init=False)
+    session: EditSession = field(init=False)
 
     def __post_init__(self) -> None:
-        lm = self.session.lm
-        self.unedited = representations(lm, self.prompts, lm.depth - 1)
+        self.before = self._evaluate(self.requests)
+        self.unedited = self._states()
+        if not (self.setup.config.compare.resume and self._go_on()):
+            clear(self.folder)
+            asked = abilities_of(self.setup.config.compare)
+            able = {0: asked.measure(self.setup.lm)} if asked.tasks else {}
+            self.state, self.session = CellState(abilities=able), self._open()
+        self._save()
 
-    @property
-    def prompts(self) -> list[str]:
-        """What the shift of hidden states is read behind."""
-        return shift_prompts(self.requests, self.data.retention)
+    def _open(self) -> EditSession:
+        journal = self.folder / JOURNAL if self.setup.config.compare.resume else None
+        return open_session(self.setup.lm, self.setup.recipe.layers, journal)
+
+    def _go_on(self) -> bool:
+        """Take up what an earlier run left, where that is of use."""
+        state = read_state(self.folder, self.identity)
+        if state is None:
+            return False
+        try:
+            self.state, self.session = state, self._open()
+        except PatchError as error:
+            logger.warning("beginning again: %s", error)
+            return False
+        if self.session.ended:
+            self.session.undo()
+        if self.session.journal:
+            logger.warning(
+                "%s goes on after %d edits of an earlier run (compare.resume=false begins again)",
+                self.setup.name, self._edits,
+            )  # fmt: skip
+        return True
 
     @property
     def requests(self) -> Sequence[Request]:
-        return self.data.requests[: self.job.config.compare.edits]
+        """All that is edited."""
+        return self.setup.data.requests
 
     @property
-    def done(self) -> int:
-        return len(self.session.requests)
+    def _edits(self) -> int:
+        """How many requests were edited, or left out as no target was found."""
+        return min(len(self.session.journal) * self._batch_size, len(self.requests))
+
+    @property
+    def _batch_size(self) -> int:
+        return self.setup.config.batch_size
 
     def to_the_end(self) -> Cell:
-        self._restore()
-        if self.standing.cell is not None:
-            return self.standing.cell
-        while self.done < len(self.requests):
-            if self._due():
-                self._look()
-            self._edit(self.requests[self.done : self.done + self.job.config.batch_size])
-        return self._finish()
-
-    def _restore(self) -> None:
-        if self.checkpoint is None:
-            return
-        found = self.checkpoint.restore(self.session, self.requests, Standing)
-        if found is None:
-            return
-        self.standing = found
-        self.advance(len(self.requests) if found.cell else self.done)
-        anew = "(compare.resume=false begins anew)"
-        if found.cell:
-            logger.info(
-                "%s was done by an earlier run, and is not run again %s", found.cell.name, anew
+        """Edit what remains, and evaluate."""
+        apply = partial(apply_batch, search=self.setup.search)
+        while self._edits < len(self.requests):
+            self._look_if_due()
+            # A run of its own: a later batch may contradict an earlier one (data.unique=false).
+            batch = self.setup.encoded[self._edits : self._edits + self._batch_size]
+            steps: Iterator[Step[object]] = run(
+                self.session, self.setup.recipe, batch, len(batch), end=False, apply=apply
             )
-        else:
-            logger.warning("going on after %d edits of an earlier run %s", self.done, anew)
-
-    def _edit(self, batch: Sequence[Request]) -> None:
+            self._save(sum(step.seconds for step in steps))
+            logger.info("%d of %d edits", self._edits, len(self.requests))
         began = time.perf_counter()
-        recipe = self.job.recipe
-        encoded = encode(self.session.lm, recipe, batch)
-        engine.apply_batch(self.session, recipe, encoded, self.job.search)
-        self._spend(began)
-        self.advance(len(batch))
-        logger.info("%d of %d edits", self.done, len(self.requests))
-        self._save()
+        finalize(self.session, self.setup.recipe)
+        self._save(time.perf_counter() - began)
+        self._measure(last=True)
+        return self._cell()
 
-    def _due(self) -> bool:
-        """Whether an evaluation is due, and was not made before a run was killed."""
-        every = self.job.config.compare.every
-        made = bool(self.standing.points) and self.standing.points[-1].edits == self.done
-        batches = len(self.session.journal)
-        return bool(every and batches and batches % every == 0 and not made)
+    def _look_if_due(self) -> None:
+        """Evaluate the model as it would be if the run ended here, every few batches."""
+        every, batches = self.setup.config.compare.every, len(self.session.journal)
+        if every and batches % every == 0 and len(self.state.points) < batches // every:
+            with as_ended(self.session, self.setup.recipe):
+                self._measure()
+            self._save()
 
-    def _look(self) -> None:
-        """Evaluate the model as it would be if the run ended here."""
-        with as_ended(self.session, self.job.recipe):
-            self._add_point()
-        self._save()
+    def _measure(self, last: bool = False) -> None:
+        """Add a point; costly metrics are asked at the last one only."""
+        evaluation = self._evaluate(self.session.requests, self.before, costly=last)
+        norms = {layer: self._relative_norm(layer) for layer in self.setup.projectors}
+        edits = len(self.session.requests)
+        point = Point(edits, evaluation if last else evaluation.brief(), norms)
+        self.state = replace(self.state, points=(*self.state.points, point))
+        every = self.setup.config.compare.abilities_every
+        asked = abilities_of(self.setup.config.compare)
+        if asked.tasks and (last or (every and len(self.state.points) % every == 0)):
+            able = {**self.state.abilities, edits: asked.measure(self.session.lm)}
+            self.state = replace(self.state, abilities=able)
 
-    def _add_point(self, last: bool = False) -> None:
-        point = measure(self.job, self.session, self.data, last)
-        self.standing = replace(self.standing, points=(*self.standing.points, point))
-        every = self.job.config.compare.abilities_every
-        if last or (every and len(self.standing.points) % every == 0):
-            self._ask()
+    def _evaluate(
+        self, requests: Sequence[Request], before: Evaluation | None = None, costly: bool = True
+    ) -> Evaluation:
+        data, metrics = self.setup.data, self.setup.config.compare.metrics
+        return evaluate(
+            self.setup.lm, requests, data.retention, references=data.references, texts=data.texts,
+            before=before, metrics=metrics, costly=costly,
+        )  # fmt: skip
 
-    def _ask(self) -> None:
-        """What the model can do besides, where that is asked."""
-        asked = abilities_of(self.job.config.compare)
-        if asked.tasks:
-            before = self.standing.abilities or {0: self.job.abilities}
-            found = {**before, self.done: asked.measure(self.session.lm)}
-            self.standing = replace(self.standing, abilities=found)
+    def _states(self) -> Tensor:
+        """Hidden states of prompts that no edit is about, at the last block."""
+        prompts = shift_prompts(self.requests, self.setup.data.retention)
+        return representations(self.setup.lm, prompts, self.setup.lm.depth - 1)
 
-    def _finish(self) -> Cell:
-        began = time.perf_counter()
-        engine.finalize(self.session, self.job.recipe)
-        self._spend(began)
-        self._add_point(last=True)
-        config, standing = self.job.config, self.standing
-        cell = Cell(
-            base=config.base["name"],
-            null_space=config.null_space,
-            settings=settings_of(self.job),
-            points=standing.points,
-            layers={n: _layer_report(self.session, n, p) for n, p in self.job.projectors.items()},
-            seconds=standing.seconds,
-            shift=self._shift(),
-            abilities=standing.abilities,
+    def _cell(self) -> Cell:
+        setup = self.setup
+        return Cell(
+            setting=setup.setting,
+            base=setup.config.base["name"],
+            null_space=setup.config.null_space,
+            settings=setup.settings,
+            before=self.before,
+            points=self.state.points,
+            layers={layer: self._report(layer, p) for layer, p in setup.projectors.items()},
+            seconds=self.state.seconds,
+            shift=shift_of(self.unedited, self._states(), setup.lm.depth - 1),
+            abilities=self.state.abilities,
         )
-        if self.checkpoint is not None:
-            self.checkpoint.close(Standing(cell=cell))
-        return cell
 
-    def _shift(self) -> Shift:
-        """How far the last block's states are from where ``unedited`` says they were."""
-        last = self.session.lm.depth - 1
-        states = representations(self.session.lm, self.prompts, last)
-        return shift_of(self.unedited, states, last)
+    def _report(self, layer: int, projector: Projector) -> LayerReport:
+        return LayerReport(
+            relative_norm=self._relative_norm(layer),
+            leakage=projector.leakage(self.session.change(layer)),
+            unrounded_leakage=projector.leakage(Delta(self.session.accumulated(layer))),
+            null_dimension=projector.null_dimension,
+            d_in=projector.d_in,
+        )
 
-    def _spend(self, began: float) -> None:
-        spent = time.perf_counter() - began
-        self.standing = replace(self.standing, seconds=self.standing.seconds + spent)
+    def _relative_norm(self, layer: int) -> float:
+        pristine = self.session.pristine(layer).double().norm().item()
+        return self.session.change(layer).norm / pristine
 
-    def _save(self) -> None:
-        if self.checkpoint is not None:
-            self.checkpoint.save(self.session, self.standing)
-
-
-def measure(job: Job, session: EditSession, data: EditData, last: bool = False) -> Point:
-    """Evaluate the model as it is now; costly metrics only at the last point."""
-    evaluation = evaluate_on(
-        session.lm, data, session.requests, job.config.compare.metrics, job.before, costly=last
-    )
-    norms = {layer: _relative_norm(session, layer) for layer in job.projectors}
-    return Point(len(session.requests), evaluation, norms)
-
-
-def evaluate_on(
-    lm: EditableModel,
-    data: EditData,
-    requests: Sequence[Request],
-    metrics: Sequence[str] | None,
-    before: Evaluation | None = None,
-    costly: bool = True,
-) -> Evaluation:
-    """`evaluate` with everything that ``data`` has for it."""
-    return evaluate(
-        lm, requests, data.retention, references=data.references, texts=data.texts,
-        before=before, metrics=metrics, costly=costly,
-    )  # fmt: skip
-
-
-def _layer_report(session: EditSession, layer: int, projector: Projector) -> LayerReport:
-    delta = session.change(layer)
-    return LayerReport(
-        relative_norm=_relative_norm(session, layer),
-        leakage=projector.leakage(delta),
-        unrounded_leakage=projector.leakage(Delta(session.accumulated(layer))),
-        null_dimension=projector.null_dimension,
-        d_in=projector.d_in,
-    )
-
-
-def _relative_norm(session: EditSession, layer: int) -> float:
-    return session.change(layer).norm / session.pristine(layer).double().norm().item()
+    def _save(self, seconds: float = 0.0) -> None:
+        """Say how far it is, for a later run and for those who watch."""
+        spent = self.state.seconds + seconds
+        self.state = replace(self.state, edits=self._edits, seconds=spent)
+        write_state(self.state, self.folder, self.identity)

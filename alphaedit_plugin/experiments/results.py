@@ -1,51 +1,47 @@
-"""A comparison's ``metrics.json``: all that was measured, enough for every table and picture.
+"""What a cell measured, and its ``metrics.json``: enough for every table and picture of a report.
 
-One JSON object::
-
-    schema    2; another number is of another layout
-    version   of alphaedit-plugin
-    command   as it was typed
-    setting   model, data, conventions, seed, edits, batch_size
-    before    the unedited model: columns → reading
-    cells     base, null_space, settings, seconds, layers, shift, abilities (by edits so far, 0
-              before any), final (numbers for people), and
-              points: edits so far, norms per layer, evaluation: columns → reading
-
-A reading has its ``value`` (``null`` where it is no number). Those of ``before``, of a cell's last
-point, and of the columns that survival is told by everywhere, also have what they are made of, per
-``unit`` (a request or an untouched fact, in order): ``hits``, a row of 0 and 1, or ``totals`` and
-``counts``.
+One JSON object: the fields of `Cell` under their names, ``schema``, and ``final`` (numbers for
+people; not read back). An evaluation is columns → reading, and a reading has its ``value``
+(``null`` where it is not finite). Those of ``before``, of the last point, and of the columns that
+survival is read from everywhere, also have what they are made of, per ``unit`` (a request or an
+untouched fact, in order): ``hits``, a row of 0 and 1, or ``totals`` and ``counts``.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.experiments.cells import Cell, Point
-from alphaedit_plugin.experiments.plain import converter
-from alphaedit_plugin.metrics.evaluation import Evaluation
+from cattrs import Converter
 
-SCHEMA = 2
+from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.files import replacing
+from alphaedit_plugin.common.version import VERSION
+from alphaedit_plugin.metrics.base import MetricValue
+from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
+from alphaedit_plugin.metrics.shift import Shift
+
+SCHEMA = 3
 METRICS = "metrics.json"
+UNREAD = ("schema", "final")  # what the file has besides a cell's fields
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the cells of a run have in common.
+    """What cells must share to be compared.
 
     Attributes:
         model: folder or hub name, or ``pocket``.
         data: which requests, for people.
         conventions: how the data was read, where there is a choice.
         seed: of the run.
-        edits: sequential edits per cell.
+        edits: sequential edits.
         batch_size: of them at a time.
+        requests: a digest of the requests and the untouched facts.
     """
 
     model: str
@@ -54,41 +50,100 @@ class Setting:
     seed: int
     edits: int
     batch_size: int
+    requests: str
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run of ``alphaedit compare``.
+class Point:
+    """An evaluation on the way.
 
     Attributes:
-        setting: what its cells have in common.
+        edits: made so far.
+        evaluation: of these edits, and of what must survive them.
+        norms: per layer ``‖Δ‖ / ‖W0‖`` of the accumulated delta.
+    """
+
+    edits: int
+    evaluation: Evaluation
+    norms: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What a run left in one layer.
+
+    Attributes:
+        relative_norm: ``‖Δ‖ / ‖W0‖`` of the accumulated delta.
+        leakage: ``‖Δ U‖ / ‖Δ‖``: what old keys see of it; measured for plain cells, too.
+        unrounded_leakage: the same before the sum of deltas was rounded into the weight.
+        null_dimension: of the layer's projector.
+        d_in: dimension of its keys.
+    """
+
+    relative_norm: float
+    leakage: float
+    unrounded_leakage: float
+    null_dimension: int
+    d_in: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One base method, plain or projected, after its run.
+
+    Attributes:
+        setting: what it must share with the cells it is compared with.
+        base: the base method's name.
+        null_space: whether it was projected.
+        settings: what it was run with, for the report.
         before: the unedited model.
-        cells: what was run.
-        command: as it was typed.
+        points: evaluations, the last one after all edits.
+        layers: what was left in each layer.
+        seconds: spent editing, without evaluation.
+        shift: how far hidden states of other prompts moved.
+        abilities: what `Abilities.measure` gave, by edits so far (0: before any).
+        command: as typed.
+        identity: a hash of what the figures depend on.
         version: of alphaedit-plugin.
     """
 
     setting: Setting
+    base: str
+    null_space: bool
+    settings: Mapping[str, object]
     before: Evaluation
-    cells: tuple[Cell, ...]
-    command: str
+    points: tuple[Point, ...]
+    layers: Mapping[int, LayerReport]
+    seconds: float
+    shift: Shift | None = None
+    abilities: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    command: str = ""
+    identity: str = ""
     version: str = VERSION
 
-
-def dumps(run: Run) -> str:
-    """The text of ``metrics.json``."""
-    cells = tuple(replace(cell, points=_brief(cell.points)) for cell in run.cells)
-    document = {"schema": SCHEMA} | converter().unstructure(replace(run, cells=cells))
-    for cell, entry in zip(cells, document["cells"], strict=True):
-        entry["final"] = cell.final.summary  # for people; not read
-    return json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    @property
+    def final(self) -> Evaluation:
+        """After all edits."""
+        return self.points[-1].evaluation
 
 
-def read_run(path: Path) -> Run:
-    """Read ``metrics.json``, or the one in a folder, and check what is in it.
+def write_cell(cell: Cell, folder: Path) -> None:
+    """Write ``metrics.json``.
 
     Raises:
-        ConfigError: it is missing, damaged, or of another layout; the message names it.
+        ConfigError: it cannot be written.
+    """
+    final = dict(cell.final.summary)
+    write_json(
+        {"schema": SCHEMA, **converter().unstructure(cell), "final": final}, folder / METRICS
+    )
+
+
+def read_cell(path: Path) -> Cell:
+    """Read ``metrics.json``, or the one in a folder.
+
+    Raises:
+        ConfigError: it is missing, damaged, or of another version.
     """
     file = path / METRICS if path.is_dir() else path
     try:
@@ -100,32 +155,78 @@ def read_run(path: Path) -> Run:
     except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise ConfigError(f"{file} is damaged: it is no JSON; run its comparison again") from None
+        raise ConfigError(f"{file} is damaged: it is not JSON; run its comparison again") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise ConfigError(
-            f"{file} has layout {schema}, this version reads {SCHEMA}: run its comparison again"
+            f"{file} has schema {schema}, this version reads {SCHEMA}: run its comparison again"
         )
     try:
-        run = converter().structure(document, Run)
-        if not run.cells or not all(cell.points for cell in run.cells):
-            raise ValueError("a cell or its points are missing")
+        fields = {name: value for name, value in document.items() if name not in UNREAD}
+        cell = converter().structure(fields, Cell)
+        if not cell.points:
+            raise ValueError("no points")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"{file} is damaged ({type(error).__name__}: {error}): run its comparison again"
         ) from None
-    return run
+    return cell
 
 
-def _brief(points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """All but the last without what their readings are made of; see `Evaluation.brief`."""
-    return (*(replace(p, evaluation=p.evaluation.brief()) for p in points[:-1]), *points[-1:])
+def write_json(document: Mapping[str, Any], path: Path) -> None:
+    """Write a file, whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    text = json.dumps(_finite(document), indent=1, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def _finite(part: Any) -> Any:
-    """``part`` with ``None`` for what is no number, of which JSON knows nothing."""
-    if isinstance(part, dict):
+    """``part`` with ``None`` for nan and inf, which JSON lacks."""
+    if isinstance(part, Mapping):
         return {str(key): _finite(value) for key, value in part.items()}
     if isinstance(part, (list, tuple)):
         return [_finite(value) for value in part]
     return None if isinstance(part, float) and not math.isfinite(part) else part
+
+
+def converter() -> Converter:
+    """Between the dataclasses of this module and JSON's types."""
+    chosen = Converter(detailed_validation=False)
+    chosen.register_unstructure_hook(
+        Evaluation, lambda e: {column: _pack(r) for column, r in e.readings.items()}
+    )
+    chosen.register_structure_hook(Evaluation, lambda columns, _: _evaluation(columns))
+    chosen.register_structure_hook_func(lambda kind: kind is object, lambda value, _: value)
+    chosen.register_structure_hook(float, lambda x, _: math.nan if x is None else float(x))
+    return chosen
+
+
+def _pack(reading: MetricValue) -> dict[str, Any]:
+    packed: dict[str, Any] = {"value": reading.value}
+    if not reading.totals:
+        return packed
+    packed["unit"] = reading.unit
+    if set(reading.counts) == {1} and set(reading.totals) <= {0.0, 1.0}:
+        return packed | {"hits": "".join(str(int(total)) for total in reading.totals)}
+    return packed | {"totals": list(reading.totals), "counts": list(reading.counts)}
+
+
+def _unpack(entry: Mapping[str, Any]) -> MetricValue:
+    value = math.nan if entry["value"] is None else float(entry["value"])
+    if "unit" not in entry:
+        return MetricValue(value)
+    totals = tuple(map(float, entry["hits"] if "hits" in entry else entry["totals"]))
+    counts = (1,) * len(totals) if "hits" in entry else tuple(map(int, entry["counts"]))
+    if len(totals) != len(counts):
+        raise ValueError(f"{len(totals)} totals but {len(counts)} counts")
+    return MetricValue(value, str(entry["unit"]), totals, counts)
+
+
+def _evaluation(columns: Mapping[str, Any]) -> Evaluation:
+    if not set(SURVIVAL.values()) <= set(columns):
+        raise ValueError("an evaluation without efficacy")
+    return Evaluation({column: _unpack(entry) for column, entry in columns.items()})

@@ -1,4 +1,4 @@
-"""Runs put together: cells of the same kind over several seeds, and what they are held against."""
+"""Cells put together: the rows of a report, each over several seeds, and pairs of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean, stdev
 
-from alphaedit_plugin.experiments.cells import Cell
-from alphaedit_plugin.experiments.results import Run, Setting
+from alphaedit_plugin.experiments.results import Cell, Setting
+from alphaedit_plugin.metrics.evaluation import ASPECTS
 
-MAIN = ("efficacy", "generalisation", "specificity", "retention", "score")
-# A main column under its name in `Evaluation.summary`.
+# The main columns, and their names in `Evaluation.summary`.
 COLUMNS: Mapping[str, str] = {
-    name: f"{name}.success" if name in MAIN[:3] else name for name in MAIN
+    **{name: f"{name}.success" for name in ASPECTS},
+    "retention": "retention",
+    "score": "score",
 }
+Variant = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,19 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One row of a study: a base, plain or projected, in one variant, over its seeds.
+class Row:
+    """A base, plain or projected, in one variant, over its seeds.
 
     Attributes:
         base: the base method.
         null_space: whether it is projected.
-        variant: the settings that tell it from others of the same base and side.
+        variant: settings that differ from those of other rows of the same base and side.
         cells: by seed.
     """
 
     base: str
     null_space: bool
-    variant: tuple[tuple[str, str], ...]
+    variant: Variant
     cells: Mapping[int, Cell]
 
     @property
@@ -71,130 +73,139 @@ class Entry:
 
     def spread(self, column: str) -> Spread | None:
         """Of a column of `Evaluation.summary` after all edits."""
-        found = [cell.final.summary for cell in self.cells.values()]
-        return Spread.of([summary[column] for summary in found if column in summary])
+        summaries = [cell.final.summary for cell in self.cells.values()]
+        return Spread.of([summary[column] for summary in summaries if column in summary])
 
     def curve(self, column: str) -> dict[int, Spread]:
-        """The same after each number of edits at which there are all seeds."""
+        """The same by edits so far."""
         return _over_seeds(
             [{p.edits: p.evaluation.summary for p in cell.points} for cell in self.cells.values()],
             column,
         )
 
     def ability(self, task: str) -> dict[int, Spread]:
-        """What a task of `Cell.abilities` gave after each number of edits, 0 before any."""
+        """What a task of `Cell.abilities` gave, by edits so far."""
         return _over_seeds([cell.abilities for cell in self.cells.values()], task)
+
+    def norm(self) -> dict[int, Spread]:
+        """``‖Δ‖ / ‖W‖`` of the layer where it is largest, by edits so far."""
+        return _over_seeds(
+            [
+                {p.edits: {"norm": max(p.norms.values())} for p in cell.points if p.norms}
+                for cell in self.cells.values()
+            ],
+            "norm",
+        )
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs on the same model and data, with as many edits in as large batches.
+    """Cells that differ in seed, method and settings only.
 
     Attributes:
-        setting: theirs; its seed is the first one's.
-        runs: in the order given.
+        cells: in the order given.
+        other: whether they edit other requests than an earlier study of the same setting.
     """
 
-    setting: Setting
-    runs: tuple[Run, ...]
+    cells: tuple[Cell, ...]
+    other: bool = False
+
+    @property
+    def setting(self) -> Setting:
+        """Of the first cell."""
+        return self.cells[0].setting
 
     @property
     def seeds(self) -> list[int]:
-        """All seeds of its runs."""
-        return sorted({run.setting.seed for run in self.runs})
+        """All of them."""
+        return sorted({cell.setting.seed for cell in self.cells})
 
     @property
-    def before(self) -> Run:
-        """A run, for its evaluation of the unedited model."""
-        return self.runs[0]
+    def before(self) -> dict[str, float]:
+        """The unedited model's columns; of the first cell."""
+        return self.cells[0].before.summary
 
     @cached_property
-    def entries(self) -> list[Entry]:
-        """The rows: base after base, plain before projected; a cell that came twice counts once."""
-        cells = [(run.setting.seed, cell) for run in self.runs for cell in run.cells]
-        bases = list(dict.fromkeys(cell.base for _, cell in cells))
-        found: dict[tuple[str, bool, tuple[tuple[str, str], ...]], dict[int, Cell]] = {}
-        for base in bases:
+    def rows(self) -> list[Row]:
+        """Base after base, plain before projected; a cell that came twice counts once."""
+        rows: dict[tuple[str, bool, Variant], dict[int, Cell]] = {}
+        for base in dict.fromkeys(cell.base for cell in self.cells):
             for side in (False, True):
-                alike = [(s, c) for s, c in cells if (c.base, c.null_space) == (base, side)]
-                keys = _differing(cell.settings for _, cell in alike)
-                for seed, cell in alike:
+                alike = [c for c in self.cells if (c.base, c.null_space) == (base, side)]
+                keys = _differing([cell.settings for cell in alike])
+                for cell in alike:
                     variant = tuple((key, str(cell.settings.get(key, "–"))) for key in keys)
-                    found.setdefault((base, side, variant), {}).setdefault(seed, cell)
-        return [Entry(*key, seeds) for key, seeds in found.items()]
+                    seeds = rows.setdefault((base, side, variant), {})
+                    seeds.setdefault(cell.setting.seed, cell)
+        return [Row(*key, seeds) for key, seeds in rows.items()]
 
-    def plain_of(self, entry: Entry) -> Entry | None:
-        """What a projected entry is held against: the plain one of the same base and settings."""
-        if not entry.null_space:
+    def plain_of(self, row: Row) -> Row | None:
+        """The plain row of the same base and settings as a projected one."""
+        if not row.null_space:
             return None
-        for other in self.entries:
-            if other.base == entry.base and not other.null_space:
-                theirs, ours = dict(other.variant), entry.first.settings
+        for other in self.rows:
+            if other.base == row.base and not other.null_space:
+                theirs, ours = dict(other.variant), row.first.settings
                 if all(str(ours.get(key, value)) == value for key, value in theirs.items()):
                     return other
         return None
 
     @property
-    def pairs(self) -> list[tuple[Entry, Entry]]:
-        """Every projected entry after its plain one."""
-        found = [(self.plain_of(entry), entry) for entry in self.entries]
-        return [(plain, entry) for plain, entry in found if plain is not None]
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """Every projected row after its plain one."""
+        pairs = [(self.plain_of(row), row) for row in self.rows]
+        return [(plain, row) for plain, row in pairs if plain is not None]
 
     @property
     def main(self) -> dict[str, str]:
         """Those of `COLUMNS` that the data has something for."""
-        return {
-            name: column
-            for name, column in COLUMNS.items()
-            if any(entry.spread(column) is not None for entry in self.entries)
-        }
-
-    @property
-    def abilities(self) -> list[str]:
-        """The tasks that general abilities were measured by."""
-        cells = [cell for entry in self.entries for cell in entry.cells.values()]
-        return list(
-            dict.fromkeys(t for c in cells for found in c.abilities.values() for t in found)
-        )
+        present = {column for cell in self.cells for column in cell.final.summary}
+        return {name: column for name, column in COLUMNS.items() if column in present}
 
     @property
     def others(self) -> list[str]:
         """The columns besides the main ones, in the order of the metrics."""
-        seen = dict.fromkeys(
-            column
-            for entry in self.entries
-            for cell in entry.cells.values()
-            for column in cell.final.summary
+        present = dict.fromkeys(column for cell in self.cells for column in cell.final.summary)
+        return [column for column in present if column not in COLUMNS.values()]
+
+    @property
+    def abilities(self) -> list[str]:
+        """The tasks that general abilities were measured by."""
+        return list(
+            dict.fromkeys(t for c in self.cells for tasks in c.abilities.values() for t in tasks)
         )
-        return [column for column in seen if column not in COLUMNS.values()]
 
 
-def studies_of(runs: Iterable[Run]) -> list[Study]:
-    """Group runs that differ in their seed and cells only."""
-    groups: dict[Setting, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(replace(run.setting, seed=0), []).append(run)
-    return [Study(group[0].setting, tuple(group)) for group in groups.values()]
+def studies_of(cells: Iterable[Cell]) -> list[Study]:
+    """Group cells that can be compared: same model, data, edits, and per seed the same requests."""
+    groups: dict[tuple[Setting, int], list[Cell]] = {}
+    selections: dict[Setting, list[str]] = {}  # what cells of one seed edit
+    for cell in cells:
+        same = selections.setdefault(replace(cell.setting, requests=""), [])
+        if cell.setting.requests not in same:
+            same.append(cell.setting.requests)
+        key = (replace(cell.setting, seed=0, requests=""), same.index(cell.setting.requests))
+        groups.setdefault(key, []).append(cell)
+    return [Study(tuple(group), other > 0) for (_, other), group in groups.items()]
 
 
 def _over_seeds(
-    found: Sequence[Mapping[int, Mapping[str, float]]], column: str
+    seeds: Sequence[Mapping[int, Mapping[str, float]]], column: str
 ) -> dict[int, Spread]:
     """A column after each number of edits at which all seeds have it."""
     points: dict[int, list[float]] = {}
-    for seed in found:
+    for seed in seeds:
         for edits, values in seed.items():
             if column in values:
                 points.setdefault(edits, []).append(values[column])
     return {
         edits: spread
         for edits, values in sorted(points.items())
-        if len(values) == len(found) and (spread := Spread.of(values))
+        if len(values) == len(seeds) and (spread := Spread.of(values))
     }
 
 
-def _differing(settings: Iterable[Mapping[str, object]]) -> list[str]:
+def _differing(settings: Sequence[Mapping[str, object]]) -> list[str]:
     """The keys whose values are not the same everywhere."""
-    known = list(settings)
-    keys = dict.fromkeys(key for one in known for key in one)
-    return [key for key in keys if len({str(one.get(key, "–")) for one in known}) > 1]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    return [key for key in keys if len({str(one.get(key, "–")) for one in settings}) > 1]

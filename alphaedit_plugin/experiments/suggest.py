@@ -1,4 +1,4 @@
-"""What ``alphaedit suggest`` does: layers and a cut for a model, proposed from the model itself."""
+"""``alphaedit suggest``: layers and a cut for a model, proposed from the model itself."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ from functools import partial
 from rich.console import Console
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.outputs import writable_folder, writing
+from alphaedit_plugin.common.files import replacing
+from alphaedit_plugin.common.outputs import writable_folder
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments
 from alphaedit_plugin.data.selection import read_data, select_fitting
-from alphaedit_plugin.experiments.causal_tracing import (
-    Fact,
-    Trace,
-    TraceSettings,
-    check_fact,
-    fact_of,
-    known_facts,
-    trace,
-)
-from alphaedit_plugin.experiments.suggest_cut import (
-    Layers,
-    Spectra,
-    choose_cut,
-    choose_layers,
-    measure_cuts,
-)
+from alphaedit_plugin.experiments.causal_tracing import check_fact, known_facts, trace
+from alphaedit_plugin.experiments.suggest_cut import choose_cut, choose_layers, spectra_of
 from alphaedit_plugin.experiments.suggest_report import (
     cut_table,
     overrides_of,
@@ -39,7 +26,7 @@ from alphaedit_plugin.experiments.suggest_report import (
 
 logger = logging.getLogger(__name__)
 
-FAINT = 0.1  # share of the answer's probability that noise has to take away, to tell anything
+CORRUPTED = 0.1  # least share of the answer's probability that noise must take away
 
 
 def run_suggest(config: EditorConfig, console: Console) -> None:
@@ -56,41 +43,22 @@ def run_suggest(config: EditorConfig, console: Console) -> None:
     lm = load_model(config.model)
     data = select_fitting(data, config.data, partial(check_fact, lm))
     facts = known_facts(lm, data.requests, chosen.facts)
-    settings = TraceSettings(chosen.samples, chosen.noise, config.seed)
-    found = trace(lm, facts, settings)
-    if found.spoiled > (1 - FAINT) * found.clean:
+    traced = trace(lm, facts, samples=chosen.samples, noise=chosen.noise, seed=config.seed)
+    if traced.corrupted > (1 - CORRUPTED) * traced.clean:
         logger.warning(
-            "noise takes P(answer) from %.1f%% to %.1f%% only, so that little can be told from "
-            "what brings it back: raise suggest.noise, above %g",
-            100 * found.clean, 100 * found.spoiled, chosen.noise,
+            "noise takes P(answer) from %.1f%% to %.1f%% only, too little to tell what restores "
+            "it: raise suggest.noise, above %g",
+            100 * traced.clean, 100 * traced.corrupted, chosen.noise,
         )  # fmt: skip
-    layers = choose_layers(found)
-    wanted = sorted({*layers.single, *layers.spread})
-    spectra = measure_cuts(load_moments(lm, config.model, wanted))
+    layers = choose_layers(traced)
+    both = sorted({*layers.single, *layers.spread})
+    spectra = spectra_of(load_moments(lm, config.model, both))
     cut = choose_cut(spectra)
-    console.print(trace_table(found, layers))
+    console.print(trace_table(traced, layers))
     console.print(cut_table(spectra, cut))
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        text = settings_yaml(config.model, found, layers, cut)
-        (folder / "model.yaml").write_text(text, encoding="utf-8")
-        plot_proposal(found, layers, spectra, cut, folder / "suggest.png")
+    with replacing(folder / "model.yaml") as unfinished:
+        unfinished.write_text(settings_yaml(config.model, traced, layers, cut), encoding="utf-8")
+    plot_proposal(traced, layers, spectra, cut, folder / "suggest.png")
     for span, overrides in overrides_of(layers, cut).items():
         say(console, f"bases that are {span}: {overrides}")
     say(console, f"as a model configuration, with a plot: {folder}")
-
-
-__all__ = [
-    "Fact",
-    "Layers",
-    "Spectra",
-    "Trace",
-    "TraceSettings",
-    "choose_cut",
-    "choose_layers",
-    "fact_of",
-    "known_facts",
-    "measure_cuts",
-    "run_suggest",
-    "trace",
-]

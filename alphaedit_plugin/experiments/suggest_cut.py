@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.experiments.causal_tracing import Trace
@@ -13,9 +13,12 @@ from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
-MOST = 5  # layers that an edit is spread over, as MEMIT's and AlphaEdit's settings have
-SHARE = 5  # or one layer of so many
-USUAL = (Cut(CutRule.absolute, 2e-2), Cut(CutRule.energy, 0.95), Cut(CutRule.auto, 1.0))
+MAX_SPREAD = 5  # layers that an edit is spread over, as in MEMIT's and AlphaEdit's settings
+BLOCKS_PER_LAYER = 5  # fewer in a model with fewer than 25 blocks
+ALPHAEDIT = Cut(CutRule.absolute, 2e-2)
+SHARE = Cut(CutRule.energy, 0.95)
+AUTO = Cut(CutRule.auto, 1.0)
+USUAL = (ALPHAEDIT, SHARE, AUTO)
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,30 @@ class Layers:
 
 
 def choose_layers(trace: Trace) -> Layers:
-    """The block where restored MLPs bring back most of the answer, and its neighbours.
+    """The block with the largest indirect effect of its MLPs, and its neighbors.
 
-    The last block is none of them: nothing behind it carries an edit to the answer.
+    Never the last block: nothing after it carries an edit to the answer.
 
     Raises:
         ModelError: the model has one block only.
     """
-    usable = trace.layers[:-1]
+    usable = len(trace.mlp) - 1
     if not usable:
-        raise ModelError("a model with one block has no layer behind which an edit could spread")
-    peak = max(usable, key=lambda layer: trace.mlp[layer])
-    count = max(1, min(MOST, len(trace.layers) // SHARE))
-    start = min(max(peak - count // 2, 0), len(usable) - count)
+        raise ModelError("a model with one block has no layer after which an edit could spread")
+    peak = max(range(usable), key=lambda layer: trace.mlp[layer])
+    count = max(1, min(MAX_SPREAD, len(trace.mlp) // BLOCKS_PER_LAYER))
+    start = min(max(peak - count // 2, 0), usable - count)
     return Layers((peak,), tuple(range(start, start + count)))
+
+
+def spectra_of(moments: Mapping[int, SecondMoment]) -> dict[int, Tensor]:
+    """All eigenvalues per layer, descending.
+
+    Raises:
+        ProjectorError: a second moment is not finite.
+    """
+    fitted = {layer: Projector.fit(moment, AUTO) for layer, moment in moments.items()}
+    return {layer: one.eigenvalues.double().clamp_min(0) for layer, one in fitted.items()}
 
 
 @dataclass(frozen=True)
@@ -62,48 +75,21 @@ class CutOutcome:
     energy: float
     degenerate: bool
 
-
-@dataclass(frozen=True)
-class Spectra:
-    """What the usual cuts do to the layers.
-
-    Attributes:
-        eigenvalues: per layer, descending.
-        outcomes: per cut and layer.
-    """
-
-    eigenvalues: Mapping[int, torch.Tensor]
-    outcomes: Mapping[str, Mapping[int, CutOutcome]]
+    @classmethod
+    def of(cls, cut: Cut, eigenvalues: Tensor) -> CutOutcome:
+        """For all eigenvalues of a layer, descending."""
+        rank = cut.rank(eigenvalues)
+        null = 1 - rank / len(eigenvalues)
+        energy = float(eigenvalues[:rank].sum() / eigenvalues.sum())
+        return cls(null, energy, null < 0.01 or rank < 0.001 * len(eigenvalues))
 
 
-def measure_cuts(moments: Mapping[int, SecondMoment]) -> Spectra:
-    """Eigenvalues per layer, and what each of the usual cuts would keep.
-
-    Raises:
-        ProjectorError: a second moment is not finite.
-    """
-    # With the auto rule all eigenvalues are found, from which any other cut can be told.
-    fitted = {n: Projector.fit(moment, Cut(CutRule.auto, 1.0)) for n, moment in moments.items()}
-    values = {n: projector.eigenvalues.double().clamp_min(0) for n, projector in fitted.items()}
-    outcomes = {
-        str(cut): {layer: _outcome(cut, found) for layer, found in values.items()} for cut in USUAL
-    }
-    return Spectra(values, outcomes)
-
-
-def _outcome(cut: Cut, values: torch.Tensor) -> CutOutcome:
-    rank = cut.rank(values)
-    null = 1 - rank / len(values)
-    energy = float(values[:rank].sum() / values.sum())
-    return CutOutcome(null, energy, null < 0.01 or rank < 0.001 * len(values))
-
-
-def choose_cut(spectra: Spectra) -> Cut:
+def choose_cut(spectra: Mapping[int, Tensor]) -> Cut:
     """AlphaEdit's own cut where it protects a good part of what keys use; else the auto rule.
 
-    An absolute cut was chosen on models whose activations have one scale. On another it keeps too
-    much or nothing; the auto rule follows the model's own.
+    An absolute cut suits models whose activations have the scale it was chosen on; the auto rule
+    follows the model's own.
     """
-    absolute = spectra.outcomes[str(USUAL[0])].values()
-    fine = all(not o.degenerate and o.energy >= USUAL[1].value for o in absolute)
-    return USUAL[0] if fine else USUAL[-1]
+    outcomes = [CutOutcome.of(ALPHAEDIT, eigenvalues) for eigenvalues in spectra.values()]
+    fine = all(not one.degenerate and one.energy >= SHARE.value for one in outcomes)
+    return ALPHAEDIT if fine else AUTO

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
+from torch import Tensor
 
 from alphaedit_plugin.common.plotting import blank, colour, marker, save, tidy
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.experiments.causal_tracing import Trace
-from alphaedit_plugin.experiments.suggest_cut import Layers, Spectra
+from alphaedit_plugin.experiments.suggest_cut import USUAL, CutOutcome, Layers
 from alphaedit_plugin.nullspace.cut import Cut
 
 
 def trace_table(trace: Trace, layers: Layers) -> Table:
-    """Per block what putting back its state, or the MLPs around it, brings back."""
+    """Per block the indirect effect of its state, and of the MLPs around it."""
     table = Table(
-        title=f"{trace.facts} facts: P(answer) {trace.clean:.1%}, with noise on the subject "
-        f"{trace.spoiled:.1%}; brought back at the subject's last token by",
+        title=f"{trace.facts} facts: P(answer) {trace.clean:.1%}, with the subject corrupted "
+        f"{trace.corrupted:.1%}; restored at the subject's last token by",
         title_justify="left", box=None, header_style="bold", pad_edge=False,
     )  # fmt: skip
     for heading in ("layer", "its state", _mlps(trace), "proposed"):
         table.add_column(heading, justify="right")
-    for layer, state, mlp in zip(trace.layers, trace.state, trace.mlp, strict=True):
-        marks = [name for name, chosen in _named(layers).items() if layer in chosen]
-        row = (f"{trace.share(state):.0%}", f"{trace.share(mlp):.0%}", ", ".join(marks))
+    for layer, (state, mlp) in enumerate(zip(trace.state, trace.mlp, strict=True)):
+        marks = [name for name, chosen in vars(layers).items() if layer in chosen]
+        row = (f"{trace.effect(state):.0%}", f"{trace.effect(mlp):.0%}", ", ".join(marks))
         table.add_row(str(layer), *row)
     return table
 
@@ -35,27 +37,23 @@ def _mlps(trace: Trace) -> str:
     return "its MLP" if trace.window == 1 else f"{trace.window} MLPs around it"
 
 
-def _named(layers: Layers) -> dict[str, tuple[int, ...]]:
-    return {"single": layers.single, "spread": layers.spread}
-
-
-def cut_table(spectra: Spectra, chosen: Cut) -> Table:
-    """Per layer what the usual cuts keep as null space, and the energy that they protect."""
+def cut_table(spectra: Mapping[int, Tensor], chosen: Cut) -> Table:
+    """Per layer the null space that the usual cuts leave, and the energy that they protect."""
     table = Table(
         title="cuts: share of dimensions in the null space, and of energy that P protects",
         title_justify="left", box=None, header_style="bold", pad_edge=False,
     )  # fmt: skip
     table.add_column("layer", justify="right")
-    for cut in spectra.outcomes:
-        table.add_column(cut + (" (proposed)" if cut == str(chosen) else ""), justify="right")
-    for layer in spectra.eigenvalues:
-        outcomes = [by_layer[layer] for by_layer in spectra.outcomes.values()]
+    for cut in USUAL:
+        table.add_column(f"{cut} (proposed)" if cut == chosen else str(cut), justify="right")
+    for layer, eigenvalues in spectra.items():
+        outcomes = [CutOutcome.of(cut, eigenvalues) for cut in USUAL]
         table.add_row(str(layer), *(f"{o.null:.0%}, {o.energy:.1%}" for o in outcomes))
     return table
 
 
 def settings_yaml(config: ModelConfig, trace: Trace, layers: Layers, cut: Cut) -> str:
-    """A model configuration with what was found; the rest is as in model=custom."""
+    """A model configuration with the proposal; the rest is as in model=custom."""
     return f"""\
 # Proposed by alphaedit suggest, from {trace.facts} facts; steps, learning rate and λ are not.
 path: {"null" if config.path is None else repr(config.path)}
@@ -80,16 +78,18 @@ def overrides_of(layers: Layers, cut: Cut) -> dict[str, str]:
     return {
         span: f"model.layers={str(list(chosen)).replace(' ', '')} "
         f"projector={cut.rule.value} projector.cut.value={cut.value:g}"
-        for span, chosen in _named(layers).items()
+        for span, chosen in vars(layers).items()
     }
 
 
-def plot_proposal(trace: Trace, layers: Layers, spectra: Spectra, cut: Cut, path: Path) -> None:
-    """Draw what comes back per block, and the spectra of the proposed layers with their cut."""
+def plot_proposal(
+    trace: Trace, layers: Layers, spectra: Mapping[int, Tensor], cut: Cut, path: Path
+) -> None:
+    """Draw the indirect effects, and the spectra of the proposed layers with their cut."""
     figure = blank(10, 4)
     effects, spectrum = figure.subplots(1, 2)
     _draw_trace(effects, trace, layers)
-    for number, (layer, values) in enumerate(spectra.eigenvalues.items()):
+    for number, (layer, values) in enumerate(spectra.items()):
         shade, heights = colour(number), values.clamp_min(1e-12).tolist()
         spectrum.plot(range(1, len(heights) + 1), heights, color=shade, label=f"layer {layer}")
         spectrum.axvline(cut.rank(values), color=shade, linestyle=":", linewidth=1)
@@ -108,11 +108,11 @@ def _draw_trace(axes: Axes, trace: Trace, layers: Layers) -> None:
     curves = {"the block's state": trace.state, _mlps(trace): trace.mlp}
     for number, (what, values) in enumerate(curves.items()):
         axes.plot(
-            trace.layers, values, color=colour(number), marker=marker(number),
-            label=f"{what} put back",
+            range(len(values)), values, color=colour(number), marker=marker(number),
+            label=f"{what} restored",
         )  # fmt: skip
-    axes.axhline(trace.clean, color="black", linestyle="--", linewidth=1, label="no noise")
-    axes.axhline(trace.spoiled, color="black", linestyle=":", linewidth=1, label="noise")
+    axes.axhline(trace.clean, color="black", linestyle="--", linewidth=1, label="clean")
+    axes.axhline(trace.corrupted, color="black", linestyle=":", linewidth=1, label="corrupted")
     axes.set_xlabel("layer")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("P(answer)")

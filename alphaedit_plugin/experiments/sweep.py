@@ -1,14 +1,22 @@
-"""``alphaedit compare -m``: a sweep through Hydra itself, by any launcher; a job is a cell."""
+"""``alphaedit compare``: cells, run by Hydra's multirun and any of its launchers.
+
+Without ``-m`` the cells are every base of ``compare.bases``, plain and projected, and a report of
+them follows; with ``-m`` they are whatever is swept. What works on a model is imported once all
+cells are composed, so that typing errors show at once.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import current_thread, main_thread
 from types import MappingProxyType
 
 import hydra
@@ -22,111 +30,194 @@ from rich.console import Console
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import CONFIG_MODULE
-from alphaedit_plugin.config.build import check_sources
 from alphaedit_plugin.config.compose import load_config, register_configs
 from alphaedit_plugin.config.explain import explain
-from alphaedit_plugin.config.overrides import key_of
+from alphaedit_plugin.config.overrides import bases_with, key_of
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.experiments.comparison_report import report_folder, write_metrics
-from alphaedit_plugin.experiments.grid import refuse_useless
-from alphaedit_plugin.experiments.jobs import abilities_of
-from alphaedit_plugin.experiments.study import data_of, prepare, run_alone
-
-logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun")
-NAMED = ("base", "null_space", "model", "data", "seed")  # in a folder's name though all agree
+FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra raises errors only where this is 1
+NAMED = ("base", "null_space", "model", "data", "seed")  # in a folder's name though not swept
 LAUNCHER = ("hydra/launcher", "hydra.launcher")
 # Launchers that come with a package of their own, and our extra that brings it.
 PLUGINS: Mapping[str, str] = MappingProxyType(
-    {"joblib": "sweep", "submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
+    {"submitit_local": "sweep", "submitit_slurm": "sweep", "ray": "ray"}
 )
-# The rehearsal is over in seconds, here, and leaves nothing behind but the cells' folders.
-REHEARSAL = ("hydra/launcher=basic", "hydra/job_logging=none", "hydra/hydra_logging=none",
-             "hydra.output_subdir=null")  # fmt: skip
+# The rehearsal takes seconds, in this process, and leaves nothing but empty folders.
+REHEARSAL = ("hydra/launcher=basic", "hydra/job_logging=none", "hydra.output_subdir=null")
+# What other commands take, and what to use here instead.
+REFUSED: Mapping[str, str] = MappingProxyType(
+    {
+        "base": "it runs those of compare.bases=[rome,memit]",
+        "null_space": "it runs every base both with and without: compare.bases says which",
+        "host": "it runs host=native only: use alphaedit edit for other hosts",
+        "save": "it keeps no model: compare.out says where the report goes",
+        "request": "it edits many requests: those of data=…",
+    }
+)
+SWEPT = ("base", "null_space")  # refused without -m only
 
 
-def run_sweep(words: Sequence[str], console: Console) -> list[Path]:
-    """Run every cell of a sweep, in a folder of its own, with its ``metrics.json``.
+def run_compare(words: Sequence[str], console: Console) -> list[Path]:
+    """Run every cell in a folder of its own; without ``-m`` also report on them.
 
     All cells are composed and checked first, so that a typing error does not show after hours.
+    Cells that an earlier run finished are not run again; one that was killed goes on.
 
     Args:
-        words: as on the command line: overrides, of which some are sweeps.
-        console: where it says what to do with the result.
+        words: as on the command line.
+        console: where the table, and what to do next, is printed.
 
     Returns:
         The cells' folders.
 
     Raises:
-        AlphaEditError: what a cell raised; the others have run, and a second time only those
-            that are not done will.
+        AlphaEditError: a setting that does not fit, before anything runs; or what a cell raised,
+            after the others have run.
     """
     overrides = [word for word in words if word not in FLAGS]
-    refuse_useless(overrides, sweeping=True)
-    given = [*overrides, _named_by_what_is_swept(overrides)]
-    rehearsal = Rehearsal()
-    _through_hydra(rehearsal, [*_without_launcher(given), *REHEARSAL])
-    rehearsal.check()
-    say(console, f"{len(rehearsal.folders)} cells")
-    _through_hydra(run_job, given)
-    folder = os.path.commonpath(rehearsal.folders)
-    say(console, f"{len(rehearsal.folders)} cells in {folder}: alphaedit report {folder}")
-    return rehearsal.folders
+    sweeping = len(overrides) < len(words)
+    refuse_useless(overrides, sweeping)
+    multiruns = [overrides] if sweeping else grid(overrides)
+    composing = Composing()
+    for one in multiruns:
+        composed = [o for o in one if not key_of(o).startswith(LAUNCHER)]
+        _multirun(composing, [*composed, *REHEARSAL])
+    if composing.errors:
+        raise composing.errors[0]
+    from alphaedit_plugin.experiments.rehearsal import jobs_of, rehearse
+    from alphaedit_plugin.experiments.report import report_folder, run_report
+    from alphaedit_plugin.experiments.watching import progress_of
+
+    folders = [folder for folder, _ in composing.cells]
+    out = Path(os.path.commonpath([folder.parent for folder in folders]))
+    if not sweeping:
+        report_folder("compare.out", str(out))
+    edits = rehearse(composing.cells)
+    title, launcher = f"{len(folders)} cells", list[str]()
+    if not any(key_of(override).startswith(LAUNCHER) for override in overrides):
+        jobs = jobs_of([config for _, config in composing.cells])
+        if jobs > 1:
+            title += f", {jobs} at once"
+            launcher = ["hydra/launcher=cores", f"hydra.launcher.n_jobs={jobs}"]
+            _start_workers(jobs)
+    with progress_of(edits, title):
+        for one in multiruns:
+            _multirun(CellTask(" ".join(["alphaedit compare", *words])), [*one, *launcher])
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
+    if sweeping:
+        say(console, f"{len(folders)} cells in {shown}: alphaedit report {shown}")
+    else:
+        run_report(folders, str(shown), console, show=True)
+    return folders
 
 
-def run_job(_: DictConfig) -> None:
-    """One cell, as any launcher calls it, here or on another machine."""
-    config, folder = _this_job()
-    command = " ".join(["alphaedit compare -m", *HydraConfig.get().overrides.task])
-    study = prepare([config])
-    cell = run_alone(study, study.jobs[0], folder)
-    write_metrics(study.run_of([cell], command), folder)
-    logger.info("%s: %s", cell.name, folder)
+def grid(overrides: Sequence[str]) -> list[list[str]]:
+    """Multiruns of every base of ``compare.bases``, plain and projected.
+
+    An override ``base.x=…`` goes to those bases that have a field ``x``; bases that take the same
+    overrides are one multirun.
+
+    Raises:
+        ConfigError: no base, an override that no base takes, or one that does not compose.
+    """
+    of_bases = [o for o in overrides if key_of(o).startswith("base.")]
+    common = [o for o in overrides if o not in of_bases]
+    compare = load_config(common).compare
+    if not compare.bases:
+        raise ConfigError("compare.bases is empty: name at least one base method")
+    folder = Path(compare.out).expanduser()
+    takers = {override: bases_with(key_of(override).removeprefix("base.")) for override in of_bases}
+    for override, takes in takers.items():
+        if not set(takes) & set(compare.bases):
+            raise ConfigError(f"none of {', '.join(compare.bases)} has a setting for {override!r}")
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for base in compare.bases:
+        alike.setdefault(tuple(o for o in of_bases if base in takers[o]), []).append(base)
+    fixed = ["hydra.sweeper.params=null", f"hydra.sweep.dir='{folder}'"]  # not an experiment's
+    return [
+        [*common, *taken, f"base={','.join(bases)}", "null_space=false,true", *fixed]
+        for taken, bases in alike.items()
+    ]
+
+
+def refuse_useless(overrides: Sequence[str], sweeping: bool) -> None:
+    """Refuse overrides that a comparison has no use for.
+
+    Raises:
+        ConfigError: there is one; the message says what to use instead.
+    """
+    for override in overrides:
+        name = key_of(override)
+        key = name.split(".")[0]
+        if sweeping and name == "compare.bases":
+            raise ConfigError(f"a sweep has no use for {override!r}: write -m base=rome,memit")
+        if name.startswith("base.") or override == "host=native" or (sweeping and key in SWEPT):
+            continue
+        if key in REFUSED:
+            hint = "; or sweep: alphaedit compare -m base=rome,memit" if key in SWEPT else ""
+            raise ConfigError(f"compare has no use for {override!r}: {REFUSED[key]}{hint}")
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """What any launcher calls for a cell, here or on another machine."""
+
+    command: str  # as typed, for the report
+
+    def __call__(self, _: DictConfig) -> None:
+        """Run the cell that Hydra has set up."""
+        from transformers.utils.logging import disable_progress_bar
+
+        from alphaedit_plugin.experiments.cell import run_cell
+
+        disable_progress_bar()  # of loading a model; the cell may have its own process
+        config, folder = _this_job()
+        try:
+            run_cell(config, folder, self.command)
+        except Exception as error:
+            # Hydra keeps the error until all cells have run, and with its frames the model.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 @dataclass
-class Rehearsal:
-    """A task that runs nothing: it looks at each cell of a sweep before the first one runs.
+class Composing:
+    """A task that only notes its folder and configuration."""
 
-    Attributes:
-        folders: of the cells.
-    """
-
-    folders: list[Path] = field(default_factory=list)
-    _sources: set[str] = field(default_factory=set)
+    cells: list[tuple[Path, EditorConfig]] = field(default_factory=list)
+    errors: list[ConfigError] = field(default_factory=list)
 
     def __call__(self, _: DictConfig) -> None:
-        """Look at one cell."""
-        config, folder = _this_job()
-        report_folder(str(folder))
-        check_sources(config)
-        abilities_of(config.compare).check()
-        source = repr((config.data, config.model.path, config.seed))
-        if source not in self._sources:
-            data_of(config)
-            self._sources.add(source)
-        self.folders.append(folder)
-
-    def check(self) -> None:
-        """Refuse a sweep whose cells would write over one another.
-
-        Raises:
-            ConfigError: there are two of the same folder.
-        """
-        twice = [folder for folder in self.folders if self.folders.count(folder) > 1]
-        if twice:
-            raise ConfigError(f"two cells would be written to {twice[0]}: sweep no value twice")
+        """Note the cell that Hydra has set up."""
+        try:
+            config, folder = _this_job()
+            self.cells.append((folder, config))
+        except ConfigError as error:  # which Hydra would report in lines of its own
+            self.errors.append(error)
 
 
 def _this_job() -> tuple[EditorConfig, Path]:
-    """Its configuration, with what the model is tuned to, and its folder."""
+    """The configuration and the folder of the cell that Hydra runs now."""
     job = HydraConfig.get()
     return load_config(list(job.overrides.task)), Path(job.runtime.output_dir)
 
 
-def _named_by_what_is_swept(overrides: Sequence[str]) -> str:
-    """An override: most of what is the same in all cells is no part of their folders' names."""
+def _start_workers(jobs: int) -> None:
+    """Start the processes that joblib will use, so that they leave Ctrl-C to this one."""
+    if current_thread() is not main_thread():
+        return
+    import joblib
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        joblib.Parallel(jobs, backend="loky")(joblib.delayed(os.getpid)() for _ in range(jobs))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _short_names(overrides: Sequence[str]) -> str:
+    """An override: folders are named after what is swept, and little of what is the same in all."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -137,11 +228,7 @@ def _named_by_what_is_swept(overrides: Sequence[str]) -> str:
     return f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
 
 
-def _without_launcher(overrides: Sequence[str]) -> list[str]:
-    return [o for o in overrides if not key_of(o).startswith(LAUNCHER)]
-
-
-def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> None:
+def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> None:
     """Let Hydra's own application run ``task`` for each cell.
 
     Raises:
@@ -150,7 +237,7 @@ def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str])
     register_configs()
     application = hydra.main(f"pkg://{CONFIG_MODULE}", "sweep", version_base="1.3")(task)
     try:
-        with _typed(["--multirun", *overrides]):
+        with _as_application(["--multirun", *overrides, _short_names(overrides)]):
             application()
     except (HydraException, OmegaConfBaseException) as error:
         missing = _missing_launcher(error)
@@ -158,7 +245,7 @@ def _through_hydra(task: Callable[[DictConfig], None], overrides: Sequence[str])
 
 
 def _missing_launcher(error: Exception) -> str | None:
-    """What to install, where that is what Hydra complains of."""
+    """What to install, where that is what Hydra complains about."""
     name = str(getattr(error, "missing_cfg_file", "")).removeprefix("hydra/launcher/")
     if name not in PLUGINS:
         return None
@@ -166,16 +253,19 @@ def _missing_launcher(error: Exception) -> str | None:
 
 
 @contextmanager
-def _typed(words: Sequence[str]) -> Iterator[None]:
-    """Hydra reads the process's own words, and raises errors only if it is told to."""
-    typed, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+def _as_application(words: Sequence[str]) -> Iterator[None]:
+    """Let Hydra read ``words``, raise its errors, and set up logging for what it runs, inside."""
+    root = logging.getLogger()
+    typed, handlers, level = sys.argv, list(root.handlers), root.level
+    full = os.environ.get(FULL_ERROR)
     sys.argv = [typed[0], *words]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    os.environ[FULL_ERROR] = "1"
     try:
         yield
     finally:
-        sys.argv = typed
+        sys.argv, root.handlers[:] = typed, handlers
+        root.setLevel(level)
         if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
+            del os.environ[FULL_ERROR]
         else:
-            os.environ["HYDRA_FULL_ERROR"] = full
+            os.environ[FULL_ERROR] = full

@@ -1,4 +1,4 @@
-"""Tables, once, and in three ways of writing: Markdown, LaTeX and (by the page) HTML."""
+"""The tables of a report, and how they are written: terminal, Markdown, LaTeX (HTML: the page)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,30 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
+from rich.table import Table as RichTable
+
 from alphaedit_plugin.common.errors import counted
 from alphaedit_plugin.experiments.bootstrap import Gain
-from alphaedit_plugin.experiments.cells import SECONDS
-from alphaedit_plugin.experiments.studies import COLUMNS, Entry, Spread, Study
+from alphaedit_plugin.experiments.studies import COLUMNS, Row, Spread, Study
 from alphaedit_plugin.metrics.base import lower_is_better
+from alphaedit_plugin.nullspace.leakage import rounding_note
 
 NOTHING = "–"
 JOINED = "\u00a0"  # a space where no line is broken
+NORM, LEAKAGE, SECONDS = "‖Δ‖/‖W‖", "‖ΔU‖/‖Δ‖", "seconds"
+MEANING = (
+    "Efficacy, generalisation, specificity: share of edited, rephrased and neighbouring prompts "
+    "where the wanted answer is the likelier one. Retention: share of untouched facts still "
+    "answered right. Score: their harmonic mean. ‖ΔU‖/‖Δ‖: the share of the accumulated delta "
+    "that old keys see; rounding level when projected."
+)
+TIMES = (
+    "Seconds do not compare methods: a target value is searched by the first cell that needs it, "
+    "or was found in the cache, and cells may run side by side "
+    "(compare.share_targets=false compare.jobs=1 for neither)."
+)
+BOOTSTRAP = "with a 95 % bootstrap interval over seeds, edits and facts"
 
 
 @dataclass(frozen=True)
@@ -41,84 +57,76 @@ class Table:
     words: int = 2
 
 
-Gains = Mapping[int, Mapping[str, Gain]]  # by the entry's place in the study
+Gains = Mapping[int, Mapping[str, Gain]]  # by the row's number in the study
 
 
 def main_table(study: Study, gains: Gains) -> Table:
     """The main columns after all edits, the gain in score, norms, leakage and time."""
-    entries, names = study.entries, list(study.main)
-    best = {name: _best_of(entries, COLUMNS[name]) for name in names}
-    before = study.before.before.summary
-    rows = [
-        [Field("unedited"), Field("")]
-        + [Field(number(before.get(COLUMNS[name]))) for name in names]
-        + [Field("")] * 4
-    ]
-    for place, entry in enumerate(entries):
-        row = [Field(entry.base.upper()), Field(entry.side)]
-        for name in names:
-            row.append(_field(entry.spread(COLUMNS[name]), best[name]))
+    names = list(study.main)
+    best = {name: _best_of(study.rows, COLUMNS[name]) for name in names}
+    before = [number(study.before.get(COLUMNS[name])) for name in names]
+    rows = [tuple(map(Field, ["unedited", "", *before, "", "", "", ""]))]
+    for place, row in enumerate(study.rows):
+        fields = [Field(row.base.upper()), Field(row.side)]
+        fields += [_field(row.spread(COLUMNS[name]), best[name]) for name in names]
         gain = gains.get(place, {}).get("score")
-        row.append(Field("" if gain is None else interval(gain)))
-        rows.append([*row, *_costs(entry)])
-    edits = counted(study.setting.edits, "sequential edit")
-    caption = (
-        f"{study.setting.model} after {edits} in batches of "
-        f"{study.setting.batch_size}; data: {_data(study)}. {_seeds(study)} Best in bold. Gain: of "
-        "the score over the plain base, with a 95 % bootstrap interval over seeds, edits and "
-        "facts. " + SECONDS
-    )
-    head = ("base", "", *names, "gain", "‖Δ‖/‖W‖", "‖ΔU‖/‖Δ‖", "seconds")
-    return Table(caption, head, tuple(map(tuple, rows)))
+        fields.append(Field("" if gain is None else interval(gain)))
+        rows.append((*fields, *_costs(row)))
+    setting = study.setting
+    data = setting.data + (f" ({setting.conventions})" if setting.conventions else "")
+    seeds = ", ".join(map(str, study.seeds))
+    caption = [
+        f"{setting.model} after {counted(setting.edits, 'sequential edit')} in batches of "
+        f"{setting.batch_size}; data: {data}.",
+        f"Mean ± sd over seeds {seeds}." if len(study.seeds) > 1 else f"Seed {seeds}.",
+        f"Best in bold. Gain: of the score over the plain base, {BOOTSTRAP}.",
+        MEANING, *_rounding(study), TIMES,
+    ]  # fmt: skip
+    head = ("base", "", *names, "gain", NORM, LEAKAGE, SECONDS)
+    return Table(" ".join(caption), head, tuple(rows))
 
 
 def gain_table(study: Study, gains: Gains) -> Table:
-    """The gain of every projected entry in every main column."""
+    """The gain of every projected row in every main column."""
     rows = []
-    for place, entry in enumerate(study.entries):
+    for place, row in enumerate(study.rows):
         if place in gains:
-            fields = [gains[place].get(name) for name in study.main]
-            row = [Field(entry.base.upper()), Field(entry.side)]
-            row += [Field(interval(g), g.sure) if g else Field(NOTHING) for g in fields]
-            rows.append(tuple(row))
+            columns = [gains[place].get(name) for name in study.main]
+            fields = [Field(interval(g), g.sure) if g else Field(NOTHING) for g in columns]
+            rows.append((Field(row.base.upper()), Field(row.side), *fields))
     caption = (
-        "Gain of each projected base over its plain self, with a 95 % bootstrap interval over "
-        "seeds, edits and facts. Bold where 0 is outside."
+        f"Gain of each projected base over its plain self, {BOOTSTRAP}. Bold where 0 is outside."
     )
     return Table(caption, ("base", "", *study.main), tuple(rows))
 
 
 def full_table(study: Study) -> Table:
-    """Every other column: a row each, a column per entry."""
-    entries = study.entries
+    """Every other column: a line each, with a column per row of the study."""
     rows = []
     for column in study.others:
-        best = _best_of(entries, column)
-        before = study.before.before.summary.get(column)
-        fields = [_field(entry.spread(column), best) for entry in entries]
-        rows.append((Field(column), Field(number(before)), *fields))
-    head = ("metric", "unedited", *(entry.name for entry in entries))
+        best = _best_of(study.rows, column)
+        fields = [_field(row.spread(column), best) for row in study.rows]
+        rows.append((Field(column), Field(number(study.before.get(column))), *fields))
+    head = ("metric", "unedited", *(row.name for row in study.rows))
     return Table("All other metrics after all edits. Best in bold.", head, tuple(rows), words=1)
 
 
-def abilities_table(study: Study) -> Table | None:
-    """General abilities after all edits; ``None`` where none were measured."""
+def abilities_table(study: Study) -> Table:
+    """General abilities after all edits."""
     rows = []
     for task in study.abilities:
-        curves = [entry.ability(task) for entry in study.entries]
+        curves = [row.ability(task) for row in study.rows]
         before = next((curve[0].mean for curve in curves if 0 in curve), None)
         last = [curve[max(curve)] if curve else None for curve in curves]
         best = _best(last, lower=False)
         rows.append((Field(task), Field(number(before)), *(_field(s, best) for s in last)))
-    if not rows:
-        return None
-    head = ("task", "unedited", *(entry.name for entry in study.entries))
+    head = ("task", "unedited", *(row.name for row in study.rows))
     caption = "General abilities after all edits, by lm-evaluation-harness. Best in bold."
     return Table(caption, head, tuple(rows), words=1)
 
 
 def number(value: float | None) -> str:
-    """Three digits behind the point, fewer for large numbers."""
+    """Three digits after the point, fewer for large numbers."""
     if value is None or math.isnan(value):
         return NOTHING
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
@@ -129,12 +137,35 @@ def interval(gain: Gain) -> str:
     return f"{gain.value:+.3f} [{gain.low:+.3f},{JOINED}{gain.high:+.3f}]"
 
 
+def terminal(table: Table, title: str) -> RichTable:
+    """The main table in 80 columns: means alone, without norms and times."""
+    shown = [n for n, text in enumerate(table.head) if n > 1 and text not in (NORM, SECONDS)]
+    short = {"efficacy": "effic.", "generalisation": "gener.", "specificity": "specif.",
+             "retention": "retent."}  # fmt: skip
+    drawn = RichTable(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold",
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    drawn.add_column(table.head[0], no_wrap=True)
+    for n in shown:
+        drawn.add_column(short.get(table.head[n], table.head[n]), justify="right", no_wrap=True)
+    bases = [row[0].text for row in table.rows]
+    for row, following in zip(table.rows, [*bases[1:], ""], strict=True):
+        base, side = row[0].text, row[1].text
+        projected = side.startswith("null space")
+        name = f"  + {side}" if projected else base + side.removeprefix("plain")
+        means = [row[n].text.split()[0] if row[n].text else "" for n in shown]
+        style = "bold" if projected else "" if side else "dim"
+        drawn.add_row(name, *means, style=style, end_section=base != following)
+    return drawn
+
+
 def markdown(table: Table) -> str:
     """With the caption below."""
     bars = ["---"] * table.words + ["--:"] * (len(table.head) - table.words)
     rows = [[f"**{f.text}**" if f.best else f.text for f in row] for row in table.rows]
-    escaped = [[text.replace("|", "\\|") for text in row] for row in [list(table.head), *rows]]
-    lines = ["| " + " | ".join(row) + " |" for row in [escaped[0], bars, *escaped[1:]]]
+    head, *escaped = [[text.replace("|", "\\|") for text in row] for row in [table.head, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in [head, bars, *escaped]]
     return "\n".join([*lines, "", f"*{table.caption}*"])
 
 
@@ -152,16 +183,15 @@ def latex(table: Table) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table*}"])
 
 
-TEX = {
+TEX = str.maketrans({
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-    "–": "--", JOINED: "~", "±": r"$\pm$", "‖": r"$\|$", "Δ": r"$\Delta$",
-    "λ": r"$\lambda$", "†": r"$\dagger$",
-}  # fmt: skip
+    "–": "--", JOINED: "~", "±": r"$\pm$", "‖": r"$\|$", "Δ": r"$\Delta$", "λ": r"$\lambda$",
+})  # fmt: skip
 
 
 def _tex(text: str) -> str:
-    return "".join(TEX.get(character, character) for character in text)
+    return text.translate(TEX)
 
 
 def _field(spread: Spread | None, best: Callable[[float], bool]) -> Field:
@@ -174,8 +204,8 @@ def _field(spread: Spread | None, best: Callable[[float], bool]) -> Field:
     return Field(text, best(spread.mean))
 
 
-def _best_of(entries: Sequence[Entry], column: str) -> Callable[[float], bool]:
-    return _best([entry.spread(column) for entry in entries], lower_is_better(column))
+def _best_of(rows: Sequence[Row], column: str) -> Callable[[float], bool]:
+    return _best([row.spread(column) for row in rows], lower_is_better(column))
 
 
 def _best(spreads: Sequence[Spread | None], lower: bool) -> Callable[[float], bool]:
@@ -188,22 +218,19 @@ def _best(spreads: Sequence[Spread | None], lower: bool) -> Callable[[float], bo
     return lambda value: number(value) == top
 
 
-def _costs(entry: Entry) -> list[Field]:
+def _costs(row: Row) -> list[Field]:
     """The largest norm and leakage of any layer and seed, and the mean time."""
-    layers = [layer for cell in entry.cells.values() for layer in cell.layers.values()]
-    seconds = Spread.of([cell.seconds for cell in entry.cells.values()])
-    if not layers or seconds is None:
-        return [Field(NOTHING)] * 3
+    layers = [layer for cell in row.cells.values() for layer in cell.layers.values()]
     norm = max(layer.relative_norm for layer in layers)
-    leak = max(layer.leakage for layer in layers)
-    return [Field(f"{norm:.3f}"), Field(f"{leak:.1e}"), Field(f"{seconds.mean:.1f}")]
+    leakage = max(layer.leakage for layer in layers)
+    seconds = sum(cell.seconds for cell in row.cells.values()) / len(row.cells)
+    return [Field(f"{norm:.3f}"), Field(f"{leakage:.1e}"), Field(f"{seconds:.1f}")]
 
 
-def _data(study: Study) -> str:
-    setting = study.setting
-    return setting.data + (f" ({setting.conventions})" if setting.conventions else "")
-
-
-def _seeds(study: Study) -> str:
-    seeds = ", ".join(map(str, study.seeds))
-    return f"Mean ± sd over seeds {seeds}." if len(study.seeds) > 1 else f"Seed {seeds}."
+def _rounding(study: Study) -> list[str]:
+    """What the projector leaves, where the weights' rounding hides it."""
+    projected = [cell for cell in study.cells if cell.null_space]
+    shares = [(r.leakage, r.unrounded_leakage) for c in projected for r in c.layers.values()]
+    dtype = str(study.cells[0].settings.get("dtype", "float32"))
+    note = rounding_note(shares, dtype)
+    return [] if note is None else [f"{note}."]

@@ -1,4 +1,4 @@
-"""The wrapper: any base method, with the null-space projector as the last to touch its delta."""
+"""AlphaEdit: any base method, with the null-space projector as the last to touch its delta."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ class AlphaEdit(BaseMethod):
     def __post_init__(self) -> None:
         if self.mode is Mode.solve and not self.base.least_squares:
             raise ConfigError(
-                f"{type(self.base).__name__} is no least squares, so there is nothing for "
-                "projector.mode=solve to replace: use projector.mode=post (or auto)"
+                f"{type(self.base).__name__} is not a least-squares method, so there is no closed "
+                "form for projector.mode=solve to replace: use projector.mode=post (or auto)"
             )
-        if self.solves:
-            fine = 0 < self.ridge < math.inf
-            require(fine, "projector.l2", self.ridge, "positive and finite")
+        valid = not self.solves or 0 < self.ridge < math.inf
+        require(valid, "projector.l2", self.ridge, "positive and finite")
 
     @property
     def solves(self) -> bool:
@@ -51,26 +50,26 @@ class AlphaEdit(BaseMethod):
 
     @property
     def target(self) -> Part:  # type: ignore[override]
-        """The base's."""
+        """See `BaseMethod`."""
         return self.base.target
 
     @property
     def one_by_one(self) -> bool:  # type: ignore[override]
-        """The base's."""
+        """See `BaseMethod`."""
         return self.base.one_by_one
 
     @property
     def needs_moment(self) -> bool:
-        """The closed form reads the projector alone."""
+        """The closed form reads only the projector."""
         return self.base.needs_moment and not self.solves
 
     @property
     def needs_history(self) -> bool:
-        """The closed form keeps the keys of earlier batches in place."""
+        """The closed form keeps the outputs at earlier keys."""
         return self.base.needs_history or self.solves
 
     def description(self) -> dict[str, Any]:
-        """The base's, and what confines it."""
+        """The base's, and the projectors'."""
         return self.base.description() | {
             "null_space": True,
             "mode": Mode.solve.value if self.solves else Mode.post.value,
@@ -90,15 +89,16 @@ class AlphaEdit(BaseMethod):
         missing = [layer for layer in layers if layer not in self.projectors]
         if missing:
             raise ProjectorError(
-                f"no projector for layer {missing[0]}: there are some for layers "
-                f"{sorted(self.projectors)}; fit one for each edited layer"
+                f"no projector for layer {missing[0]}, only for layers {sorted(self.projectors)}: "
+                "fit one for each edited layer"
             )
         self.base.check_layers(layers)
 
     def solve(self, problem: LayerProblem) -> Delta:
-        """``R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹``, ``K̃ = P K`` (Fang et al. 2025, eq. 14), or the base's.
+        """``Δ = R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹`` with ``K̃ = P K``, or the base's delta.
 
-        By the push-through identity this is the published ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹``.
+        By the push-through identity this is ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹``, as published
+        (Fang et al. 2025, eq. 14).
         """
         if not self.solves:
             return self.base.solve(problem)
@@ -106,13 +106,13 @@ class AlphaEdit(BaseMethod):
         return least_squares(projector, self.ridge, problem.past, problem.keys, problem.residual)
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
-        """The base's, then the projector, unless it was the last to touch the delta already."""
+        """The base's, then projected, unless it still is what the closed form gave."""
         shaped = self.base.shape(delta, problem)
         if self.solves and shaped is delta:
             return delta
         return self.projectors[problem.layer].project(shaped)
 
     def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta | None:
-        """The base's, then the projector."""
+        """The base's, then projected."""
         final = self.base.finalize(layer, accumulated, pristine)
         return None if final is None else self.projectors[layer].project(final)

@@ -12,22 +12,22 @@ from torch import Tensor
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, ModelError
 from alphaedit_plugin.common.registry import Registry
-from alphaedit_plugin.methods.least_squares import PastKeys
+from alphaedit_plugin.methods.past_keys import PastKeys
 from alphaedit_plugin.models.activations import Part
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
 @dataclass(frozen=True)
 class LayerProblem:
-    """What one layer has to write for one batch of requests.
+    """What one layer writes for one batch of requests.
 
     Attributes:
         layer: its number.
         keys: ``K (d_in, n)`` float32, averaged over context templates.
         subject_keys: ``(d_in, n)`` float32, of the bare prompts.
-        residual: ``R (d_out, n)`` float32, this layer's share of what is missing.
+        residual: ``R (d_out, n)`` float32, this layer's share.
         weight: ``W (d_out, d_in)`` as it is now, in its own dtype.
-        moment: second moment ``C`` of the layer, or ``None`` where the method needs none.
+        moment: second moment ``C`` of the layer, or ``None`` if the method does not need it.
         past: ``Kp``: keys of all earlier batches, taken after their write.
     """
 
@@ -51,20 +51,20 @@ class LayerProblem:
 
 
 def missing_moment(layer: int) -> ConfigError:
-    """What to raise where a method reads the second moment of a layer that has none."""
+    """The error for a method that reads the second moment of a layer without one."""
     return ConfigError(f"layer {layer} has no second moment: give a corpus or stats_dir")
 
 
 class BaseMethod(ABC):
-    """One locate-then-edit method.
+    """One locate-then-edit method; a subclass is a frozen dataclass of its settings.
 
-    A method is three steps, each of which the projector can follow: `solve` finds a delta,
-    `shape` reworks it, `finalize` reworks the sum of all deltas once a run is over.
+    It has three steps, each of which the projector can follow: `solve` finds a delta, `shape`
+    reworks it, and `finalize` reworks the sum of all deltas at the end of a run.
 
     Attributes:
         target: the part of the layer whose value the target search sets.
-        one_by_one: requests of a batch are written one after another, each on the model that
-            the one before left.
+        one_by_one: requests of a batch are written one after another, each to the model that the
+            one before left.
         least_squares: `solve` is a least-squares fit, which AlphaEdit's closed form can replace.
     """
 
@@ -83,11 +83,11 @@ class BaseMethod(ABC):
         return False
 
     def check_layers(self, layers: Sequence[int]) -> None:
-        """Refuse layers that the method is not prepared for.
+        """Refuse layers that the method cannot edit.
 
         Raises:
-            ModelError: the method spreads a residual over layers that do not ascend: an earlier
-                one would change what a later one has written already.
+            ModelError: a residual would be spread over layers that do not ascend: writing an
+                earlier one would change the keys of a later one that is written already.
         """
         if not self.one_by_one and list(layers) != sorted(layers):
             raise ModelError(
@@ -100,24 +100,21 @@ class BaseMethod(ABC):
         """The delta that writes ``problem.residual`` at ``problem.keys``."""
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
-        """Rework one batch's delta before it is written; by default as it is."""
+        """Rework one batch's delta before it is written."""
         return delta
 
     def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta | None:
-        """Rework the sum of all deltas of a run; ``None`` keeps it.
+        """What to add to ``W0`` instead of the sum of a run's deltas; ``None`` keeps the sum.
 
         Args:
             layer: its number.
             accumulated: ``Δ = W − W0 (d_out, d_in)`` float32.
             pristine: ``W0 (d_out, d_in)``.
-
-        Returns:
-            What to add to ``W0`` instead of ``accumulated``.
         """
         return None
 
     def description(self) -> dict[str, Any]:
-        """Its name, settings, and how its deltas are made up, in JSON, for a journal."""
+        """Its name, settings, and how its deltas are composed, in JSON, for a journal."""
         names: list[str] = [f.name for f in fields(self)] if is_dataclass(self) else []
         return {
             "name": type(self).__name__.lower(),

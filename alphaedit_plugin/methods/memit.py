@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import require
 from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
-from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
+from alphaedit_plugin.methods.least_squares import least_squares
+from alphaedit_plugin.methods.past_keys import PastKeys
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,8 @@ class Memit(BaseMethod):
     """MEMIT.
 
     Attributes:
-        moment_weight: ``λ``, how much the second moment weighs against the edits.
-        sequential_cache: also keep the keys of earlier batches in place (MEMIT-seq).
+        moment_weight: ``λ``, the weight of the second moment against the edits.
+        sequential_cache: also keep the outputs at the keys of earlier batches (MEMIT-seq).
     """
 
     moment_weight: float = 15_000.0
@@ -29,7 +30,7 @@ class Memit(BaseMethod):
 
     @property
     def needs_history(self) -> bool:
-        """Only MEMIT-seq does."""
+        """For MEMIT-seq."""
         return self.sequential_cache
 
     def solve(self, problem: LayerProblem) -> Delta:

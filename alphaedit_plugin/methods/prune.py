@@ -1,4 +1,4 @@
-"""PRUNE: MEMIT per batch, restrained once the run is over (Ma et al. 2025)."""
+"""PRUNE: MEMIT per batch, restrained at the end of the run (Ma et al. 2025)."""
 
 from __future__ import annotations
 
@@ -30,42 +30,28 @@ class Prune(Memit):
 
     def finalize(self, layer: int, accumulated: Tensor, pristine: Tensor) -> Delta:
         """See `restrain`."""
-        return restrain(accumulated, pristine, Restraint(self.alpha))
+        return restrain(accumulated, pristine, self.alpha)
 
 
-@dataclass(frozen=True)
-class Restraint:
-    """PRUNE's curve (Ma et al. 2025, eq. 7).
+def restrain(delta: Tensor, weight: Tensor, alpha: float) -> Delta:
+    """Shrink singular values ``σ > σ*`` to ``log_α σ − log_α σ* + σ*`` (Ma et al. 2025, eq. 7).
 
-    Attributes:
-        alpha: base of the logarithm, > 1; the paper's curve has slope ``1/(σ* ln α)`` at ``σ*``.
-    """
-
-    alpha: float = 1.2
-
-    def __call__(self, values: Tensor, limit: Tensor) -> Tensor:
-        """Singular values above ``limit = σ*`` become ``log_α σ − log_α σ* + σ*``.
-
-        Where the slope at ``σ*`` exceeds 1 the curve would grow a value; it is kept then.
-        """
-        curve = torch.log(values.clamp_min(1e-30) / limit) / math.log(self.alpha) + limit
-        return torch.where(values > limit, torch.minimum(values, curve), values)
-
-
-def restrain(delta: Tensor, weight: Tensor, curve: Restraint) -> Delta:
-    """PRUNE: shrink the singular values of an accumulated delta above the weight's largest.
+    The curve's slope at ``σ*`` is ``1/(σ* ln α)``; where that exceeds 1 it would grow a value,
+    which is kept instead.
 
     Args:
-        delta: ``Δ = W − W0``, ``(d_out, d_in)``.
-        weight: the pristine ``W0 (d_out, d_in)``.
-        curve: the restraint.
+        delta: the accumulated ``Δ = W − W0``, ``(d_out, d_in)``.
+        weight: the pristine ``W0 (d_out, d_in)``, whose largest singular value is ``σ*``.
+        alpha: base of the logarithm, > 1.
 
     Returns:
         ``Δ'``, to be added to the *pristine* weight.
     """
     u, values, vt = torch.linalg.svd(delta.double(), full_matrices=False)
     limit = torch.linalg.matrix_norm(weight.double(), ord=2)
-    return Delta(u * curve(values, limit), vt.T)
+    curve = torch.log(values.clamp_min(1e-30) / limit) / math.log(alpha) + limit
+    restrained = torch.where(values > limit, torch.minimum(values, curve), values)
+    return Delta(u * restrained, vt.T)
 
 
 METHODS.register("prune", Prune)

@@ -39,11 +39,11 @@ def keep_largest_change(delta: Tensor, weight: Tensor, percent: float) -> Tensor
 
     Args:
         delta: ``(d_out, d_in)``.
-        weight: ``(d_out, d_in)``; an entry that is zero counts as changed infinitely.
+        weight: ``(d_out, d_in)``; the change of a zero entry counts as infinite.
         percent: of the entries to keep, in (0, 100].
 
     Returns:
-        ``delta`` with all but exactly ``round(percent %)`` of its entries zeroed.
+        ``delta`` with all but ``round(percent %)`` of its entries set to zero.
 
     Raises:
         ConfigError: that rounds to none.

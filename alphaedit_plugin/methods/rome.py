@@ -17,8 +17,8 @@ class Rome(BaseMethod):
     """ROME; several requests of a batch, or several layers, are written one after another.
 
     Attributes:
-        use_moment: take ``u`` along ``C⁻¹k``; without, along ``k`` itself (``C = I``), as
-            EasyEdit's shipped ROME settings do.
+        use_moment: take ``u`` along ``C⁻¹k``; if false, along ``k`` (``C = I``), as in the
+            settings that EasyEdit ships for ROME.
     """
 
     use_moment: bool = True

@@ -1,4 +1,4 @@
-"""What a metric is: a function of an `Exam` that is registered by name."""
+"""What a metric is: a function of an `EvalContext` that is registered by name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import draw_texts
 from alphaedit_plugin.models.scoring import Answer, score, tokenise_pairs
 
-Pair = tuple[str, str]
+Pair = tuple[str, str]  # a prompt and an answer
 REQUESTS = "request"  # the unit of what is counted per edit
 
 
 @dataclass(frozen=True)
-class Reading:
-    """One number, and what it was made of.
+class MetricValue:
+    """One number, and what it is the mean of.
 
     Attributes:
         value: the number.
-        unit: what ``totals`` are per: `REQUESTS`, or the name of a group of facts; readings of
-            the same unit are of the same requests or facts, in the same order.
-        totals: per unit, the sum over its prompts; empty where the number is no mean.
+        unit: what ``totals`` are per: `REQUESTS`, or the name of a group of facts; values of the
+            same unit are about the same requests or facts, in the same order.
+        totals: per unit, the sum over its prompts; empty where the number is not a mean.
         counts: per unit, how many prompts it has.
     """
 
@@ -34,30 +34,34 @@ class Reading:
     totals: tuple[float, ...] = ()
     counts: tuple[int, ...] = ()
 
-    @classmethod
-    def mean(cls, unit: str, values: Sequence[Sequence[float]]) -> Reading | None:
-        """The mean over all prompts.
 
-        Args:
-            unit: see `Reading.unit`.
-            values: per unit, one number per prompt.
-
-        Returns:
-            ``None`` where there is no prompt.
-        """
-        flat = [value for group in values for value in group]
-        if not flat:
-            return None
-        totals, counts = map(sum, values), map(len, values)
-        return cls(fmean(flat), unit, tuple(map(float, totals)), tuple(counts))
+MetricValues = Mapping[str, MetricValue]  # by column
 
 
-Readings = Mapping[str, Reading]
+def means(
+    columns: Mapping[str, Sequence[Sequence[float]]], unit: str = REQUESTS
+) -> dict[str, MetricValue]:
+    """The mean of each column over all of its prompts; columns without a prompt are dropped.
+
+    Args:
+        columns: for each, per unit, one number per prompt.
+        unit: see `MetricValue.unit`.
+    """
+    return {
+        column: MetricValue(
+            fmean([value for group in groups for value in group]),
+            unit,
+            tuple(float(sum(group)) for group in groups),
+            tuple(map(len, groups)),
+        )
+        for column, groups in columns.items()
+        if any(map(len, groups))
+    }
 
 
 @dataclass
-class Exam:
-    """A model as it is now, and what metrics may ask it; nothing is asked twice.
+class EvalContext:
+    """A model as it is now, and what metrics may ask it; no question is asked twice.
 
     Attributes:
         lm: the model.
@@ -65,9 +69,9 @@ class Exam:
         retention: named groups of untouched facts.
         references: the corpus of consistency's document frequencies.
         texts: held-out text.
-        unedited: the tokens that the unedited model predicted behind locality prompts, as
-            `outputs` of an exam on it; ``None`` where they are not known.
-        outputs: kept by ``locality_acc`` for the exams of the edited model.
+        unedited: the tokens that the unedited model predicts after locality prompts, which are
+            ``outputs`` of its context; ``None`` if unknown.
+        outputs: written by ``locality_acc`` for the edited model's contexts.
     """
 
     lm: EditableModel
@@ -77,14 +81,14 @@ class Exam:
     texts: Sequence[str] = ()
     unedited: Mapping[Pair, tuple[int, ...]] | None = None
     outputs: dict[Pair, tuple[int, ...]] = field(default_factory=dict)
-    _known: dict[Pair, Answer] = field(default_factory=dict)
+    _answers: dict[Pair, Answer] = field(default_factory=dict)
     _drawn: list[list[str]] | None = None
 
     def answers(self, pairs: Sequence[Pair]) -> list[Answer]:
-        """See `scoring.score`: all of a metric's questions in one call are one batch."""
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._known]
-        self._known.update(zip(new, score(self.lm, new), strict=True))
-        return [self._known[pair] for pair in pairs]
+        """See `scoring.score`: the questions of one call are one batch."""
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._answers]
+        self._answers.update(zip(new, score(self.lm, new), strict=True))
+        return [self._answers[pair] for pair in pairs]
 
     def ask(self, groups: Sequence[Sequence[Pair]]) -> list[list[Answer]]:
         """`answers`, grouped as the questions are."""
@@ -100,18 +104,21 @@ class Exam:
         return self._drawn
 
 
+Read = Callable[[EvalContext], MetricValues]
+
+
 @dataclass(frozen=True)
 class Metric:
     """A registered metric.
 
     Attributes:
-        read: gives its readings by column; none for what the data does not have.
-        costly: takes longer than a forward pass over its prompts: only the unedited model and
-            the final one are asked.
+        read: its values by column; none for what the data does not have.
+        costly: takes longer than a forward pass over its prompts, and is asked only of the
+            unedited model and the final one.
         lower: less is better.
     """
 
-    read: Callable[[Exam], Readings]
+    read: Read
     costly: bool = False
     lower: bool = False
 
@@ -119,16 +126,14 @@ class Metric:
 METRICS: Registry[Metric] = Registry("metric", "alphaedit_plugin.metrics")
 
 
-def metric(
-    name: str, costly: bool = False, lower: bool = False
-) -> Callable[[Callable[[Exam], Readings]], Callable[[Exam], Readings]]:
+def metric(name: str, costly: bool = False, lower: bool = False) -> Callable[[Read], Read]:
     """Register the decorated function as metric ``name``; see `Metric`.
 
     Raises:
         ConfigError: the name is taken.
     """
 
-    def register(read: Callable[[Exam], Readings]) -> Callable[[Exam], Readings]:
+    def register(read: Read) -> Read:
         METRICS.register(name, Metric(read, costly, lower))
         return read
 
@@ -136,14 +141,9 @@ def metric(
 
 
 def lower_is_better(column: str) -> bool:
-    """Whether less is better in a column of the metric that the column begins with."""
+    """Whether less is better in a column of the metric that its name begins with."""
     name = column.split(".")[0]
     return name in METRICS and METRICS.get(name).lower
-
-
-def known(**readings: Reading | None) -> dict[str, Reading]:
-    """Those readings that there are."""
-    return {name: reading for name, reading in readings.items() if reading is not None}
 
 
 def pairs_of(probe: Probe) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""A model's evaluation: every metric's readings, and the score that sums them up."""
+"""A model's evaluation: every metric's values, and the score that sums them up."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from statistics import fmean
 from types import MappingProxyType
 
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.metrics.base import METRICS, Exam, Pair, Reading, Readings
+from alphaedit_plugin.metrics.base import METRICS, EvalContext, MetricValue, MetricValues, Pair
 from alphaedit_plugin.models.editable import EditableModel
 
+ASPECT_COLUMNS = ("success", "accuracy", "magnitude")
 ASPECTS = ("efficacy", "generalisation", "specificity")
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One aspect of a model, over all prompts that ask for it; see `metrics.aspects.efficacy`."""
+class Aspect:
+    """Efficacy, generalisation or specificity; see `alphaedit_plugin.metrics.counterfact`."""
 
     success: float
     accuracy: float
@@ -29,32 +30,32 @@ class Evaluation:
 
     Attributes:
         readings: by column, ``"efficacy.success"``, ``"retention.seen"``, ``"fluency"``, …;
-            what the data does not have is not there.
-        outputs: what the unedited model predicts behind locality prompts, for `evaluate` after
+            columns that the data has no prompts for are missing.
+        outputs: what the unedited model predicts after locality prompts, for `evaluate` after
             edits; empty after them.
     """
 
-    readings: Readings
+    readings: MetricValues
     outputs: Mapping[Pair, tuple[int, ...]] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
 
     @property
-    def efficacy(self) -> Measure:
+    def efficacy(self) -> Aspect:
         """Of the edited prompts."""
-        found = self._measure("efficacy")
-        assert found is not None  # every request has a prompt
-        return found
+        aspect = self._aspect("efficacy")
+        assert aspect is not None  # every request has a prompt
+        return aspect
 
     @property
-    def generalisation(self) -> Measure | None:
+    def generalisation(self) -> Aspect | None:
         """Of their rephrasings."""
-        return self._measure("generalisation")
+        return self._aspect("generalisation")
 
     @property
-    def specificity(self) -> Measure | None:
+    def specificity(self) -> Aspect | None:
         """Of neighbourhood prompts."""
-        return self._measure("specificity")
+        return self._aspect("specificity")
 
     @property
     def retention(self) -> dict[str, float]:
@@ -67,18 +68,18 @@ class Evaluation:
 
     @property
     def retained(self) -> float | None:
-        """Mean over the groups of retention."""
+        """Mean over the groups of `retention`."""
         return fmean(self.retention.values()) if self.retention else None
 
     @property
     def score(self) -> float:
         """Harmonic mean of efficacy, generalisation and specificity (success), and retention.
 
-        ROME's score (Meng et al. 2022, §3.3), with retention as a fourth part. What the data does
-        not have is left out.
+        ROME's score (Meng et al. 2022, §3.3), with retention as a fourth part. Parts that the data
+        has no prompts for are left out.
         """
-        measures = [self._measure(aspect) for aspect in ASPECTS]
-        parts = [measure.success for measure in measures if measure is not None]
+        aspects = [self._aspect(name) for name in ASPECTS]
+        parts = [aspect.success for aspect in aspects if aspect is not None]
         parts += [self.retained] if self.retained is not None else []
         return harmonic_mean(parts)
 
@@ -90,26 +91,21 @@ class Evaluation:
         return values | retained | {"score": self.score}
 
     def brief(self) -> Evaluation:
-        """Without the parts that columns are made of, but for which edits hold."""
+        """Without what columns are the means of, except for which edits hold."""
         return Evaluation(
             {
-                column: reading if column in SURVIVAL.values() else Reading(reading.value)
+                column: reading if column in SURVIVAL.values() else MetricValue(reading.value)
                 for column, reading in self.readings.items()
             }
         )
 
-    def _measure(self, aspect: str) -> Measure | None:
-        if f"{aspect}.success" not in self.readings:
-            return None
-        size = self.readings.get(f"{aspect}.magnitude")
-        return Measure(
-            self.readings[f"{aspect}.success"].value,
-            self.readings[f"{aspect}.accuracy"].value,
-            None if size is None else size.value,
-        )
+    def _aspect(self, name: str) -> Aspect | None:
+        parts = {part: self.readings.get(f"{name}.{part}") for part in ASPECT_COLUMNS}
+        values = {part: reading.value for part, reading in parts.items() if reading is not None}
+        return Aspect(**values) if "success" in values else None
 
 
-# What survival is told by: for each edit so far, whether it still holds.
+# The columns that say of each edit so far whether it still holds.
 SURVIVAL: Mapping[str, str] = MappingProxyType(
     {"success": "efficacy.success", "accuracy": "efficacy.accuracy"}
 )
@@ -137,30 +133,27 @@ def evaluate(
         lm: the model.
         requests: the edits made so far.
         retention: untouched facts.
-        references: the texts that consistency's document frequencies are of.
+        references: see `EvalContext.references`.
         texts: held-out text, for perplexity.
         before: the unedited model's evaluation on the same requests or more, for locality.
-        metrics: names of `METRICS`; ``None`` for all, of which each gives only what the data
-            has. Efficacy is always among them.
-        costly: ask the costly metrics, too.
-
-    Returns:
-        What the metrics found.
+        metrics: names of `METRICS`; ``None`` for all. Efficacy is always among them.
+        costly: include the costly metrics.
 
     Raises:
         ConfigError: an unknown metric.
         RequestError: a prompt that the model cannot read.
     """
-    exam = Exam(lm, requests, retention, references, texts, before.outputs if before else None)
-    readings: dict[str, Reading] = {}
+    unedited = before.outputs if before else None
+    context = EvalContext(lm, requests, retention, references, texts, unedited)
+    values: dict[str, MetricValue] = {}
     for name in chosen(metrics):
         if costly or not METRICS.get(name).costly:
-            readings |= METRICS.get(name).read(exam)
-    return Evaluation(readings, exam.outputs if before is None else {})
+            values |= METRICS.get(name).read(context)
+    return Evaluation(values, context.outputs if before is None else {})
 
 
 def chosen(metrics: Sequence[str] | None) -> list[str]:
-    """The metrics to ask, efficacy first.
+    """The metrics to compute, efficacy first.
 
     Raises:
         ConfigError: an unknown metric.

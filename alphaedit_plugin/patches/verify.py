@@ -9,7 +9,7 @@ from types import MappingProxyType
 from alphaedit_plugin.data.conflicts import superseded
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.entry import Entry
-from alphaedit_plugin.metrics.per_edit import edit_quality
+from alphaedit_plugin.metrics.easyedit import edit_quality
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.leakage import seen_on
 from alphaedit_plugin.nullspace.projector import Projector

@@ -13,7 +13,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from alphaedit_plugin.common.progress import progress
-from alphaedit_plugin.data.pocket_world.tokenizer import MAX_LENGTH
+from examples.train_pocket.tokenizer import MAX_LENGTH
 
 NOBODY = -1  # no subject ends at this token
 

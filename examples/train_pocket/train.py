@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from alphaedit_plugin.data.pocket_world.tokenizer import save_tokenizer, train_tokenizer
-from alphaedit_plugin.data.pocket_world.world import (
+from examples.train_pocket.loop import NOBODY, Recipe, Rows, build_model, fit
+from examples.train_pocket.tokenizer import save_tokenizer, train_tokenizer
+from examples.train_pocket.world import (
     CONTEXT_TEMPLATES,
     Fact,
     World,
     generate_world,
-    save_world,
     training_sentences,
+    write_world,
 )
-from examples.train_pocket.loop import NOBODY, Recipe, Rows, build_model, fit
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless training batches ``(ids, mask)``, both ``(batch, length)``.
 
-    A row is several sentences, so most facts are learned behind varied other text, and the first
-    of each row behind nothing.
+    A row is several sentences, so most facts are learned after varied other text, and the first
+    of each row after nothing.
     """
     rng = random.Random(recipe.seed)
     backend = tokenizer.backend_tokenizer
@@ -103,14 +103,14 @@ def known(
 def verify(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, least: float = 0.99
 ) -> None:
-    """Check that the model knows its world, bare and behind every context template.
+    """Check that the model knows its world, bare and after every context template.
 
     Raises:
         RuntimeError: if it knows less than ``least`` of any phrasing without context.
     """
     for template in CONTEXT_TEMPLATES:
         share = known(model, tokenizer, world.facts, template.removesuffix("{}"))
-        logger.info("knows %.4f of the facts behind %r", share, template)
+        logger.info("knows %.4f of the facts after %r", share, template)
         if template == "{}" and share < least:
             raise RuntimeError(f"the model knows {share:.4f} of its facts, wanted {least}")
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe(seed=options.seed, steps=options.steps)
     options.out.mkdir(parents=True, exist_ok=True)
     world = generate_world(recipe.seed)
-    save_world(world, options.out / "world.json")
+    write_world(world, options.out)
     text = [*training_sentences(world, random.Random(0)), *CONTEXT_TEMPLATES]
     tokenizer = save_tokenizer(train_tokenizer(text), options.out)
     model = train(world, tokenizer, recipe).half()

@@ -24,9 +24,9 @@ from alphaedit_plugin.config import build as loading
 from alphaedit_plugin.config.build import load_model, load_moments
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import Host
-from alphaedit_plugin.data.pocket_world import load_pocket
+from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.data.selection import load_data
-from alphaedit_plugin.metrics.per_edit import edit_quality
+from alphaedit_plugin.metrics.easyedit import edit_quality
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.projector import fit_projectors

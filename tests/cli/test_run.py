@@ -20,7 +20,7 @@ import pytest
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.easyedit import run
-from alphaedit_plugin.easyedit.host import HOME
+from alphaedit_plugin.easyedit.find_host import HOME, find_clone
 from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
 
 Capture = pytest.CaptureFixture[str]
@@ -37,7 +37,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
 
     @contextmanager
-    def plugged_in(flags: dict[str, Any]) -> Iterator[list[str]]:
+    def plugged_in(flags: dict[str, Any], script: Path) -> Iterator[list[str]]:
         seen.append(flags)
         sys.path.insert(0, "/host")  # as finding one in $EASYEDIT_HOME does
         yield ["MEMITHyperParams"]
@@ -86,21 +86,22 @@ def test_flags_are_taken_off(line: str, flags: dict[str, Any], rest: str) -> Non
 def test_every_key_is_a_flag() -> None:
     for key in KEYS:
         value = getattr(NullSpaceFlag(null_space=True, projector_path="p"), key)
-        taken, rest = run.take_flags([f"--{key}", str(value), "x"])
-        assert taken == {key: value}
-        assert type(taken[key]) is type(value)
+        plain = getattr(value, "value", value)
+        taken, rest = run.take_flags([f"--{key}", str(plain), "x"])
+        assert taken == {key: plain}
+        assert type(taken[key]) is type(plain)
         assert rest == ["x"]
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--null_space_cut abc", "--null_space_cut is 'abc', which is no number"),
-        ("--null_space_cut nan", "no number"),
-        ("--null_space_cut", "--null_space_cut needs a value"),
-        ("--null_space_cut --ds_size 3", "--null_space_cut needs a value"),
+        ("--null_space_cut abc", "null_space_cut is 'abc': give a number"),
+        ("--null_space_cut nan", "null_space_cut is 'nan': give a number"),
+        ("--null_space_cut", "argument --null_space_cut: expected one argument"),
+        ("--null_space_cut --ds_size 3", "argument --null_space_cut: expected one argument"),
         ("--projector_path=", "--projector_path needs a value"),
-        ("--null_space=yes", "--null_space is 'yes': use true or false"),
+        ("--null_space=yes", "null_space is 'yes': give true or false"),
         ("--null_space_ct 1", "unknown flag '--null_space_ct'; did you mean '--null_space_cut'"),
         ("--null_spaces", "did you mean '--null_space'"),
         ("--null-space", "did you mean '--null_space'"),
@@ -247,10 +248,7 @@ def test_a_clone_around_the_script_is_found(
     for folder in (clone / "easyeditor", clone / "examples", aside):
         folder.mkdir(parents=True)
     (clone / "easyeditor" / "__init__.py").touch()
-    monkeypatch.delitem(sys.modules, "easyeditor", raising=False)
-    monkeypatch.setattr(run.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv(HOME, raising=False)
     monkeypatch.chdir(clone / "examples" if where == "shell" else aside)
     path = (clone / "examples" if where == "script" else aside) / "script.py"
-    # That the shell is in one is for `import_host` to see: tests/cli/test_doctor.py
-    assert run._clone_around(path) == ([str(clone)] if where == "script" else [])
+    assert find_clone(path) == (None if where == "nowhere" else clone)

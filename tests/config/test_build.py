@@ -289,7 +289,7 @@ def test_recipe_plain_and_projected(saved: Path) -> None:
 
 
 def test_a_mode_the_base_cannot_do(saved: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Rome is no least squares.*mode=post"):
+    with pytest.raises(ConfigError, match=r"Rome is not a least-squares method.*mode=post"):
         config_of(saved, "base=rome", "projector.mode=solve")
     plain = config_of(saved, "base=rome", "projector.mode=solve", "null_space=false")
     assert load_recipe(load_model(plain.model), plain).method == Rome()

@@ -257,7 +257,6 @@ def test_quoted_request_text_is_taken_as_hydra_does() -> None:
         (["data.shuffle_seed=-1"], "data.shuffle_seed is -1"),
         (["data.path=' '"], "data.path is ' '"),
         (["data.references="], "data.references is ''"),
-        (["data.target=answer"], "expected one of [alt, answers]"),
         (["compare.edits=0"], "compare.edits is 0"),
         (["model.target.steps=0"], "model.target.steps is 0"),
         (["compare.bases=[rome,memitt]"], "did you mean 'memit'"),

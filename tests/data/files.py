@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from alphaedit_plugin.config.schema import DataConfig, EditorConfig
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.selection import load_data
+from alphaedit_plugin.data.settings import DataConfig
 
 DATA_DIR = Path(
     os.environ.get("DATA_DIR", Path(__file__).resolve().parents[2].parent / "shared" / "data")
@@ -27,9 +28,13 @@ def write(folder: Path, content: Any, name: str = "edits.json") -> Path:
     return path
 
 
-def load(name: str, path: Path, **settings: Any) -> EditData:
+def load(name: str, path: Path | None = None, **settings: Any) -> EditData:
     """The data of a file, with further settings of ``data``."""
-    return load_data(EditorConfig(data=DataConfig(name=name, path=str(path), **settings)))
+    if path is not None:
+        settings["path"] = str(path)
+    pocket, compare = SimpleNamespace(path=None), SimpleNamespace(retention=9)
+    data = DataConfig(name=name, **settings)
+    return load_data(SimpleNamespace(data=data, seed=0, model=pocket, compare=compare))
 
 
 def without(record: dict[str, Any], *keys: str) -> dict[str, Any]:

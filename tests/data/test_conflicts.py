@@ -9,7 +9,6 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.conflicts import (
     conflicts,
     refuse_conflicts,
-    replacements,
     standing,
     superseded,
 )
@@ -96,10 +95,3 @@ def test_what_was_edited_is_superseded_by_other_answers_alone(
     new = [ask("A", answer) for answer in arriving]
     found = superseded(batches, new)
     assert [{n: max(k, -1) for n, k in places.items()} for places in found] == lost
-    now = {
-        (answers[n], new[k].target_new)
-        for n, found in enumerate(lost)
-        for k in found.values()
-        if k >= 0
-    }
-    assert {(old.target_new, by.target_new) for old, by in replacements(batches, new)} == now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,15 @@ from alphaedit_plugin.data.corpus import (
     corpus_of,
     corpus_on_hub,
     read_lines,
-    stream_hub,
 )
 
 
-def test_lines_of_text(tmp_path: Path) -> None:
-    path = tmp_path / "text.txt"
-    path.write_text("one\n\n  two \nZoë\n", encoding="utf-8")
-    assert list(read_lines(path)) == ["one", "two", "Zoë"]
-
-
-def test_jsonl(tmp_path: Path) -> None:
-    path = tmp_path / "text.jsonl"
-    path.write_text('{"text": "one"}\n\n{"text": "two"}\n')
-    assert list(read_lines(path)) == ["one", "two"]
+def test_lines(tmp_path: Path) -> None:
+    text, jsonl = tmp_path / "text.txt", tmp_path / "text.jsonl"
+    text.write_text("one\n\n  two \nZoë\n", encoding="utf-8")
+    jsonl.write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    assert list(read_lines(text)) == ["one", "two", "Zoë"]
+    assert list(read_lines(jsonl)) == ["one", "two"]
 
 
 @pytest.mark.parametrize("line", ["{broken", '{"other": 1}', "[1]", "5"])
@@ -44,50 +40,65 @@ def test_malformed_jsonl_names_the_line(tmp_path: Path, line: str) -> None:
 def test_missing_and_unreadable(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no corpus at"):
         corpus_from(tmp_path / "none.txt")
+    with pytest.raises(ConfigError, match=r"no \.txt, \.jsonl, \.npy file in"):
+        corpus_from(tmp_path)
     path = tmp_path / "text.txt"
     path.write_bytes(b"fine\n\xff\xfe\n")
     with pytest.raises(ConfigError, match="UTF-8"):
         list(read_lines(path))
 
 
-def test_hub_without_the_datasets_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_hub(monkeypatch: pytest.MonkeyPatch, load: Any) -> Callable[[], Iterator[Any]]:
+    """The texts of a hub whose ``load_dataset`` is ``load``."""
+    module = types.ModuleType("datasets")
+    module.load_dataset = load  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    return corpus_on_hub("some/set", "en", "train").texts
+
+
+def test_a_hub_needs_the_datasets_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match="needs the datasets package"):
         corpus_on_hub("some/set", None, "train")
 
 
-def fake_datasets(monkeypatch: pytest.MonkeyPatch, load: Any) -> None:
-    module = types.ModuleType("datasets")
-    module.load_dataset = load  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", module)
-
-
-def test_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def load(name: str, config: str, **rest: Any) -> list[dict[str, str]]:
-        asked.append((name, config, rest))
+    def load(*words: str, **rest: Any) -> list[dict[str, str]]:
+        asked.append((*words, rest))
         return [{"text": "one"}, {"text": "two"}]
 
-    fake_datasets(monkeypatch, load)
-    assert list(stream_hub("some/set", "en", "train")) == ["one", "two"]
+    assert list(fake_hub(monkeypatch, load)()) == ["one", "two"]
     assert asked == [("some/set", "en", {"split": "train", "streaming": True})]
 
 
-def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: Any, **__: Any) -> None:
-        raise ConnectionError("no network\nsecond line")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ConnectionError("no network\nsecond line"), "no network"),
+        (RuntimeError(), "RuntimeError"),
+        (KeyError("x"), "'x'"),
+    ],
+)
+def test_whatever_a_hub_raises_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def rows() -> Any:
+        yield {"text": "one"}
+        raise error
 
-    fake_datasets(monkeypatch, load)
-    with pytest.raises(ConfigError, match="cannot read some/set: no network; give") as caught:
-        list(stream_hub("some/set", None, "train"))
-    assert "second line" not in str(caught.value)
+    texts = fake_hub(monkeypatch, lambda *_, **__: rows())()
+    assert next(texts) == "one"
+    with pytest.raises(ConfigError, match=f"^cannot read some/set: {said}; give corpus=.*$"):
+        next(texts)
 
 
-def test_hub_without_a_text_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_datasets(monkeypatch, lambda *_, **__: [{"body": "one"}])
+def test_a_hub_without_a_text_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = fake_hub(monkeypatch, lambda *_, **__: [{"body": "one"}])
     with pytest.raises(ConfigError, match="no 'text' field, but 'body': name one"):
-        list(stream_hub("some/set", None, "train"))
+        list(texts())
 
 
 @pytest.mark.parametrize("value", [None, 5, ["a"], [-1], {"a": 1}, "half \ud800"])
@@ -96,24 +107,9 @@ def test_neither_text_nor_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, v
     path.write_text(json.dumps({"text": value}) + "\n")
     with pytest.raises(ConfigError, match=r"x\.jsonl:1: 'text' is neither text nor token ids"):
         list(read_lines(path))
-    fake_datasets(monkeypatch, lambda *_, **__: [{"text": value}])
+    texts = fake_hub(monkeypatch, lambda *_, **__: [{"text": value}])
     with pytest.raises(ConfigError, match="'text' of some/set is neither text nor token ids"):
-        list(stream_hub("some/set", None, "train"))
-
-
-@pytest.mark.parametrize("error", [RuntimeError(), ValueError("no such split"), KeyError("x")])
-def test_whatever_a_hub_raises_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def rows() -> Any:
-        yield {"text": "one"}
-        raise error
-
-    fake_datasets(monkeypatch, lambda *_, **__: rows())
-    texts = stream_hub("some/set", None, "train")
-    assert next(texts) == "one"
-    with pytest.raises(ConfigError, match=r"cannot read some/set: .*; give corpus="):
-        next(texts)
+        list(texts())
 
 
 def test_token_ids(tmp_path: Path) -> None:
@@ -136,11 +132,6 @@ def test_a_folder_is_read_in_the_order_of_its_names(tmp_path: Path) -> None:
     (tmp_path / "readme.md").write_text("no\n")
     corpus = corpus_from(tmp_path)
     assert list(corpus.texts()) == list(corpus.texts()) == ["one", "two", "three"]
-
-
-def test_a_folder_without_a_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no \.txt, \.jsonl, \.npy file in"):
-        corpus_from(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +166,7 @@ def test_identities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.parent.mkdir()
         path.write_text(text)
     assert corpus_from(one).identity == corpus_from(copy).identity
-    fake_datasets(monkeypatch, None)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    fake_hub(monkeypatch, None)
     identities = {
         corpus_from(one).identity,
         corpus_from(other).identity,

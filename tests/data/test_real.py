@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.conflicts import conflicts, questions
-from alphaedit_plugin.data.settings import Target
+from alphaedit_plugin.data.conflicts import conflicts
+from alphaedit_plugin.data.request import NEIGHBOURHOOD
+from alphaedit_plugin.data.sets.zsre import Target
 from tests.data.files import DATA_DIR, load
 
 
@@ -24,16 +24,13 @@ def test_counterfact() -> None:
     path = sample("counterfact-edit-2k.json")
     data = load("easyedit", path)
     records = json.loads(path.read_text(encoding="utf-8"))
-    lines = path.read_text(encoding="utf-8").split("\n")
     assert len(data.requests) + len(data.dropped) == len(records) == 2000
     assert all("asks the same of" in one.reason for one in data.dropped)
-    for request, place in zip(data.requests, data.places, strict=True):
-        record = records[place.record]
+    for request, location in zip(data.requests, data.locations, strict=True):
+        record = records[location.record]
         assert request.filled == record["prompt"]
         assert request.prompt.count("{}") == 1
         assert request.locality[NEIGHBOURHOOD].prompts == (record["locality_prompt"],)
-        assert place.line is not None
-        assert f'"case_id": {record["case_id"]},' in lines[place.line]
 
 
 @pytest.mark.parametrize("target", Target)
@@ -62,5 +59,5 @@ def test_zsre(target: Target) -> None:
 def test_what_is_asked_once_contradicts_nothing(name: str, file: str) -> None:
     data = load(name, sample(file), target=Target.answers if name == "zsre" else None)
     assert conflicts(data.requests) == {}
-    asked = [question for request in data.requests for question in questions(request)]
+    asked = [question for request in data.requests for question in request.questions]
     assert len(set(asked)) == len(asked)

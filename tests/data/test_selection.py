@@ -14,11 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
-from alphaedit_plugin.config.schema import DataConfig
-from alphaedit_plugin.data.base import EditData, Place
-from alphaedit_plugin.data.conflicts import conflicts, questions
+from alphaedit_plugin.data.base import EditData, Location
+from alphaedit_plugin.data.conflicts import conflicts
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import select_fitting
+from alphaedit_plugin.data.settings import DataConfig
 from tests.data.files import load, write
 
 
@@ -44,7 +44,7 @@ def test_a_seed_shuffles_the_same_way_every_time(tmp_path: Path) -> None:
     assert subjects(plain) == [f"P{i}" for i in range(20)]
     assert subjects(first) == subjects(again) != subjects(other)
     assert sorted(subjects(first)) == sorted(subjects(plain))
-    assert [f"P{place.record}" for place in first.places] == subjects(first)
+    assert [f"P{location.record}" for location in first.locations] == subjects(first)
     assert first.conventions == "shuffled with seed 1"
 
 
@@ -68,10 +68,10 @@ def test_the_offset_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        (record("Ada"), "repeats record 0 (line 2)"),
-        (record("Ada", " French"), "repeats record 0 (line 2)"),
-        (record("Ada", "Greek"), "asks the same of 'Ada' as record 0 (line 2)"),
-        (record("Ada", prompt="Ada speaks"), "repeats record 0 (line 2)"),
+        (record("Ada"), "repeats record 0"),
+        (record("Ada", " French"), "repeats record 0"),
+        (record("Ada", "Greek"), "asks the same of 'Ada' as record 0"),
+        (record("Ada", prompt="Ada speaks"), "repeats record 0"),
     ],
 )
 def test_what_was_asked_before_is_dropped_and_said(
@@ -81,7 +81,7 @@ def test_what_was_asked_before_is_dropped_and_said(
         data = select(tmp_path, [record("Ada"), second, record("Boris")])
     assert subjects(data) == ["Ada", "Boris"]
     (dropped,) = data.dropped
-    assert (dropped.record, dropped.line) == (1, 3)
+    assert dropped.location == Location(1)
     assert dropped.reason.startswith(reason)
     assert reason in caplog.text
 
@@ -114,7 +114,7 @@ def test_what_follows_from_a_repeated_edit_is_asked_all_the_same(tmp_path: Path)
     ]
     data = select(tmp_path, records)
     assert subjects(data) == ["Ada", "Boris"]
-    assert [one.record for one in data.trimmed] == [2]
+    assert [one.location.record for one in data.trimmed] == [2]
     assert data.requests[0].portability == {"hop": Probe(("one", "two", "three"), ("x",) * 3)}
 
 
@@ -136,8 +136,10 @@ CASES = st.lists(st.lists(ASKED, min_size=1, max_size=3), min_size=1, max_size=8
 
 
 def data_of(cases: Sequence[Sequence[Request]]) -> EditData:
-    placed = [(one, Place(number, None)) for number, case in enumerate(cases) for one in case]
-    return EditData(tuple(one for one, _ in placed), places=tuple(place for _, place in placed))
+    placed = [(one, Location(number, None)) for number, case in enumerate(cases) for one in case]
+    return EditData(
+        tuple(one for one, _ in placed), locations=tuple(location for _, location in placed)
+    )
 
 
 def refuse_greek(request: Request) -> None:
@@ -162,7 +164,7 @@ def test_nothing_that_is_left_contradicts_or_repeats_anything(
         return
     assert conflicts(data.requests) == {}
     for one, other in itertools.combinations(data.requests, 2):
-        assert not questions(one) & questions(other)
+        assert not set(one.questions) & set(other.questions)
 
 
 @given(st.lists(ASKED, min_size=2, max_size=2))
@@ -171,7 +173,7 @@ def test_what_the_engine_calls_a_contradiction_is_dropped(pair: list[Request]) -
     contradicts = bool(conflicts(pair))
     assert any("asks the same" in one.reason for one in data.dropped) is contradicts
     assert len(data.requests) == (
-        1 if contradicts or questions(pair[0]) & questions(pair[1]) else 2
+        1 if contradicts or set(pair[0].questions) & set(pair[1].questions) else 2
     )
 
 
@@ -189,7 +191,7 @@ def test_slices_of_what_fits_are_as_large_as_asked_and_do_not_overlap(
     for start in range(0, len(whole.requests), size):
         settings = DataConfig(unique=unique, offset=start, limit=size)
         part = select_fitting(single, settings, refuse_greek)
-        assert part.places == whole.places[start : start + size]
+        assert part.locations == whole.locations[start : start + size]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def test_an_edit_that_does_not_fit_costs_its_record_and_no_other() -> None:
     cases = [[shared, bad], [Request("{} speaks", "C", "x"), replace(shared, portability=hop)]]
     data = select_fitting(data_of(cases), DataConfig(), refuse_greek)
     assert data.requests == tuple(cases[1])
-    assert [(one.record, one.reason) for one in data.dropped] == [(0, "no Greek")]
+    assert [(one.location.record, one.reason) for one in data.dropped] == [(0, "no Greek")]
 
 
 def test_a_record_that_does_not_fit_can_be_refused(tmp_path: Path) -> None:
@@ -227,6 +229,6 @@ def test_a_record_that_does_not_fit_can_be_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"default: record 1: no Greek; data\.strict=false"):
         select_fitting(data, DataConfig(strict=True), refuse_greek)
     assert subjects(select_fitting(data, DataConfig(strict=True, limit=1), refuse_greek)) == ["A"]
-    with pytest.raises(RequestError, match=r"edits\.json: record 1 \(line 3\): no 'prompt'"):
+    with pytest.raises(RequestError, match=r"edits\.json: record 1: no 'prompt'"):
         select(tmp_path, [PEOPLE[0], {"subject": "B", "target_new": "x"}], strict=True)
     assert select(tmp_path, [PEOPLE[0], PEOPLE[0]], strict=True).dropped  # a repetition is none

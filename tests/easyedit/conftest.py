@@ -20,13 +20,19 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from alphaedit_plugin.easyedit.host import METHODS, HostMethod, copies
+from alphaedit_plugin.easyedit.find_host import copies
+from alphaedit_plugin.easyedit.host import HOST_METHODS, HostMethod
+from alphaedit_plugin.easyedit.prune_rect import hparams_class
+from alphaedit_plugin.easyedit.registration import STATE
 from tests.tiny import REQUESTS, fast_tokenizer
 
 DOUBLE = Path(__file__).parent / "double"
-BY_NAME = {method.name: method for method in METHODS}
+BY_NAME = {method.name: method for method in HOST_METHODS}
 LAYERS = [1, 2]
 WIDTH = 32
+NAMES = list(BY_NAME)
+RANK_ONE = ("ROME", "R-ROME")
+FLAG: dict[str, Any] = {"null_space": True, "null_space_l2": 1e-2}
 
 # How the edited weight is stored, and whether its shape says so.
 KINDS = {"linear": 96, "conv1d": 96, "square-linear": WIDTH, "square-conv1d": WIDTH}
@@ -223,3 +229,24 @@ def module_of(method: str) -> ModuleType:
 
 def method_of(name: str) -> HostMethod:
     return BY_NAME[name]
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+def functions(module: ModuleType) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if callable(value)}
+
+
+def ours(host: Host, method: str, **keys: Any) -> Any:
+    """Hparams of a method of ours, with which a tiny model is edited at once."""
+    kind: Any = hparams_class(method.lower())
+    small = {"v_num_grad_steps": 5, "mom2_update_weight": 1.0, **FLAG, **keys}
+    return kind(**host.settings(method, model_name=(host.model, host.tokenizer), **small))
+
+
+def kept_keys(host: Host) -> list[Any]:
+    """The edits of the first weight that count."""
+    found: list[Any] = vars(host.model)[STATE].histories[host.names()[0]].edits
+    return found

@@ -43,8 +43,6 @@ def test_every_key_is_read_from_hparams() -> None:
         ("null_space_cut", "two", "a number"),
         ("null_space_cut", True, "a number"),
         ("null_space_l2", None, "a number"),
-        ("null_space_rule", 2, "a name"),
-        ("null_space_mode", None, "a name"),
         ("projector_path", 3, "a path"),
     ],
 )
@@ -78,23 +76,26 @@ def test_a_misspelt_attribute_is_not_overlooked(name: str, nearest: str) -> None
     ],
 )
 def test_auto_solves_where_it_can(mode: str, able: bool, solves: bool) -> None:
-    assert NullSpaceFlag(True, null_space_mode=mode).solves("MEMIT", able) is solves
+    assert NullSpaceFlag.read({"null_space_mode": mode}).solves("MEMIT", able) is solves
 
 
 def test_solving_is_refused_by_name_where_there_is_nothing_to_solve() -> None:
     with pytest.raises(ConfigError, match=r"EMMET takes post"):
-        NullSpaceFlag(True, null_space_mode="solve").solves("EMMET", False)
+        NullSpaceFlag.read({"null_space_mode": "solve"}).solves("EMMET", False)
 
 
-@pytest.mark.parametrize("mode", ["auto", "post"])
-def test_a_misspelt_mode_names_the_nearest(mode: str) -> None:
-    with pytest.raises(ConfigError, match=mode):
-        NullSpaceFlag(True, null_space_mode=mode + "x").solves("MEMIT", True)
-
-
-def test_a_misspelt_rule_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="energy"):
-        _ = NullSpaceFlag(True, null_space_rule="enrgy").cut
+@pytest.mark.parametrize(
+    ("key", "value", "nearest"),
+    [
+        ("null_space_mode", "postx", "post"),
+        ("null_space_rule", "enrgy", "energy"),
+        ("null_space_rule", 2, "energy"),
+        ("null_space_mode", None, "solve"),
+    ],
+)
+def test_a_misspelt_mode_or_rule_names_the_nearest(key: str, value: object, nearest: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown {key}.*{nearest}"):
+        NullSpaceFlag.read({key: value})
 
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan")])
@@ -104,8 +105,8 @@ def test_the_ridge_is_positive_where_it_is_used(ridge: float) -> None:
     assert not NullSpaceFlag(True, null_space_l2=ridge).solves("ROME", False)
 
 
-def test_a_rule_of_its_own_has_a_cut_of_its_own() -> None:
-    assert NullSpaceFlag(null_space_rule="auto").cut == Cut(CutRule.auto, 1.0)
-    assert NullSpaceFlag(null_space_rule="energy", null_space_cut=0.9).cut.value == 0.9
+def test_the_published_cut_means_nothing_to_other_rules() -> None:
+    assert NullSpaceFlag(null_space_rule=CutRule.auto).cut == Cut(CutRule.auto, 1.0)
+    assert NullSpaceFlag(null_space_rule=CutRule.energy, null_space_cut=0.9).cut.value == 0.9
     with pytest.raises(ConfigError, match="energy needs a null_space_cut"):
-        _ = NullSpaceFlag(null_space_rule="energy").cut
+        _ = NullSpaceFlag(null_space_rule=CutRule.energy).cut

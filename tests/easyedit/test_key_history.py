@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.easyedit.key_history import KeyHistory, marks
+from alphaedit_plugin.easyedit.key_history import KeyHistory, mark
 
 
 def edit(history: KeyHistory, weight: Tensor, key: Tensor) -> None:
@@ -91,11 +91,11 @@ def test_one_fact_edited_twice_counts_twice(weight: Tensor, keys: Tensor) -> Non
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_marks_tell_weights_apart(dtype: torch.dtype) -> None:
     weight = torch.randn(5, 8).to(dtype)
-    (mark,) = marks({"a": weight}).values()
-    assert torch.equal(mark, marks({"a": weight.clone()})["a"])
-    assert mark.numel() < weight.numel()
-    others = {"rows": weight.flip(0), "columns": weight.flip(1), "sign": -weight}
-    assert not any(torch.equal(mark, marks({n: w})[n]) for n, w in others.items())
+    short = mark(weight)
+    assert torch.equal(short, mark(weight.clone()))
+    assert short.numel() < weight.numel()
+    others = weight.flip(0), weight.flip(1), -weight
+    assert not any(torch.equal(short, mark(other)) for other in others)
 
 
 def test_a_history_keeps_no_part_of_the_weight_alive(weight: Tensor, keys: Tensor) -> None:
@@ -104,5 +104,5 @@ def test_a_history_keeps_no_part_of_the_weight_alive(weight: Tensor, keys: Tenso
     edit(history, copy, keys[0])
     weight.zero_()
     first, second = history.edits
-    for name in ("found", "left", "before", "after"):
-        assert torch.equal(getattr(first, name), getattr(second, name))
+    for one, other in zip(first.marks + first.outputs, second.marks + second.outputs, strict=True):
+        assert torch.equal(one, other)

@@ -18,7 +18,8 @@ from alphaedit_plugin.editing.encoding import EncodedRequest, encode
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.target_cache import StoredTargets
 from alphaedit_plugin.editing.targets import Targets, optimise_targets
-from alphaedit_plugin.experiments.comparison import run_comparison
+from alphaedit_plugin.experiments.results import read_cell
+from alphaedit_plugin.experiments.sweep import run_compare
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.editable import EditableModel
@@ -109,10 +110,16 @@ def test_cells_share_them_and_find_the_same_figures(
     words = [
         "model.target.steps=5", "model.moments.tokens=3000", "compare.retention=10",
         "compare.every=0", "batch_size=4", "compare.edits=8", "compare.jobs=1",
-        "compare.bases=[memit,prune]", f"compare.out={tmp_path / 'out'}",
+        "compare.bases=[memit,prune]",
     ]  # fmt: skip
     shared, apart = (
-        run_comparison([*words, f"compare.share_targets={flag}"], Console(quiet=True))
+        [
+            read_cell(folder)
+            for folder in run_compare(
+                [*words, f"compare.share_targets={flag}", f"compare.out={tmp_path / flag}"],
+                Console(quiet=True),
+            )
+        ]
         for flag in ("true", "false")
     )
     # The first batch once for all four cells; the second once per side, as PRUNE writes as MEMIT.

@@ -1,14 +1,14 @@
-"""Runs made up on the spot, with every part that a real one has."""
+"""Cells made up on the spot, with every part that a real one has."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from alphaedit_plugin.experiments.cells import Cell, LayerReport, Point
-from alphaedit_plugin.experiments.results import METRICS, Run, Setting, dumps
-from alphaedit_plugin.metrics.base import Reading
+from alphaedit_plugin.experiments.results import Cell, LayerReport, Point, Setting, write_cell
+from alphaedit_plugin.metrics.base import MetricValue, means
 from alphaedit_plugin.metrics.evaluation import Evaluation
 from alphaedit_plugin.metrics.shift import Shift
 
@@ -22,70 +22,69 @@ def evaluation(edits: int, chance: float, rng: random.Random, **more: float) -> 
         return [[float(rng.random() < chance)] for _ in range(count)]
 
     near = [[float(rng.random() < chance) for _ in range(n % 3)] for n in range(edits)]
-    readings = {
-        "efficacy.success": Reading.mean("request", hits(edits)),
-        "efficacy.accuracy": Reading.mean("request", hits(edits)),
-        "specificity.success": Reading.mean("request", near),
-        "specificity.accuracy": Reading.mean("request", near),
-        "rewrite_acc": Reading.mean("request", hits(edits)),
-        "neighbourhood_acc": Reading.mean("request", near),
-        "retention.seen": Reading.mean("retention.seen", hits(40)),
-        "retention.unseen": Reading.mean("retention.unseen", hits(25)),
+    columns = {
+        "efficacy.success": hits(edits),
+        "efficacy.accuracy": hits(edits),
+        "specificity.success": near,
+        "specificity.accuracy": near,
+        "rewrite_acc": hits(edits),
+        "neighbourhood_acc": near,
     }
-    found = {column: reading for column, reading in readings.items() if reading is not None}
-    return Evaluation(found | {name: Reading(value) for name, value in more.items()})
+    retention = {f"retention.{name}": hits(size) for name, size in (("seen", 40), ("unseen", 25))}
+    values = means(columns)
+    for column, groups in retention.items():
+        values |= means({column: groups}, unit=column)
+    return Evaluation(values | {name: MetricValue(value) for name, value in more.items()})
 
 
-def cell(base: str, null_space: bool, chance: float, seed: int = 0, **settings: object) -> Cell:
+def cell(
+    base: str,
+    null_space: bool,
+    chance: float,
+    seed: int = 0,
+    data: str = "made_up",
+    edits: int = EDITS,
+    **settings: object,
+) -> Cell:
     """A cell whose edits hold with the given chance."""
     rng = random.Random(f"{base} {null_space} {seed}")
-    points = tuple(
-        Point(edits, evaluation(edits, chance, rng, perplexity=20 / chance), {3: edits / 100})
-        for edits in (EDITS // 3, 2 * EDITS // 3, EDITS)
-    )
+    points = [
+        Point(n, evaluation(n, chance, rng, perplexity=20 / chance), {3: n / 100})
+        for n in (edits // 3 or 1, 2 * edits // 3 or 1, edits)
+    ]
+    brief = [replace(point, evaluation=point.evaluation.brief()) for point in points[:-1]]
     states = tuple((rng.gauss(0, 1), rng.gauss(0, 1)) for _ in range(12))
     moved = tuple((x + 0.1, y) for x, y in states)
-    layers = {3: LayerReport(0.3, 1e-7 if null_space else 1e-3, 1e-8, 50, 64)}
-    shift = Shift(4, 0.25, 0.5, states, moved)
-    abilities = {edits: {"sst2.acc": chance - edits / 1000} for edits in (0, EDITS)}
     return Cell(
+        setting=Setting("tiny & co", data, "target alt", seed, edits, 10, f"requests {seed}"),
         base=base,
         null_space=null_space,
         settings={"batch_size": 10, **settings},
-        points=points,
-        layers=layers,
+        before=evaluation(edits, 0.1, random.Random(seed)),
+        points=(*brief, points[-1]),
+        layers={3: LayerReport(0.3, 1e-7 if null_space else 1e-3, 1e-8, 50, 64)},
         seconds=1.5,
-        shift=shift,
-        abilities=abilities,
+        shift=Shift(4, 0.25, 0.5, states, moved),
+        abilities={n: {"sst2.acc": chance - n / 1000} for n in (0, edits)},
+        command=f"alphaedit compare seed={seed}",
+        identity="made up",
     )
 
 
-def run(cells: Sequence[Cell], seed: int = 0, data: str = "made_up", edits: int = EDITS) -> Run:
-    """A run of these cells."""
-    setting = Setting("tiny & co", data, "target alt", seed, edits, 10)
-    before = evaluation(edits, 0.1, random.Random(seed))
-    return Run(setting, before, tuple(cells), f"alphaedit compare seed={seed}")
-
-
-def seeds(count: int = 3, data: str = "made_up") -> list[Run]:
-    """Runs of MEMIT and RECT, plain and projected; MEMIT gains much, RECT nothing."""
+def seeds(count: int = 3, data: str = "made_up") -> list[Cell]:
+    """Cells of MEMIT and RECT, plain and projected; MEMIT gains much, RECT nothing."""
     chances = {("memit", False): 0.5, ("memit", True): 0.95, ("rect", False): 0.7}
     return [
-        run(
-            [
-                cell(base, side, chances.get((base, side), 0.7), seed)
-                for base in ("memit", "rect")
-                for side in (False, True)
-            ],
-            seed,
-            data,
-        )
+        cell(base, side, chances.get((base, side), 0.7), seed, data)
         for seed in range(count)
+        for base in ("memit", "rect")
+        for side in (False, True)
     ]
 
 
-def write(folder: Path, made: Run) -> Path:
-    """As ``alphaedit compare`` writes it."""
-    folder.mkdir(parents=True)
-    (folder / METRICS).write_text(dumps(made), encoding="utf-8")
+def write(folder: Path, cells: Sequence[Cell]) -> Path:
+    """As ``alphaedit compare`` writes them: a folder for each."""
+    for number, one in enumerate(cells):
+        (folder / str(number)).mkdir(parents=True)
+        write_cell(one, folder / str(number))
     return folder

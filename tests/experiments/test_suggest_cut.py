@@ -7,7 +7,13 @@ import torch
 
 from alphaedit_plugin.common.errors import ModelError
 from alphaedit_plugin.experiments.causal_tracing import Trace
-from alphaedit_plugin.experiments.suggest_cut import USUAL, choose_cut, choose_layers, measure_cuts
+from alphaedit_plugin.experiments.suggest_cut import (
+    USUAL,
+    CutOutcome,
+    choose_cut,
+    choose_layers,
+    spectra_of,
+)
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
@@ -15,7 +21,7 @@ from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 def _trace(depth: int, peak: int) -> Trace:
     mlp = tuple(0.5 - 0.01 * abs(layer - peak) for layer in range(depth))
-    return Trace(tuple(range(depth)), 0.9, 0.1, mlp, mlp, 1, 10)
+    return Trace(0.9, 0.1, mlp, mlp, 1, 10)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +48,10 @@ def test_one_block_is_too_few() -> None:
 
 
 def test_outcomes_are_those_of_the_projector(gpt2_moments: dict[int, SecondMoment]) -> None:
-    found = measure_cuts({1: gpt2_moments[1]})
+    eigenvalues = spectra_of({1: gpt2_moments[1]})[1]
     for cut in USUAL:
         projector = Projector.fit(gpt2_moments[1], cut)
-        outcome = found.outcomes[str(cut)][1]
+        outcome = CutOutcome.of(cut, eigenvalues)
         assert outcome.null == pytest.approx(projector.null_dimension / projector.d_in)
         assert outcome.degenerate == (projector.diagnosis() is not None)
 
@@ -53,6 +59,5 @@ def test_outcomes_are_those_of_the_projector(gpt2_moments: dict[int, SecondMomen
 def test_a_cut_follows_the_models_scale() -> None:
     """AlphaEdit's where it was made for such a spectrum; not where everything is null to it."""
     values = torch.cat([torch.full((20,), 5.0), torch.full((80,), 1e-4)]).double()
-    assert choose_cut(measure_cuts({0: SecondMoment(values.diag(), 1)})) == USUAL[0]
-    small = SecondMoment((1e-4 * values).diag(), 1)
-    assert choose_cut(measure_cuts({0: small})) == Cut(CutRule.auto, 1.0)
+    assert choose_cut({0: values}) == Cut(CutRule.absolute, 2e-2)
+    assert choose_cut({0: 1e-4 * values}) == Cut(CutRule.auto, 1.0)

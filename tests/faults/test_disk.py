@@ -14,7 +14,7 @@ from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.outputs import filled_folder
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.experiments.comparison_report import PAGE
+from alphaedit_plugin.experiments.report import MARKDOWN
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches.adapter import save_adapter
 from alphaedit_plugin.patches.full import save_checkpoint
@@ -84,7 +84,7 @@ def test_an_edit_killed_while_it_saves(saved: Path, tmp_path: Path, event: str) 
 @pytest.mark.parametrize("event", ["open", "os.rename"])  # nothing is written; all is
 def test_a_report_killed_while_it_is_written(tmp_path: Path, event: str) -> None:
     """An earlier report stays as it was until the new one is complete."""
-    page = tmp_path / "out" / PAGE
+    page = tmp_path / "out" / MARKDOWN
     page.parent.mkdir()
     page.write_text("earlier")
     words = [
@@ -92,7 +92,7 @@ def test_a_report_killed_while_it_is_written(tmp_path: Path, event: str) -> None
         "compare.jobs=1", "compare.every=0", "model.moments.tokens=2000",
         f"compare.out={page.parent}",
     ]  # fmt: skip
-    killed_at(event, f"*/{PAGE}.*.part", words, tmp_path / "cache")
+    killed_at(event, f"*/{MARKDOWN}.*.part", words, tmp_path / "cache")
     assert page.read_text() == "earlier"
 
 

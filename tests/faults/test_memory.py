@@ -19,7 +19,7 @@ from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
-from alphaedit_plugin.metrics.per_edit import edit_quality
+from alphaedit_plugin.metrics.easyedit import edit_quality
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.projector import Projector

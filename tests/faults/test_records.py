@@ -15,7 +15,7 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import load_data
-from alphaedit_plugin.experiments.study import prepare
+from alphaedit_plugin.experiments.cell_setup import set_up
 from alphaedit_plugin.metrics.base import check_scored
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
@@ -66,7 +66,7 @@ def test_edit_goes_on_with_others(
     assert asked == [row["prompt"] for row in GOOD[:3]]
     (said,) = [message for message in caplog.messages if "dropped" in message]
     assert said.startswith("plain, edits.json: 1 record dropped: 1 × ")
-    assert f"the model's context is {CONTEXT} [record 0 (line 1)]" in said
+    assert f"the model's context is {CONTEXT} [record 0]" in said
 
 
 def test_an_error_is_there_for_those_who_want_it(
@@ -76,8 +76,8 @@ def test_an_error_is_there_for_those_who_want_it(
     for command in ("edit", "compare"):
         assert main([command, *chosen[: -2 if command == "compare" else None], *chosen[-1:]]) == 2
         error = capsys.readouterr().err
-        assert "plain, edits.json: record 1 (line 1): prompt 'Ada Marsh speaks " in error
-        assert error.endswith("data.strict=false leaves it out\n")
+        assert "plain, edits.json: record 1: prompt 'Ada Marsh speaks " in error
+        assert error.endswith("data.strict=false drops it\n")
     assert not (tmp_path / "j").exists()
 
 
@@ -104,19 +104,18 @@ def test_every_cell_of_a_comparison_edits_the_same(
     words: Callable[..., list[str]], caplog: Log
 ) -> None:
     chosen = [*words(BAD["rephrasing"], GOOD[1], BAD["prompt"], MERGED, *GOOD[2:], *GOOD[2:])]
-    configs = [
-        load_config([*chosen, f"base={base}", "compare.edits=4", f"null_space={flag}"])
-        for base in ("rome", "memit")
-        for flag in ("false", "true")
-    ]
-    study = prepare(configs)
-    prompts = [request.filled for request in study.data.requests]
-    assert prompts == [row["prompt"] for row in (GOOD[1], MERGED, *GOOD[2:])]
-    assert len(study.jobs) == 4
-    said = [m for m in caplog.messages if "dropped" in m or "at a token that" in m]
-    assert len(said) == 2
-    assert said[0].startswith("plain, edits.json: 2 records dropped: ")
-    assert said[1].endswith("1 of 4 requests, such as 'cat' with 's' in 'The cats are'")
+    settings = []
+    for base in ("rome", "memit"):
+        caplog.clear()
+        cell = set_up(load_config([*chosen, f"base={base}", "compare.edits=4"]))
+        prompts = [request.filled for request in cell.data.requests]
+        assert prompts == [row["prompt"] for row in (GOOD[1], MERGED, *GOOD[2:])]
+        said = [m for m in caplog.messages if "dropped" in m or "at a token that" in m]
+        assert len(said) == 2
+        assert said[0].startswith("plain, edits.json: 2 records dropped: ")
+        assert said[1].endswith("1 of 4 requests, such as 'cat' with 's' in 'The cats are'")
+        settings.append(cell.setting)
+    assert settings[0] == settings[1]
 
 
 def test_edit_says_once_which_subjects_are_merged_with_their_text(

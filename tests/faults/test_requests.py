@@ -202,7 +202,7 @@ def test_contradictions_can_be_refused(gpt2: EditableModel, gpt2_moments: Moment
         Memit(20.0), LAYERS, CONTEXTS, gpt2_moments, targets=SEARCH, on_conflict=OnConflict.refuse
     )
     session, before = EditSession(gpt2, LAYERS), weights_of(gpt2)
-    with pytest.raises(RequestError, match=r"'Rome' and 'Spanish': leave one out"):
+    with pytest.raises(RequestError, match=r"'Rome' and 'Spanish': remove one"):
         edit(session, recipe, [BROKEN, OTHER])
     assert_same_weights(gpt2, before)
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from alphaedit_plugin.common.errors import AlphaEditError
+from alphaedit_plugin.data.arguments import prepare_requests
 from alphaedit_plugin.data.conflicts import OnConflict
-from alphaedit_plugin.data.request import prepare_requests
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.editing.target_settings import OnFailure, TargetSettings

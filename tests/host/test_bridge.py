@@ -17,8 +17,9 @@ from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import EditorConfig
 from alphaedit_plugin.config.statistics import load_moments
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.easyedit.host import HostError, second_moment_of
-from alphaedit_plugin.easyedit.host_editor import HostedEditor
+from alphaedit_plugin.easyedit.find_host import HostError
+from alphaedit_plugin.easyedit.host import second_moment_of
+from alphaedit_plugin.easyedit.host_engine import hosted_editor
 from alphaedit_plugin.editor import NullSpaceEditor
 from tests.host.tiny_host import CONTEXTS, TinyHostModel, skip_without_host
 
@@ -54,7 +55,7 @@ def batches(tiny: TinyHostModel) -> list[list[Request]]:
 @pytest.mark.parametrize("base", ["rome", "memit", "rect", "prune"])
 def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: bool) -> None:
     chosen = config(tiny, base, null_space)
-    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    ours, theirs = NullSpaceEditor.from_config(chosen), hosted_editor(chosen)
     for batch in batches(tiny):
         ours.apply(batch)
         theirs.apply(batch)
@@ -63,6 +64,11 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
     for layer in chosen.model.layers:
         expected, found = ours.session.accumulated(layer), theirs.session.accumulated(layer)
         assert (found - expected).norm() / expected.norm() < 1e-2
+    for editor in (ours, theirs):
+        editor.session.undo(len(editor.session.journal))
+        assert not editor.session.requests
+    fresh = ours.lm.model.state_dict()
+    assert all(torch.equal(w, fresh[n]) for n, w in theirs.lm.model.state_dict().items())
 
 
 @pytest.mark.parametrize("base", ["rome", "memit"])
@@ -70,7 +76,7 @@ def test_both_hosts_write_the_same(tiny: TinyHostModel, base: str, null_space: b
 def test_braces_of_the_text_reach_the_host(tiny: TinyHostModel, base: str, prompt: str) -> None:
     chosen, request = config(tiny, base, True), tiny.requests[0]
     batch = [Request.parse(prompt, request["subject"] + " {b}", request["target_new"])]
-    ours, theirs = NullSpaceEditor.from_config(chosen), HostedEditor.from_config(chosen)
+    ours, theirs = NullSpaceEditor.from_config(chosen), hosted_editor(chosen)
     ours.apply(batch)
     theirs.apply(batch)
     for layer in chosen.model.layers:
@@ -161,5 +167,5 @@ def test_offloaded_weights_are_refused_before_anything_is_run(
     blocks = tiny.weight_names()[0].partition(".1.")[0]
     chosen.model.device_map = parts | {blocks: "disk", "lm_head": "cpu"}
     with pytest.raises(HostError, match=r"is offloaded.*host=native"):
-        HostedEditor.from_config(chosen)
+        hosted_editor(chosen)
     assert not (tmp_path / "stats").exists()

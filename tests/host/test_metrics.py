@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.metrics.easyedit import requested_rewrite
 from alphaedit_plugin.metrics.evaluation import evaluate
-from alphaedit_plugin.metrics.per_edit import requested_rewrite
-from alphaedit_plugin.metrics.text import n_gram_entropy
+from alphaedit_plugin.metrics.generation import n_gram_entropy
 from alphaedit_plugin.models.editable import EditableModel
 from tests.host.tiny_host import TinyHostModel, skip_without_host
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,11 +12,12 @@ import torch
 import yaml
 
 import alphaedit_plugin
+from alphaedit_plugin import PRUNEHyperParams, RECTHyperParams
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.easyedit import PRUNEHyperParams, RECTHyperParams
-from alphaedit_plugin.easyedit.host import batch_editor
+from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.models.editable import EditableModel
+from tests.host.test_bridge import batches, config
 from tests.host.test_flag import asked, projector_of, weights
 from tests.host.tiny_host import TinyHostModel, algorithms, pin_contexts, skip_without_host
 
@@ -82,6 +84,27 @@ def test_an_edit_taken_back_leaves_no_trace(
 
 @pytest.mark.parametrize("null_space", [False, True])
 @pytest.mark.parametrize("method", KINDS)
+def test_they_write_what_our_engine_writes(
+    registered: ModuleType, tiny: TinyHostModel, method: str, null_space: bool
+) -> None:
+    search = "model.target.steps=12", "model.contexts.bare_apart=false"
+    ours = NullSpaceEditor.from_config(config(tiny, method.lower(), null_space, *search))
+    hparams = KINDS[method](**settings(tiny, method, null_space=null_space))
+    model, tokenizer = tiny.load()
+    for number, batch in enumerate(batches(tiny)):
+        ours.apply(batch)
+        rows = [dict(row) for row in tiny.requests[2 * number :][:2]]
+        algorithms()[method](model, tokenizer, rows, hparams)
+    ours.finalize()
+    fresh, edited = (EditableModel.wrap(*pair) for pair in (tiny.load(), (model, tokenizer)))
+    for layer in hparams.layers:
+        expected = ours.session.accumulated(layer)
+        change = edited.weight(layer) - fresh.weight(layer)
+        assert (change - expected).norm() / expected.norm() < 1e-2
+
+
+@pytest.mark.parametrize("null_space", [False, True])
+@pytest.mark.parametrize("method", KINDS)
 def test_a_pair_of_model_and_tokenizer_is_edited(
     registered: ModuleType, tiny_gpt2: TinyHostModel, method: str, null_space: bool
 ) -> None:
@@ -111,12 +134,13 @@ def test_hparams_are_read_from_yaml(tiny: TinyHostModel, tmp_path: Path, method:
 
 
 def test_they_are_gone_after_unregister(host: ModuleType) -> None:
-    before = vars(batch_editor())["is_batchable_method"]
+    batches = importlib.import_module("easyeditor.editors.batch_editor").BatchEditor
+    before = vars(batches)["is_batchable_method"]
     constructor = host.BaseEditor.__init__
     alphaedit_plugin.register()
-    assert batch_editor().is_batchable_method("PRUNE")
-    assert not batch_editor().is_batchable_method("ROME")
+    assert batches.is_batchable_method("PRUNE")
+    assert not batches.is_batchable_method("ROME")
     alphaedit_plugin.unregister()
-    assert vars(batch_editor())["is_batchable_method"] is before
+    assert vars(batches)["is_batchable_method"] is before
     assert host.BaseEditor.__init__ is constructor
     assert "PRUNE" not in algorithms()

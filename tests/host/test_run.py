@@ -15,9 +15,8 @@ import pytest
 import torch
 
 import alphaedit_plugin
+from alphaedit_plugin import RECTHyperParams
 from alphaedit_plugin.cli.main import main
-from alphaedit_plugin.easyedit import RECTHyperParams
-from alphaedit_plugin.easyedit import host as hosting
 from alphaedit_plugin.models.editable import EditableModel
 from tests.host.test_flag import NAMES, leaks
 from tests.host.tiny_host import (
@@ -103,19 +102,19 @@ def test_a_script_that_knows_nothing_of_us(run_it: RunIt, tiny: TinyHostModel, m
     assert max(leaks(tiny, method, edited(tiny)).values()) > 1e-3
 
 
-def test_what_is_typed_goes_before_yaml_and_says_so(
+def test_what_is_typed_overrides_yaml_and_says_so(
     run_it: RunIt, tiny_gpt2: TinyHostModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run_it(tiny_gpt2, "MEMIT", "--null_space", *cut(tiny_gpt2), null_space=False) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
-    assert "--null_space True goes before what MEMITHyperParams has" in caplog.text
+    assert "--null_space True overrides null_space: False of MEMITHyperParams" in caplog.text
     caplog.clear()
     assert run_it(tiny_gpt2, "MEMIT", "--null_space", "false", null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) > 1e-3
     caplog.clear()
     assert run_it(tiny_gpt2, "MEMIT", *cut(tiny_gpt2), null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
-    assert "goes before" not in caplog.text
+    assert "overrides" not in caplog.text
 
 
 def test_a_method_that_cannot_project_is_refused(
@@ -171,7 +170,7 @@ def test_our_own_methods_take_the_flag(
 ) -> None:
     script, out = tmp_path / "script.py", tmp_path / "out.json"
     script.write_text(
-        "import json\nfrom alphaedit_plugin.easyedit import RECTHyperParams\n"
+        "import json\nfrom alphaedit_plugin import RECTHyperParams\n"
         "made = RECTHyperParams.from_hparams('RECT.yaml')\n"
         f"json.dump(made.to_dict(), open({str(out)!r}, 'w'))"
     )
@@ -241,8 +240,4 @@ def test_doctor_finds_the_host(
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert str(home) in out
-    (flagged,) = (line for line in out.splitlines() if "with null_space" in line)
-    names = flagged.partition("with null_space")[2].strip().split(", ")
-    assert set(names) == {*NAMES, "PRUNE", "RECT"}
-    assert f"{len(functions) - len(hosting.METHODS)} other methods" in out
     assert algorithms() == functions

@@ -113,13 +113,7 @@ def test_a_projector_of_another_model_is_refused(
     ("keys", "message"),
     [
         ({"null_space": "yes"}, "null_space is 'yes': give true or false"),
-        ({"null_space": 1}, "null_space is 1: give true or false"),
-        ({"null_space": None}, "null_space is None: give true or false"),
-        ({"null_space_cut": "two"}, "null_space_cut is 'two': give a number"),
         ({"null_space_cut": [1]}, "null_space_cut is .1.: give a number"),
-        ({"null_space_l2": True}, "null_space_l2 is True: give a number"),
-        ({"null_space_mode": 3}, "null_space_mode is 3: give a name"),
-        ({"projector_path": 3.0}, "projector_path is 3.0: give a path"),
         ({"layers": []}, "name at least one layer"),
         ({"layers": [2, 2]}, "none twice"),
     ],
@@ -136,15 +130,6 @@ def test_a_value_of_another_type_is_refused(
     file = tiny_gpt2.write_hparams(method, tmp_path, **flag(tiny_gpt2) | keys)
     with pytest.raises(ConfigError, match=message):
         written(tiny_gpt2, method, file)
-
-
-def test_a_misspelt_attribute_is_not_overlooked(
-    registered: ModuleType, tiny_gpt2: TinyHostModel
-) -> None:
-    hparams = tiny_gpt2.hparams("MEMIT")
-    hparams.nullspace = True
-    with pytest.raises(ConfigError, match="'nullspace'; did you mean 'null_space'"):
-        algorithms()["MEMIT"](*tiny_gpt2.load(), request_of(tiny_gpt2), hparams)
 
 
 def test_every_other_method_refuses_the_keys_by_name(registered: ModuleType) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import alphaedit_plugin
-from alphaedit_plugin.easyedit import RECTHyperParams
+from alphaedit_plugin import RECTHyperParams
 from alphaedit_plugin.easyedit.host import second_moment_of
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models.editable import EditableModel

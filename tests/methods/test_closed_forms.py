@@ -10,8 +10,9 @@ from torch import Tensor
 
 from alphaedit_plugin.common.errors import NumericalError
 from alphaedit_plugin.methods.base import LayerProblem
-from alphaedit_plugin.methods.least_squares import PastKeys, least_squares
+from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.methods.memit import Memit
+from alphaedit_plugin.methods.past_keys import PastKeys
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment

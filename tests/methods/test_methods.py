@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from alphaedit_plugin import conf
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.errors import ConfigError, ModelError, ProjectorError
 from alphaedit_plugin.editing.engine import finalize
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
-from alphaedit_plugin.methods.least_squares import PastKeys
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rect import Rect
@@ -104,12 +105,7 @@ def test_a_closed_form_needs_no_second_moment(
     run(gpt2, method, {})
 
 
-def test_a_missing_second_moment_is_named(gpt2: EditableModel) -> None:
-    with pytest.raises(ConfigError, match="layer 1 has no second moment"):
-        run(gpt2, Memit(), {})
-
-
-def problem_for(seed: int, n: int = 3, m: int = 0) -> LayerProblem:
+def problem_for(seed: int, n: int = 3) -> LayerProblem:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -117,30 +113,7 @@ def problem_for(seed: int, n: int = 3, m: int = 0) -> LayerProblem:
 
     keys = normal(12, 40)
     moment = SecondMoment((keys @ keys.T).double(), 40)
-    return LayerProblem(0, normal(12, n), normal(12, n), normal(8, n), normal(8, 12), moment,
-                        PastKeys((normal(12, m),)))  # fmt: skip
-
-
-def test_memit_with_a_cache_keeps_past_keys_in_place() -> None:
-    problem = problem_for(0, n=2, m=4)
-    plain = Memit(1.0).delta(problem).dense.float() @ problem.past.joined(problem.keys)
-    cached = Memit(1.0, sequential_cache=True).delta(problem).dense.float() @ problem.past.joined(
-        problem.keys
-    )
-    assert cached.norm() < 0.7 * plain.norm()
-
-
-def test_alphaedit_keeps_past_keys_in_place() -> None:
-    problem = problem_for(0, n=2, m=4)
-    assert problem.moment is not None
-    projector = Projector.fit(problem.moment, CUT_HALF)
-    method = AlphaEdit(Memit(), {0: projector}, ridge=0.1)
-    alone = LayerProblem(**(vars(problem) | {"past": PastKeys()}))
-    kept = method.delta(problem).dense.float() @ problem.past.joined(problem.keys)
-    assert (
-        kept.norm()
-        < 0.7 * (method.delta(alone).dense.float() @ problem.past.joined(problem.keys)).norm()
-    )
+    return LayerProblem(0, normal(12, n), normal(12, n), normal(8, n), normal(8, 12), moment)
 
 
 def test_post_is_the_bases_delta_times_p() -> None:
@@ -164,28 +137,46 @@ def test_rect_writes_its_share_of_memits_delta(percent: float) -> None:
     assert torch.equal(kept[kept != 0], full[kept != 0])
 
 
-@pytest.mark.parametrize("percent", [0, -5, 101, float("nan")])
-def test_rect_refuses_a_share_that_is_none(percent: float) -> None:
-    with pytest.raises(ConfigError, match="keep_percent"):
-        Rect(keep_percent=percent)
-
-
 def test_rect_refuses_a_share_too_small_to_keep_an_entry() -> None:
     with pytest.raises(ConfigError, match=r"keep_percent is 0\.1: it must be enough to keep"):
         Rect(2.0, keep_percent=0.1).delta(problem_for(2))
 
 
-@pytest.mark.parametrize("kind", [Memit, Rect, Prune])
-@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_moment_must_have_weight(kind: type[Memit], weight: float) -> None:
-    with pytest.raises(ConfigError, match="moment_weight"):
-        kind(moment_weight=weight)
+NAN, INFINITY = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5, float("nan"), float("inf")])
-def test_prune_refuses_a_base_that_is_none(alpha: float) -> None:
-    with pytest.raises(ConfigError, match="alpha"):
-        Prune(alpha=alpha)
+@pytest.mark.parametrize(
+    ("kind", "name", "values"),
+    [
+        (Memit, "moment_weight", [0.0, -1.0, INFINITY, NAN]),
+        (Rect, "moment_weight", [0.0]),
+        (Rect, "keep_percent", [0, -5, 101, NAN]),
+        (Prune, "alpha", [1.0, 0.5, INFINITY, NAN]),
+    ],
+)
+def test_a_setting_outside_its_range_is_refused(
+    kind: type[BaseMethod], name: str, values: list[float]
+) -> None:
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"base\.{name} is {value}: it must be"):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, INFINITY, NAN])
+def test_the_ridge_must_be_positive_where_it_is_used(ridge: float) -> None:
+    with pytest.raises(ConfigError, match=r"projector\.l2 is .* must be positive"):
+        AlphaEdit(Memit(), {}, ridge=ridge)
+    AlphaEdit(Rome(), {}, ridge=ridge)
+
+
+def test_layers_must_ascend_have_a_projector_and_a_second_moment(gpt2: EditableModel) -> None:
+    with pytest.raises(ModelError, match=r"must ascend: give model\.layers=\[1, 2\]"):
+        Memit().check_layers([2, 1])
+    Rome().check_layers([2, 1])
+    with pytest.raises(ProjectorError, match=r"no projector for layer 1, only for layers \[\]"):
+        AlphaEdit(Rome(), {}).check_layers([1])
+    with pytest.raises(ConfigError, match="layer 1 has no second moment"):
+        run(gpt2, Memit(), {})
 
 
 @pytest.mark.parametrize("projected", [False, True])
@@ -224,7 +215,7 @@ def test_prune_acts_against_the_pristine_weight(
 
 @pytest.mark.parametrize("base", ["rome", "rome without C"])
 def test_rome_has_no_closed_form_to_replace(base: str) -> None:
-    with pytest.raises(ConfigError, match=r"Rome is no least squares.*mode=post"):
+    with pytest.raises(ConfigError, match=r"Rome is not a least-squares method.*mode=post"):
         AlphaEdit(BASES[base], {}, Mode.solve)
 
 
@@ -237,35 +228,25 @@ def test_auto_solves_where_there_is_a_least_squares(base: str) -> None:
     assert not AlphaEdit(BASES[base], {}, Mode.post).solves
 
 
-@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_ridge_must_be_positive_where_it_is_used(ridge: float) -> None:
-    with pytest.raises(ConfigError, match=r"projector\.l2 is .* must be positive"):
-        AlphaEdit(Memit(), {}, ridge=ridge)
-    AlphaEdit(Rome(), {}, ridge=ridge)
+@pytest.mark.parametrize("name", ["rome", "memit", "rect", "prune"])
+def test_the_yaml_of_a_method_says_what_its_dataclass_says(name: str) -> None:
+    path = Path(conf.__file__).parent / "base" / f"{name}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert (settings.pop("name"), settings.pop("span") in ("single", "spread")) == (name, True)
+    defaults = {field.name: field.default for field in fields(METHODS.get(name))}  # type: ignore[arg-type]
+    assert settings.keys() == defaults.keys()
+    for key, value in settings.items():
+        assert value in (defaults[key], f"${{model.{key}}}")
 
 
-def test_the_registry_holds_the_four() -> None:
+def test_the_registry_has_the_four() -> None:
     found = {name: METHODS.get(name) for name in METHODS}
     assert found == {"rome": Rome, "memit": Memit, "prune": Prune, "rect": Rect}
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("mimit", "'memit'"), ("roma", "'rome'"), ("Prune", "'prune'")]
-)
-def test_an_unknown_method_gets_the_nearest(name: str, near: str) -> None:
-    with pytest.raises(ConfigError, match=f"unknown base method {name!r}.*did you mean .*{near}"):
-        METHODS.get(name)
-
-
-def test_a_taken_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'rome' is registered already"):
-        METHODS.register("rome", Memit)
-    assert METHODS.get("rome") is Rome
-
-
 @dataclass(frozen=True)
 class Hebbian(BaseMethod):
-    """A method of a user's own: outer products, and at the end a half of them and of W0."""
+    """A user's method: outer products, and at the end half of them and of W0."""
 
     rate: float = 0.5
     target = Part.VALUE
@@ -277,19 +258,12 @@ class Hebbian(BaseMethod):
         return Delta((accumulated + pristine) / 2)
 
 
-@pytest.fixture
-def fifth() -> Iterator[str]:
-    METHODS.register("hebbian", Hebbian)
-    yield "hebbian"
-    METHODS.unregister("hebbian")
-
-
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_fifth_method_works_like_the_four(
-    fifth: str, gpt2: EditableModel, gpt2_moments: Moments, mode: Mode
+    gpt2: EditableModel, gpt2_moments: Moments, mode: Mode
 ) -> None:
     half = {i: Projector.fit(m, CUT_HALF) for i, m in gpt2_moments.items()}
-    method = AlphaEdit(METHODS.get(fifth)(), half, mode)
+    method = AlphaEdit(Hebbian(), half, mode)
     session = run(gpt2, method, gpt2_moments)
     assert len(session.journal) == 3
     for layer in LAYERS:
@@ -300,7 +274,3 @@ def test_a_fifth_method_works_like_the_four(
         expected = (before_the_end + session.pristine(layer) @ p) / 2
         assert relative(session.accumulated(layer), expected) < 1e-5
         assert half[layer].leakage(Delta(session.accumulated(layer))) < 1e-6
-
-
-def test_the_fifth_method_is_gone_afterwards() -> None:
-    assert "hebbian" not in METHODS

@@ -10,7 +10,14 @@ import pytest
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import Probe
-from alphaedit_plugin.metrics.base import METRICS, Exam, Reading, Readings, lower_is_better, metric
+from alphaedit_plugin.metrics.base import (
+    METRICS,
+    EvalContext,
+    MetricValues,
+    lower_is_better,
+    means,
+    metric,
+)
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 from alphaedit_plugin.models.editable import EditableModel
 from tests.tiny import REQUESTS
@@ -19,16 +26,14 @@ from tests.tiny import REQUESTS
 @pytest.fixture
 def name_length() -> Iterator[str]:
     @metric("name_length", lower=True)
-    def read(exam: Exam) -> Readings:
-        sizes = [[float(len(request.subject))] for request in exam.requests]
-        reading = Reading.mean("request", sizes)
-        return {} if reading is None else {"name_length": reading}
+    def read(context: EvalContext) -> MetricValues:
+        return means({"name_length": [[float(len(r.subject))] for r in context.requests]})
 
     yield "name_length"
     METRICS.unregister("name_length")
 
 
-def test_a_metric_of_ones_own_is_one_function(gpt2: EditableModel, name_length: str) -> None:
+def test_a_users_metric_is_one_function(gpt2: EditableModel, name_length: str) -> None:
     found = evaluate(gpt2, REQUESTS, {})
     expected = [len(request.subject) for request in REQUESTS]
     assert found.readings[name_length].totals == tuple(expected)
@@ -56,7 +61,7 @@ def test_unknown_and_doubled_names_are_refused(gpt2: EditableModel) -> None:
     with pytest.raises(ConfigError, match="fluencey"):
         load_config(["compare.metrics=[fluencey]"])
     with pytest.raises(ConfigError, match="registered already"):
-        metric("fluency")(lambda exam: {})
+        metric("fluency")(lambda context: {})
 
 
 def test_data_without_prompts_gives_no_column(gpt2: EditableModel) -> None:

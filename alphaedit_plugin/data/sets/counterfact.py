@@ -6,23 +6,24 @@ multi-counterfact is CounterFact without contradictions.
 ``requested_rewrite`` is the edit; ``paraphrase_prompts`` ask it in other words,
 ``neighborhood_prompts`` ask the same of subjects whose answer is and stays ``target_true``,
 ``attribute_prompts`` of subjects whose answer was ``target_new`` all along, and
-``generation_prompts`` begin texts about the subject. With ``data.references``, the texts that
-ROME compares those with come from its ``attribute_snippets.json``. EasyEdit's editions with
+``generation_prompts`` begin texts about the subject. With ``data.references``, the texts that ROME
+compares those with are read from its ``attribute_snippets.json``. EasyEdit's editions with
 ``portability`` (``New Question``, ``New Answer``) are read, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from alphaedit_plugin.common.errors import ConfigError, RequestError
-from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
+from alphaedit_plugin.common.errors import ConfigError, RequestError, require
+from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.records import read_records
-from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.data.settings import DataConfig
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
+from alphaedit_plugin.data.source import FileData, FileOptions
 
 SNIPPETS = "https://rome.baulab.info/data/dsets/attribute_snippets.json"
 ONE_HOP = "one_hop"  # EasyEdit's name for the portability probe
@@ -30,24 +31,44 @@ ONE_HOP = "one_hop"  # EasyEdit's name for the portability probe
 Snippets = Mapping[tuple[str, str], tuple[str, ...]]  # texts by relation and target
 
 
-def read_counterfact(record: Fields, snippets: Snippets | None = None) -> list[Request]:
-    """The request of one record.
+@dataclass(frozen=True)
+class CounterfactOptions(FileOptions):
+    """CounterFact's options.
 
-    Args:
-        record: in ROME's layout.
-        snippets: reference texts, if any.
+    Attributes:
+        references: ROME's reference texts (``attribute_snippets.json``), for consistency.
+    """
+
+    references: str | None = None
+
+    def __post_init__(self) -> None:
+        given = self.references is None or bool(self.references.strip())
+        require(given, "data.references", repr(self.references), "a file, or null for none")
+
+    @property
+    def conventions(self) -> str:
+        """Which reference texts are used."""
+        return f"reference texts of {Path(self.references).name}" if self.references else ""
+
+    @cached_property
+    def snippets(self) -> Snippets | None:
+        """The reference texts."""
+        return read_snippets(Path(self.references).expanduser()) if self.references else None
+
+
+def read_counterfact(record: Fields, options: CounterfactOptions) -> list[Request]:
+    """The request of one record.
 
     Raises:
         RequestError: it lacks a part, or cannot be edited as given.
     """
     rewrite = record.child("requested_rewrite")
-    target = rewrite.child("target_new")
-    truth = target_of(rewrite, "target_true")
+    truth = rewrite.child("target_true", required=False).maybe("str")
     return [
         Request.parse(
             rewrite.text("prompt"),
             rewrite.text("subject"),
-            target.text("str"),
+            rewrite.child("target_new").text("str"),
             template=True,
             ground_truth=truth,
             rephrase=record.texts("paraphrase_prompts"),
@@ -55,23 +76,17 @@ def read_counterfact(record: Fields, snippets: Snippets | None = None) -> list[R
             portability=one_hop(record),
             generation=record.texts("generation_prompts"),
             attribute=record.texts("attribute_prompts"),
-            references=_references(rewrite, snippets),
+            references=_references(rewrite, options.snippets),
             case_id=record.label("case_id"),
             relation=rewrite.maybe("relation_id"),
         )
     ]
 
 
-def target_of(rewrite: Fields, name: str) -> str | None:
-    """The text of ``target_true`` or the like, where there is one."""
-    return rewrite.child(name).maybe("str") if name in rewrite else None
-
-
 def one_hop(record: Fields) -> dict[str, Probe]:
     """EasyEdit's one-hop question, where the record has one."""
-    if "portability" not in record:
-        return {}
-    return record.child("portability").pairs(ONE_HOP, "New Question", "New Answer")
+    section = record.child("portability", required=False)
+    return section.pairs(ONE_HOP, "New Question", "New Answer")
 
 
 def _neighbourhood(record: Fields, truth: str | None) -> dict[str, Probe]:
@@ -84,10 +99,10 @@ def _neighbourhood(record: Fields, truth: str | None) -> dict[str, Probe]:
 def _references(rewrite: Fields, snippets: Snippets | None) -> tuple[str, ...]:
     if snippets is None:
         return ()
-    found = snippets.get((rewrite.text("relation_id"), rewrite.child("target_new").text("id")), ())
-    if not found:
+    key = rewrite.text("relation_id"), rewrite.child("target_new").text("id")
+    if key not in snippets:
         rewrite.note("no reference text for its relation and target")
-    return found
+    return snippets.get(key, ())
 
 
 def read_snippets(path: Path) -> Snippets:
@@ -96,50 +111,23 @@ def read_snippets(path: Path) -> Snippets:
     Raises:
         ConfigError: the file is missing or of another kind.
     """
-    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    snippets: dict[tuple[str, str], tuple[str, ...]] = {}
     try:
-        for place, content in read_records(path):
-            entry = Fields.of(content, place.record)
+        for location, content in read_records(path):
+            entry = Fields.of(content, location.record)
             key = entry.text("relation_id"), entry.text("target_id")
             texts = tuple(sample.text("text") for sample in entry.children("samples"))
-            found[key] = (*found.get(key, ()), *texts)
+            snippets[key] = (*snippets.get(key, ()), *texts)
     except FileNotFoundError:
         raise ConfigError(
-            f"no reference texts at {path}: get {SNIPPETS}, or leave data.references away"
+            f"no reference texts at {path}: get {SNIPPETS}, or remove data.references"
         ) from None
     except RequestError as error:
-        raise ConfigError(f"{path}, {place}: {error}; it should be {SNIPPETS}") from None
-    return found
+        raise ConfigError(f"{path}, {location}: {error}; it should be {SNIPPETS}") from None
+    return snippets
 
 
-def _prepare(data: DataConfig) -> Reading:
-    if data.references is None:
-        return Reading(read_counterfact)
-    path = Path(data.references).expanduser()
-    snippets = read_snippets(path)
-    return Reading(
-        lambda record: read_counterfact(record, snippets), f"reference texts of {path.name}"
-    )
-
-
-DATA.register(
-    "counterfact",
-    FileData(
-        "counterfact",
-        "counterfact.json",
-        "https://rome.baulab.info/data/dsets/counterfact.json",
-        _prepare,
-        marks=("requested_rewrite", "neighborhood_prompts"),
-        options=("references",),
-    ),
-)
-DATA.register(
-    "multi-counterfact",
-    FileData(
-        "multi-counterfact",
-        "multi_counterfact.json",
-        "https://memit.baulab.info/data/dsets/multi_counterfact.json",
-        _prepare,
-        options=("references",),
-    ),
-)
+for name, project in (("counterfact", "rome"), ("multi-counterfact", "memit")):
+    file = f"{name.replace('-', '_')}.json"
+    url = f"https://{project}.baulab.info/data/dsets/{file}"
+    DATA.register(name, FileData(file, url, read_counterfact, CounterfactOptions))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
+from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
-from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Request
+from alphaedit_plugin.data.source import FileData, FileOptions
 
 
-def read_easyedit(record: Fields) -> list[Request]:
-    """The request of one record with ``prompt``, ``subject``, ``target_new`` and friends.
+def read_easyedit(record: Fields, options: FileOptions) -> list[Request]:
+    """The request of one record.
 
     Raises:
         RequestError: it lacks a part, or cannot be edited as given.
@@ -33,10 +33,8 @@ def read_easyedit(record: Fields) -> list[Request]:
 DATA.register(
     "easyedit",
     FileData(
-        "easyedit",
         "counterfact-edit.json",
         "https://drive.google.com/file/d/1WRo2SqqgNtZF11Vq0sF5nL_-bHi18Wi4/view",
-        lambda data: Reading(read_easyedit),
-        marks=("prompt", "locality_prompt"),
+        read_easyedit,
     ),
 )

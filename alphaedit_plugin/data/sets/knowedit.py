@@ -13,10 +13,10 @@ from __future__ import annotations
 from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.source import FileData, FileOptions
 
 
-def read_knowedit(record: Fields) -> list[Request]:
+def read_knowedit(record: Fields, options: FileOptions) -> list[Request]:
     """The request of one record.
 
     Raises:
@@ -27,7 +27,7 @@ def read_knowedit(record: Fields) -> list[Request]:
             record.text("prompt", "text"),
             record.text("subject", "concept"),
             record.text("target_new", "labels"),
-            ground_truth=next(iter(record.answers("ground_truth")), None),
+            ground_truth=next(iter(record.texts("ground_truth", note=False)), None),
             rephrase=record.texts("rephrase_prompt", "rephrase"),
             locality=_probes(record, "locality"),
             portability=_probes(record, "portability"),
@@ -37,22 +37,18 @@ def read_knowedit(record: Fields) -> list[Request]:
 
 
 def _probes(record: Fields, section: str) -> dict[str, Probe]:
-    probes = {}
-    for name in record.names(section):
-        entries = record.child(section).children(name)
-        probe = record.probe(entries, "prompt", "ground_truth")
-        if probe is not None:
-            probes[name] = probe
+    probes: dict[str, Probe] = {}
+    lists = record.child(section, required=False)
+    for name in lists.content:
+        probes |= lists.probe(name, "prompt", "ground_truth")
     return probes
 
 
 DATA.register(
     "knowedit",
     FileData(
-        "knowedit",
         "a JSON file of KnowEdit's benchmark folder",
         "https://huggingface.co/datasets/zjunlp/KnowEdit",
-        lambda data: Reading(read_knowedit),
-        marks=("locality", "portability"),
+        read_knowedit,
     ),
 )

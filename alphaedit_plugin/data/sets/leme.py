@@ -3,26 +3,41 @@
 Rosati et al. 2024, https://arxiv.org/abs/2402.09394.
 
 Records are CounterFact's or zsRE's with ``coupled_prompts_and_properties``. Its two essay prompts
-(of the subject, and of the first coupled entity, put together as LEME's ``create_edit.py`` does)
-take the place of CounterFact's generation prompts; the listed facts that the edit leaves true are
-the reference texts.
+(about the subject and the first coupled entity, assembled as in LEME's ``create_edit.py``) replace
+CounterFact's generation prompts; the listed facts that the edit leaves true are the reference
+texts.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Request
-from alphaedit_plugin.data.sets.counterfact import read_counterfact
-from alphaedit_plugin.data.sets.zsre import CONVENTIONS, chosen_target, read_zsre
-from alphaedit_plugin.data.settings import DataConfig
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.sets.counterfact import CounterfactOptions, read_counterfact
+from alphaedit_plugin.data.sets.zsre import Target, ZsreOptions, read_zsre
+from alphaedit_plugin.data.source import FileData, FileOptions
 
 
-def read_leme(record: Fields, data: DataConfig) -> list[Request]:
+@dataclass(frozen=True)
+class LemeOptions(FileOptions):
+    """LEME's options.
+
+    Attributes:
+        target: which answer is edited in where records are zsRE's.
+    """
+
+    target: Target | None = None
+
+    @property
+    def conventions(self) -> str:
+        """The choice."""
+        return f"of zsRE: {ZsreOptions(target=self.target).conventions}" if self.target else ""
+
+
+def read_leme(record: Fields, options: LemeOptions) -> list[Request]:
     """The request of one record.
 
     Raises:
@@ -30,9 +45,9 @@ def read_leme(record: Fields, data: DataConfig) -> list[Request]:
         ConfigError: it is one of zsRE, and no target convention is chosen.
     """
     if "requested_rewrite" in record:
-        (request,) = read_counterfact(record)
+        (request,) = read_counterfact(record, CounterfactOptions())
     else:
-        (request,) = read_zsre(record, chosen_target(data))
+        (request,) = read_zsre(record, ZsreOptions(target=options.target))
     coupled = record.child("coupled_prompts_and_properties")
     subject, others = coupled.child("subject_entity"), coupled.children("coupled_entities")
     if not others:
@@ -53,9 +68,7 @@ def _essay(entity: Fields, about: str, related: str) -> str:
 
 def _facts(entity: Fields, name: str, request: Request) -> str:
     """The facts listed under ``name``, one per line, without the answer that is edited out."""
-    if name not in entity:
-        return ""
-    facts = entity.child(name)
+    facts = entity.child(name, required=False)
     lines = []
     for relation in facts.content:
         values = [value for value in facts.texts(relation) if value != request.ground_truth]
@@ -63,19 +76,12 @@ def _facts(entity: Fields, name: str, request: Request) -> str:
     return "\n".join(lines)
 
 
-def _prepare(data: DataConfig) -> Reading:
-    conventions = "" if data.target is None else f"of zsRE: {CONVENTIONS[data.target]}"
-    return Reading(lambda record: read_leme(record, data), conventions)
-
-
 DATA.register(
     "leme",
     FileData(
-        "leme",
         "counterfact_with_coupled_entities.json or zsre_mend_eval_with_coupled_entities.json",
         "https://github.com/domenicrosati/longform-evaluation-model-editing/tree/main/data",
-        _prepare,
-        marks=("coupled_prompts_and_properties",),
-        options=("target",),
+        read_leme,
+        LemeOptions,
     ),
 )

@@ -3,7 +3,7 @@
 Zhong et al. 2023, https://arxiv.org/abs/2305.14795.
 
 Each entry of ``requested_rewrite`` is a request. The multi-hop ``questions`` are a portability
-probe of the record's last request, behind which all of them are edited; ``new_answer_alias`` and
+probe of the record's last request, after which all of them are edited; ``new_answer_alias`` and
 the aliases of ``new_single_hops`` are other right answers.
 """
 
@@ -16,13 +16,12 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.request import Probe, Request, split_slot
-from alphaedit_plugin.data.sets.counterfact import target_of
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.source import FileData, FileOptions
 
 MULTI_HOP = "multi_hop"
 
 
-def read_mquake(record: Fields) -> list[Request]:
+def read_mquake(record: Fields, options: FileOptions) -> list[Request]:
     """The requests of one record.
 
     Raises:
@@ -48,7 +47,7 @@ def _request(
         prompt,
         subject,
         rewrite.child("target_new").text("str"),
-        ground_truth=target_of(rewrite, "target_true"),
+        ground_truth=rewrite.child("target_true", required=False).maybe("str"),
         rephrase=rewrite.texts("question"),
         template=True,
         accept=aliases.get(subject.join(split_slot(prompt)), ()),
@@ -69,10 +68,8 @@ def _multi_hop(record: Fields) -> dict[str, Probe]:
 DATA.register(
     "mquake",
     FileData(
-        "mquake",
         "MQuAKE-CF-3k-v2.json, MQuAKE-CF.json or MQuAKE-T.json",
         "https://github.com/princeton-nlp/MQuAKE/tree/main/datasets",
-        lambda data: Reading(read_mquake),
-        marks=("requested_rewrite", "questions"),
+        read_mquake,
     ),
 )

@@ -1,10 +1,9 @@
-"""Edits of one's own: JSON lines, a JSON array, or a CSV or TSV table.
+"""A user's own edits: JSON lines, a JSON array, or a CSV or TSV table.
 
 Fields are named as `Request` names them. ``prompt``, ``subject`` and ``target_new`` are needed;
 a field of texts may hold one text, a list, or in a table a JSON list. ``locality`` and
-``portability`` map names to ``{"prompt": …, "ground_truth": …}``, as EasyEdit's ``edit`` has
-them, or stand in two columns each, as in its files: ``locality_prompt``,
-``locality_ground_truth`` and likewise.
+``portability`` map names to ``{"prompt": …, "ground_truth": …}``, as in EasyEdit's ``edit``, or
+take two columns each, as in its files: ``locality_prompt``, ``locality_ground_truth`` and so on.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from __future__ import annotations
 from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError, unknown_name
-from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
+from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
-from alphaedit_plugin.data.request import Probe, Request
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
+from alphaedit_plugin.data.source import FileData, FileOptions
 
 TEXTS = ("rephrase", "accept", "generation", "attribute", "references")
 KNOWN = (
@@ -25,7 +24,7 @@ KNOWN = (
 )
 
 
-def read_plain(record: Fields) -> list[Request]:
+def read_plain(record: Fields, options: FileOptions) -> list[Request]:
     """The request of one record.
 
     Raises:
@@ -53,17 +52,17 @@ def read_plain(record: Fields) -> list[Request]:
 def _probes(record: Fields, section: str, alone: str) -> dict[str, Probe]:
     """Named probes, and the one of the two columns, under the name ``alone``."""
     probes = record.pairs(alone, f"{section}_prompt", f"{section}_ground_truth")
-    for name in record.names(section):
-        probes |= record.child(section).child(name).pairs(name, "prompt", "ground_truth")
+    named = record.child(section, required=False)
+    for name in named.content:
+        probes |= named.child(name).pairs(name, "prompt", "ground_truth")
     return probes
 
 
 DATA.register(
     "plain",
     FileData(
-        "plain",
         "a .jsonl, .json, .csv or .tsv file of your own, as docs/data.md describes it",
         "",
-        lambda data: Reading(read_plain),
+        read_plain,
     ),
 )

@@ -2,20 +2,28 @@
 
 ``alt`` edits in a wrong answer: EasyEdit's reading, where ``answers[0]`` is the truth to forget.
 ``answers`` edits in the truth, ``answers[0]``: the reading of ROME, MEMIT and AlphaEdit, where
-the old answer is not known. Figures of the two do not compare, so there is no default.
+the old answer is not known. Results of the two are not comparable, so there is no default.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from enum import Enum
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
-from alphaedit_plugin.data.base import DATA, NEIGHBOURHOOD
+from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
-from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
 from alphaedit_plugin.data.sets.counterfact import one_hop
-from alphaedit_plugin.data.settings import DataConfig, Target
-from alphaedit_plugin.data.source import FileData, Reading
+from alphaedit_plugin.data.source import FileData, FileOptions
+
+
+class Target(str, Enum):
+    """Which of a record's answers is edited in."""
+
+    alt = "alt"
+    answers = "answers"
+
 
 CONVENTIONS = {
     Target.alt: "target alt, old answer answers[0]",
@@ -23,30 +31,50 @@ CONVENTIONS = {
 }
 
 
-def read_zsre(record: Fields, target: Target) -> list[Request]:
-    """The request of one record.
+@dataclass(frozen=True)
+class ZsreOptions(FileOptions):
+    """zsRE's options.
 
-    Args:
-        record: in MEND's layout.
-        target: which answer is edited in.
+    Attributes:
+        target: which answer is edited in; a choice is needed.
+    """
+
+    target: Target | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in CONVENTIONS:
+            raise ConfigError(
+                f"data.target is {self.target or 'not set'}, and zsRE can be read in two ways: set "
+                "data.target=alt (a wrong answer is edited in, as EasyEdit does) or "
+                "data.target=answers (the right one, as ROME, MEMIT and AlphaEdit do)"
+            )
+
+    @property
+    def conventions(self) -> str:
+        """The choice."""
+        return CONVENTIONS[self.target] if self.target else ""
+
+
+def read_zsre(record: Fields, options: ZsreOptions) -> list[Request]:
+    """The request of one record.
 
     Raises:
         RequestError: it lacks a part, or cannot be edited as given.
     """
-    answers = record.answers("answers")
+    answers = record.texts("answers", note=False)
     if not answers:
         raise RequestError("no 'answers' in it")
-    wanted = target is Target.answers
+    right = options.target == Target.answers
     return [
         Request.parse(
             record.text("src"),
             record.text("subject"),
-            answers[0] if wanted else record.text("alt"),
-            ground_truth=None if wanted else answers[0],
+            answers[0] if right else record.text("alt"),
+            ground_truth=None if right else answers[0],
             rephrase=record.texts("rephrase"),
             locality=_neighbourhood(record),
             portability=one_hop(record),
-            accept=answers[1:] if wanted else (),
+            accept=answers[1:] if right else (),
             case_id=record.label("case_id") or str(record.number),
         )
     ]
@@ -61,34 +89,12 @@ def _neighbourhood(record: Fields) -> dict[str, Probe]:
     return {NEIGHBOURHOOD: Probe((question,), (record.text("loc_ans"),))}
 
 
-def chosen_target(data: DataConfig) -> Target:
-    """The target convention of ``data.target``.
-
-    Raises:
-        ConfigError: none is chosen.
-    """
-    if data.target is None:
-        raise ConfigError(
-            f"data={data.name} can be read in two ways: set data.target=alt (a wrong answer is "
-            "edited in, as EasyEdit does) or data.target=answers (the right one, as ROME, MEMIT "
-            "and AlphaEdit do)"
-        )
-    return data.target
-
-
-def _prepare(data: DataConfig) -> Reading:
-    target = chosen_target(data)
-    return Reading(partial(read_zsre, target=target), CONVENTIONS[target])
-
-
 DATA.register(
     "zsre",
     FileData(
-        "zsre",
         "zsre_mend_eval.json",
         "https://rome.baulab.info/data/dsets/zsre_mend_eval.json",
-        _prepare,
-        marks=("src", "alt"),
-        options=("target",),
+        read_zsre,
+        ZsreOptions,
     ),
 )

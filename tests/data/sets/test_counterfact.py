@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe
 from tests.data.files import load, without, write
 
 REWRITE = {
@@ -67,14 +66,14 @@ def test_reference_texts(tmp_path: Path) -> None:
     assert data.references == (*texts, "Jean speaks French.")
     assert data.conventions == "reference texts of attribute_snippets.json"
     (trimmed,) = data.trimmed
-    assert (trimmed.record, "no reference text" in trimmed.reason) == (1, True)
+    assert (trimmed.location.record, "no reference text" in trimmed.reason) == (1, True)
 
 
 def test_reference_texts_that_are_missing_or_something_else(tmp_path: Path) -> None:
     path = write(tmp_path, [RECORD])
     with pytest.raises(ConfigError, match=r"no reference texts at .*get https.*attribute_snippets"):
         load("counterfact", path, references=str(tmp_path / "nothing.json"))
-    with pytest.raises(ConfigError, match=r"record 0 \(line 2\): no 'relation_id' in it"):
+    with pytest.raises(ConfigError, match=r"record 0: no 'relation_id' in it"):
         load("counterfact", path, references=str(path))
 
 

@@ -1,4 +1,4 @@
-"""EasyEdit's JSON layout: what is read, and what is dropped with the record's number and line."""
+"""EasyEdit's JSON layout: what is read, and what is dropped with its number."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe
 from alphaedit_plugin.data.selection import load_data
 from tests.data.files import load, without, write
 
@@ -66,7 +65,6 @@ def test_optional_parts(tmp_path: Path) -> None:
         (RECORD | {"subject": "Nobody"}, "subject 'Nobody' is not in prompt"),
         (RECORD | {"subject": "\ud800"}, "half a character"),
         (RECORD | {"rephrase_prompt": 5}, "rephrase_prompt is 5"),
-        (RECORD | {"rephrase_prompt": ["x", None]}, "rephrase_prompt is None"),
         (RECORD | {"locality_prompt": ["a", "b"]}, "locality_prompt: 2 prompts but 1 answers"),
         (RECORD | {"ground_truth": ["French"]}, "ground_truth is ['French']: needs text"),
         (without(RECORD, "locality_ground_truth"), "no 'locality_ground_truth' in it"),
@@ -79,7 +77,7 @@ def test_a_bad_record_is_dropped_and_the_rest_is_kept(
     data = load("easyedit", write(tmp_path, [RECORD, bad, OTHER]))
     assert [request.subject for request in data.requests] == ["Ada Marsh", "Clara Holm"]
     (dropped,) = data.dropped
-    assert (dropped.record, dropped.line) == (1, 3)
+    assert dropped.location.record == 1
     assert reason in dropped.reason
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.settings import Target
+from alphaedit_plugin.data.request import NEIGHBOURHOOD
+from alphaedit_plugin.data.sets.zsre import Target
 from tests.data.files import load, write
 from tests.data.sets import test_counterfact, test_zsre
 
@@ -55,7 +55,7 @@ def test_counterfact_with_essays(tmp_path: Path) -> None:
 
 def test_zsre_with_essays_needs_its_convention(tmp_path: Path) -> None:
     path = write(tmp_path, [ZSRE])
-    with pytest.raises(ConfigError, match=r"data=leme can be read in two ways: set data\.target"):
+    with pytest.raises(ConfigError, match=r"zsRE can be read in two ways: set data\.target"):
         load("leme", path)
     data = load("leme", path, target=Target.alt)
     assert data.requests[0].target_new == "sailing boats"

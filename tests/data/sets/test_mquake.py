@@ -52,7 +52,7 @@ def test_a_full_record(tmp_path: Path) -> None:
     assert first.rephrase == ("Is it curling with Velm Rovers?",)
     assert (first.accept, second.accept) == (("the roaring game",), ())
     assert (first.case_id, second.case_id, first.relation) == ("9", "9", "P641")
-    # only behind the second edit can the questions be answered
+    # only after the second edit can the questions be answered
     assert dict(first.portability) == {}
     assert second.portability == {"multi_hop": HOPS}
 
@@ -71,8 +71,8 @@ def test_an_edit_of_several_records_is_made_once_and_asked_when_its_record_is_co
     assert origin.portability == {"multi_hop": HOPS}
     assert last.portability["multi_hop"] == Probe(("How is the tax?",), ("low",))
     assert not data.dropped
-    said = [(one.record, one.reason) for one in data.trimmed]
-    once = "its edit of 'Velm Rovers' is made once, with record 0 (line 2)"
+    said = [(one.location.record, one.reason) for one in data.trimmed]
+    once = "its edit of 'Velm Rovers' is made once, with record 0"
     assert said == [(1, once), (2, once)]
 
 
@@ -80,7 +80,7 @@ def test_a_record_that_contradicts_an_earlier_one_is_dropped(tmp_path: Path) -> 
     other = RECORD | {"requested_rewrite": [ORIGIN, SPORT | {"target_new": {"str": "golf"}}]}
     data = load("mquake", write(tmp_path, [RECORD, other]))
     assert len(data.requests) == 2
-    assert "asks the same of 'Velm Rovers' as record 0 (line 2)" in data.dropped[0].reason
+    assert "asks the same of 'Velm Rovers' as record 0" in data.dropped[0].reason
     assert "'golf', not 'curling'" in data.dropped[0].reason
 
 

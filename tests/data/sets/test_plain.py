@@ -1,4 +1,4 @@
-"""Edits of one's own, in JSON lines, JSON and tables."""
+"""A user's own edits, in JSON lines, JSON and tables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe, Request
 from alphaedit_plugin.data.sets.plain import KNOWN
 from tests.data.files import load, write
 

@@ -9,10 +9,9 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.data.base import NEIGHBOURHOOD
-from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.data.request import NEIGHBOURHOOD, Probe
 from alphaedit_plugin.data.selection import load_data
-from alphaedit_plugin.data.settings import Target
+from alphaedit_plugin.data.sets.zsre import Target
 from tests.data.files import load, without, write
 
 RECORD: dict[str, Any] = {
@@ -51,8 +50,9 @@ def test_a_full_record(
 
 def test_the_convention_must_be_chosen(tmp_path: Path) -> None:
     path = write(tmp_path, [RECORD])
-    with pytest.raises(ConfigError, match=r"data=zsre .*set data\.target=alt .*target=answers"):
-        load("zsre", path)
+    for target in (None, "answer"):
+        with pytest.raises(ConfigError, match=r"data\.target is .*=alt .*data\.target=answers"):
+            load("zsre", path, target=target)
     chosen = ["data=zsre", f"data.path={path}", "data.target=answers"]
     assert load_data(load_config(chosen)).requests[0].target_new == "coats"
 

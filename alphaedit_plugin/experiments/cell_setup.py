@@ -1,0 +1,199 @@
+"""What a cell needs: the model, a recipe, projectors, and the requests that it edits."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from alphaedit_plugin.common.cache import Cache
+from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.config.build import check_sources, load_model, recipe_of
+from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.model import ModelConfig
+from alphaedit_plugin.config.schema import CompareConfig, EditorConfig
+from alphaedit_plugin.config.statistics import load_moments, provide_projectors
+from alphaedit_plugin.data.base import EditData
+from alphaedit_plugin.data.corpus import corpus_from
+from alphaedit_plugin.data.selection import read_data
+from alphaedit_plugin.editing.encoding import (
+    EncodedRequest,
+    encode_fitting,
+    warn_of_shared_tokens,
+)
+from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.editing.target_cache import StoredTargets
+from alphaedit_plugin.editing.targets import TargetSearch, optimise_targets
+from alphaedit_plugin.experiments.results import Setting
+from alphaedit_plugin.experiments.resuming import digest_of
+from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
+from alphaedit_plugin.metrics.abilities import Abilities
+from alphaedit_plugin.metrics.base import check_scored
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.second_moment import SecondMoment
+
+logger = logging.getLogger(__name__)
+
+READ_BY_SOLVE = ("moment_weight", "sequential_cache")  # which AlphaEdit's closed form replaces
+SMALL_MODEL = 2**28  # bytes of weights; a larger model keeps all cores busy by itself
+
+
+@dataclass(frozen=True)
+class CellSetup:
+    """Everything that a cell runs on.
+
+    Attributes:
+        lm: the unedited model.
+        search: finds target values, or takes those that another cell has found.
+        projectors: by layer; plain cells are measured with them, too.
+        data: the requests that are edited, and the facts that must survive.
+        encoded: the requests.
+    """
+
+    config: EditorConfig
+    lm: EditableModel
+    recipe: Recipe
+    search: TargetSearch
+    projectors: dict[int, Projector]
+    data: EditData
+    encoded: tuple[EncodedRequest, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.config.base["name"].upper() + (" + null space" * self.config.null_space)
+
+    @property
+    def setting(self) -> Setting:
+        """What the cell must share with those it is compared with."""
+        config, data = self.config, self.data
+        return Setting(
+            model=config.model.path or "pocket",
+            data=data.name or config.data.path or config.data.name,
+            conventions=data.conventions,
+            seed=config.seed,
+            edits=len(data.requests),
+            batch_size=config.batch_size,
+            requests=digest_of((data.requests, data.retention))[:16],
+        )
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What the cell is run with, for the report: only what it reads."""
+        config, method = self.config, self.recipe.method
+        read = {key: value for key, value in config.base.items() if key not in ("name", "span")}
+        if isinstance(method, AlphaEdit):
+            cut = next(iter(self.projectors.values())).cut
+            read["cut"] = f"{cut.rule.value} {cut.value:g}"
+            read["mode"] = Mode.solve.value if method.solves else Mode.post.value
+            if method.solves:
+                read = {key: value for key, value in read.items() if key not in READ_BY_SOLVE}
+                read["l2"] = method.ridge
+        read |= {"layers": list(config.model.layers), "batch_size": config.batch_size}
+        if config.model.dtype != "float32":
+            read["dtype"] = config.model.dtype
+        return read
+
+
+def set_up(config: EditorConfig) -> CellSetup:
+    """Load what ``config`` names, and choose requests that the cell can edit.
+
+    Raises:
+        AlphaEditError: something is missing or does not fit; nothing has been edited then.
+    """
+    data = data_of(config)
+    abilities_of(config.compare).check()
+    check_sources(config)
+    lm = load_model(config.model)
+
+    @cache  # the projectors and the method may both need them
+    def moments() -> dict[int, SecondMoment]:
+        return load_moments(lm, config.model)
+
+    method = build_method(config.base)
+    projectors = provide_projectors(lm, config, load=lambda *_: moments())
+    if config.null_space:
+        method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
+    recipe = recipe_of(lm, config, method, moments() if method.needs_moment else {})
+    search: TargetSearch = optimise_targets
+    shared = Cache.usable() if config.compare.share_targets else None
+    if shared is not None:
+        search = StoredTargets.of(shared, lm, recipe.layers, pristine_only=method.one_by_one)
+    data, encoded = _select(data, config, lm, recipe)
+    return CellSetup(config, lm, recipe, search, projectors, data, encoded)
+
+
+def _select(
+    data: EditData, config: EditorConfig, lm: EditableModel, recipe: Recipe
+) -> tuple[EditData, tuple[EncodedRequest, ...]]:
+    """The requests that are edited, each asked once."""
+    settings = replace(config.data, limit=most_edits(config))
+    data, encoded = encode_fitting(lm, recipe, data, settings, partial(check_scored, lm))
+    if len(encoded) < config.compare.edits:
+        logger.warning("the data holds %d requests: editing all of them", len(encoded))
+    warn_of_shared_tokens(encoded)
+    return data, encoded
+
+
+def most_edits(config: EditorConfig) -> int:
+    """How many edits are asked for."""
+    return min(config.compare.edits, config.data.limit or config.compare.edits)
+
+
+def data_of(config: EditorConfig) -> EditData:
+    """All configured data, with the held-out text of ``compare.text``.
+
+    Raises:
+        ConfigError: see `read_data`; or perplexity is asked for without any text.
+    """
+    data = read_data(config)
+    if config.compare.text is not None:
+        corpus = corpus_from(Path(config.compare.text).expanduser())
+        texts = tuple(text for text in corpus.texts() if isinstance(text, str))
+        data = replace(data, texts=texts)
+    if "perplexity" in (config.compare.metrics or ()) and not data.texts:
+        raise ConfigError("perplexity needs held-out text: give compare.text=<a text file>")
+    return data
+
+
+def abilities_of(config: CompareConfig) -> Abilities:
+    """The tasks of lm-evaluation-harness that the model is asked."""
+    return Abilities(
+        tuple(config.abilities),
+        config.abilities_folder,
+        config.abilities_limit,
+        config.abilities_shots,
+    )
+
+
+def on_cpu(config: ModelConfig) -> bool:
+    """Whether the model will be on the CPU alone."""
+    if config.device_map is not None:
+        return False
+    return config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
+
+
+def is_small(config: ModelConfig) -> bool:
+    """Whether copies of the model cost little, and one core is enough for each: a CPU model's.
+
+    Read from the files, before any model is loaded: the pocket model is small, and so is a folder
+    with less than `SMALL_MODEL` bytes of weights. What a hub name stands for is not looked up.
+    """
+    if not on_cpu(config):
+        return False
+    if config.path is None:
+        return True
+    weights = [*Path(config.path).glob("*.safetensors"), *Path(config.path).glob("*.bin")]
+    return bool(weights) and sum(file.stat().st_size for file in weights) <= SMALL_MODEL
+
+
+def threads_of(config: ModelConfig) -> int | None:
+    """Threads of a cell.
+
+    One for a small model: sums come out the same to the bit however many cells run at once.
+    """
+    return 1 if is_small(config) else config.threads
