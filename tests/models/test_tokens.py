@@ -35,7 +35,7 @@ PLACES = [
     ("I think that {}, so people said, is", "Boris Lund"),  # before a comma
     ("The violin of {}.", "Ada Marsh"),  # before a full stop
     ('Today "{}" plays', "Boris Lund"),  # in quotes
-    ("Boris Lund. {} is", "Ada Marsh"),  # behind a context
+    ("Boris Lund. {} is", "Ada Marsh"),  # after a context
     ("The tongue of {} is", "Zoë Müller"),  # letters of two bytes
     ("{} is a city", "北京"),  # letters of three bytes, which share a token with nothing
     ("The {} is", "The"),  # a subject that is the word before it
@@ -185,7 +185,7 @@ def test_collate_pads_on_the_right_under_the_mask(kind: str) -> None:
 def test_pad_id_is_one_that_the_model_can_embed(
     pad: int | None, end: int | None, expected: int
 ) -> None:
-    """Tokenizers add a token of their own to fill up with, which the embedding may not have."""
+    """A tokenizer's padding token may be outside the embedding."""
     tokenizer = SimpleNamespace(pad_token_id=pad, eos_token_id=end)
     lm = EditableModel.wrap(build_model("gpt2", 10), tokenizer)
     assert pad_id(lm) == expected
