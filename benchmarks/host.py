@@ -77,7 +77,7 @@ def run_host(
     found: list[Tensor] = []
     with (
         put_back(lm, task.layers),
-        inference(lm),
+        inference(lm.model),
         _prepared(lm, dense, task),
         _timed(module, task.method, watch, found),
         redirect_stdout(io.StringIO()),

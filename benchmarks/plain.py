@@ -205,7 +205,7 @@ class PlainMemit(PlainEditor):
         lm, layers = self.lm, self.task.layers
         last = lm.block(layers[-1])
         deltas = {}
-        with inference(lm):
+        with inference(lm.model):
             with self.watch.phase("targets"):
                 targets = torch.stack([self.search(r, last) for r in requests], dim=1)
             for place, layer in enumerate(layers):
@@ -275,7 +275,7 @@ class PlainRome(PlainEditor):
         (layer,) = self.task.layers
         module, weight = self.lm.down_proj(layer), self.lm.weight(layer)
         total, targets = torch.zeros_like(weight, dtype=torch.float32), []
-        with inference(self.lm):
+        with inference(self.lm.model):
             for request in requests:
                 with self.watch.phase("keys"):
                     key = self.average(self.read([request], module, inputs=True))

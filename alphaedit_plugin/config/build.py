@@ -20,9 +20,9 @@ from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import BaseMethod
-from alphaedit_plugin.models.contexts import generate_contexts
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.families import check_config
+from alphaedit_plugin.models.generation import generate_contexts
 from alphaedit_plugin.models.pretrained import pretrained
 from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.second_moment import SecondMoment

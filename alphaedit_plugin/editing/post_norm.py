@@ -53,7 +53,7 @@ def value_residual(
         values[:, indices] = _solve(lm, layer, tail, residual[:, indices].T.contiguous()).T
 
     # The caller may have gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), inference(lm):
+    with torch.inference_mode(False), torch.enable_grad(), inference(lm.model):
         in_token_budget(lm, [len(s.ids) for s in ended], budget, work)
     return values
 

@@ -115,7 +115,7 @@ def optimise_targets(
         columns.update(zip(indices, zip(*_search(lm, problem, settings), strict=True), strict=True))
 
     # The caller may have gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), inference(lm):
+    with torch.inference_mode(False), torch.enable_grad(), inference(lm.model):
         needed = _token_bytes(lm, rows, site)
         in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
     values, losses, probabilities = zip(*(columns[i] for i in range(len(batch))), strict=True)
@@ -244,7 +244,7 @@ def _forward(lm: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tenso
     """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
     with (
         adding(problem.place, problem.tail, delta[problem.owner]),
-        head_only_at(lm, problem.rows, problem.columns),
+        head_only_at(lm.model, problem.rows, problem.columns),
     ):
         logits = run(lm, problem.tail).logits[0]
     scored, essence = logits.float().split([len(problem.token), problem.count])

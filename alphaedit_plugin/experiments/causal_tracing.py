@@ -20,6 +20,7 @@ from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.models.activations import Part, Site, read
+from alphaedit_plugin.models.batching import in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import (
     head_only_at,
@@ -33,7 +34,6 @@ from alphaedit_plugin.models.scoring import score, tokenise_pairs
 from alphaedit_plugin.models.tokens import (
     Batch,
     Sentence,
-    by_token_budget,
     collate,
     complete,
     locate,
@@ -145,19 +145,22 @@ def trace(
         budget: padded tokens per forward pass.
     """
     window = max(1, round(WINDOW * lm.depth))
-    batches = by_token_budget([len(fact.sentence.ids) * samples for fact in facts], budget)
     scale = noise * _spread(lm, facts)
     total = torch.zeros(2 + 2 * lm.depth, dtype=torch.float64)
     parts = (Part.BLOCK, Part.VALUE)
     sites = [Site(layer, part) for part in parts for layer in range(lm.depth)]
-    shown = progress_bar("tracing", len(batches) * (2 + 2 * lm.depth), "passes")
-    with torch.no_grad(), inference(lm), shown as bar:
-        for indices in batches:
+    shown = progress_bar("tracing", len(facts) * (2 + 2 * lm.depth), "passes")
+    with torch.no_grad(), inference(lm.model), shown as bar:
+
+        def work(indices: list[int]) -> None:
             batch = [facts[i] for i in indices]
             clean = read(lm, sites, [fact.sentence for fact in batch], budget)
             draws = [scale * _draw(lm, facts[i], samples, seed + i) for i in indices]
             rows = _NoisyBatch.of(lm, batch, draws)
-            total += torch.tensor(rows.probabilities(clean, window, bar.update)).double()
+            done = partial(bar.update, len(batch))
+            total.add_(torch.tensor(rows.probabilities(clean, window, done)).double())
+
+        in_token_budget(lm, [len(fact.sentence.ids) * samples for fact in facts], budget, work)
     first, corrupted, *restored = (total / len(facts) / samples).tolist()
     state, mlp = tuple(restored[: lm.depth]), tuple(restored[lm.depth :])
     return Trace(first, corrupted, state, mlp, window, len(facts))
@@ -249,7 +252,7 @@ class _NoisyBatch:
         if noisy:
             embed = self.lm.model.get_input_embeddings()
             hooks.append(partial(embed.register_forward_hook, self._corrupt))
-        with hooked(*hooks), head_only_at(self.lm, self.rows, self.columns):
+        with hooked(*hooks), head_only_at(self.lm.model, self.rows, self.columns):
             logits = self.lm.model(**self.batch.inputs(), use_cache=False).logits[0].float()
         labels = self.labels.to(logits.device)
         log_probs = logits.log_softmax(1).gather(1, labels[:, None]).squeeze(1)

@@ -1,6 +1,6 @@
-"""Where a model keeps what an edit touches, and how to look inside while it runs.
+"""A Hugging Face model, opened: where its editable parts are, and how to read and run it.
 
-The layout of a family is found by ``config.model_type`` (`families`), never by the model's name or
-path; of an unknown one by running it (`discover`). Weights are seen *oriented*,
-``(d_out, d_in)``, whatever their module's storage.
+The layout of a family follows from ``config.model_type`` (`families`), never from the model's name
+or path; that of an unknown one from running it (`discover`). Weights are *oriented*
+``(d_out, d_in)``, however their module stores them.
 """

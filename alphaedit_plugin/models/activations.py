@@ -1,4 +1,4 @@
-"""Keys and values at the fact token, batched: one forward pass reads every site."""
+"""Keys, values and hidden states at the fact token; one forward pass reads every site."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from alphaedit_plugin.models.hooks import (
 from alphaedit_plugin.models.prefix_cache import Tail, can_resume, run
 from alphaedit_plugin.models.tokens import Sentence, collate
 
-KEPT = 4  # per token, an MLP's inner width: no more than a micro-batch takes anyway
+CACHED_BUDGETS = 4  # of cached tokens; takes no more memory than a micro-batch does
 
 
 class Part(Enum):
@@ -40,33 +40,33 @@ class Part(Enum):
 
 @dataclass(frozen=True)
 class Site:
-    """A place to read: a layer and a part of it."""
+    """A layer and a part of it."""
 
     layer: int
     part: Part
 
     def module(self, lm: EditableModel) -> nn.Module:
-        """The module whose input or output this site is."""
+        """The module whose input or output is read."""
         return lm.block(self.layer) if self.part is Part.BLOCK else lm.down_proj(self.layer)
 
 
 def read(
     lm: EditableModel, sites: Sequence[Site], sentences: Sequence[Sentence], budget: int = 8192
 ) -> dict[Site, Tensor]:
-    """Read the vectors at every sentence's fact token, once; see `Reader.read`."""
+    """Read once; see `Reader.read`."""
     return Reader(lm, sentences, budget).read(sites)
 
 
 class Reader:
-    """Reads the same sentences again and again, while layers are written from below.
+    """Reads the same sentences repeatedly, while layers are written from below.
 
-    A write changes nothing below its layer, and by causality nothing behind the fact token changes
-    what is there: so a sentence ends with its fact token, and a read starts at the block that was
-    remembered last. What enters that block is kept, ``(length, d_model)`` per sentence, for
-    `KEPT` times ``budget`` tokens at most; further sentences start from the embedding each time.
+    A write changes nothing below its layer, and by causality nothing after the fact token changes
+    it. So a sentence ends with its fact token, and a read starts at the last block that `read_key`
+    read. The input of that block is cached, ``(length, d_model)`` per sentence, for
+    `CACHED_BUDGETS` times ``budget`` tokens at most; other sentences start from the embedding.
 
     Args:
-        lm: the model; below the block remembered last it must stay as it is.
+        lm: the model; it must not change below that block.
         sentences: what to run.
         budget: padded tokens per micro-batch.
     """
@@ -74,11 +74,11 @@ class Reader:
     def __init__(
         self, lm: EditableModel, sentences: Sequence[Sentence], budget: int = 8192
     ) -> None:
-        self._view, self._budget = lm, budget
+        self._lm, self._budget = lm, budget
         self._sentences = [sentence.until_fact() for sentence in sentences]
         totals = accumulate(len(s.ids) for s in self._sentences)
-        room = KEPT * budget if can_resume(lm) else 0
-        self._keepable = sum(total <= room for total in totals)
+        room = CACHED_BUDGETS * budget if can_resume(lm) else 0
+        self._cacheable = sum(total <= room for total in totals)
         self._layer = 0
         self._entering: dict[int, Tensor] = {}
         self._form: Any = None
@@ -88,10 +88,10 @@ class Reader:
 
         Args:
             sites: where to read; the forward pass ends after the deepest one.
-            every: read only each sentence whose number divides by this.
+            every: read only sentences whose index is a multiple of this.
 
         Returns:
-            For each site ``(d, n)`` float32, one column per sentence, in the given order.
+            For each site ``(d, n)`` float32, one column per sentence.
 
         Raises:
             OutOfMemory: see `in_token_budget`.
@@ -99,9 +99,9 @@ class Reader:
         return self._run(sites, every, None)
 
     def read_key(self, layer: int) -> Tensor:
-        """``(d_in, n)`` float32, the keys of ``layer``; remembers what enters its block.
+        """``(d_in, n)`` float32, the keys of ``layer``; caches the input of its block.
 
-        ``layer`` is not below that of an earlier call.
+        ``layer`` must not be below that of an earlier call.
         """
         site = Site(layer, Part.KEY)
         keys = self._run([site], 1, layer)[site]
@@ -114,61 +114,60 @@ class Reader:
 
         def work(part: list[int], indices: list[int]) -> None:
             chosen = [part[index] for index in indices]
-            found, entering = _run_tail(self._view, sites, self._tail(chosen), remember)
-            for site, vectors in found.items():
+            read_off, entering = _run_tail(self._lm, sites, self._tail(chosen), remember)
+            for site, vectors in read_off.items():
                 columns[site].update(zip(chosen, vectors, strict=True))
             if entering is not None:
-                self._keep(chosen, entering)
+                self._cache(chosen, entering)
 
-        with torch.no_grad(), inference(self._view):
+        with torch.no_grad(), inference(self._lm.model):
             for part in (
-                [row for row in rows if row < self._keepable],
-                [row for row in rows if row >= self._keepable],
+                [row for row in rows if row < self._cacheable],
+                [row for row in rows if row >= self._cacheable],
             ):
                 lengths = [len(self._sentences[row].ids) for row in part]
-                in_token_budget(self._view, lengths, self._budget, partial(work, part))
+                in_token_budget(self._lm, lengths, self._budget, partial(work, part))
         return {
             site: torch.stack([vectors[row] for row in rows], dim=1)
             for site, vectors in columns.items()
         }
 
     def _tail(self, rows: Sequence[int]) -> Tail:
-        """What is left to run of these sentences, all of which are kept, or none."""
-        batch = collate(self._view, [self._sentences[row] for row in rows])
+        """What has to run for these sentences, all of which are cached, or none."""
+        batch = collate(self._lm, [self._sentences[row] for row in rows])
         if rows[0] not in self._entering:
             return Tail(0, batch.positions, batch.inputs(), None, None)
         hidden = pad_sequence([self._entering[row] for row in rows], batch_first=True)
         below = with_hidden(self._form, hidden)
         return Tail(self._layer, batch.positions, batch.inputs(), None, below)
 
-    def _keep(self, rows: Sequence[int], entering: Any) -> None:
+    def _cache(self, rows: Sequence[int], entering: Any) -> None:
         hidden = hidden_of(entering)
         self._form = with_hidden(entering, hidden[:0])
-        # All or none: rows for which memory runs out here are read again from where they were.
+        # All at once: if memory runs out here, the rows are read again from the same block.
         self._entering |= {
             row: states[: len(self._sentences[row].ids)].clone()
             for row, states in zip(rows, hidden, strict=True)
-            if row < self._keepable
+            if row < self._cacheable
         }
 
 
 def _run_tail(
     lm: EditableModel, sites: Sequence[Site], tail: Tail, remember: int | None
 ) -> tuple[dict[Site, Tensor], Any]:
-    """One forward pass, which stops when all has been seen.
+    """One forward pass, up to the last site.
 
     Returns:
-        For each site ``(n, d)``; and the output of the block below ``remember``, where there is
-        one.
+        For each site ``(n, d)``; and the output of the block below ``remember``, if any.
     """
-    found: dict[Site, Tensor] = {}
+    vectors: dict[Site, Tensor] = {}
     entering: list[Any] = []
 
     def keep(site: Site, hidden: Tensor) -> None:
         rows = torch.arange(len(tail.column), device=hidden.device)
         hidden = per_token(hidden, tail.inputs["input_ids"])
-        found[site] = hidden[rows, tail.column.to(hidden.device)].float()
-        if len(found) == len(sites):
+        vectors[site] = hidden[rows, tail.column.to(hidden.device)].float()
+        if len(vectors) == len(sites):
             raise StopForward
 
     def register(site: Site) -> Any:
@@ -184,18 +183,13 @@ def _run_tail(
     hooks = [partial(register, site) for site in sites]
     with hooked(*hooks, *([watch] if remember else [])), suppress(StopForward):
         run(lm, tail)
-    return found, entering[0] if entering else None
+    return vectors, entering[0] if entering else None
 
 
 def average(columns: Tensor, weights: Tensor) -> Tensor:
-    """Average keys over context templates.
+    """Average keys ``(d, n · c)`` over the ``c`` contexts of each request: ``(d, n)``.
 
-    Args:
-        columns: ``(d, n · c)``, the ``c`` contexts of a request side by side.
-        weights: ``(c,)``, summing to 1.
-
-    Returns:
-        ``(d, n)``.
+    ``weights (c,)`` sum to 1.
     """
     grouped = columns.unflatten(1, (-1, len(weights)))
     return grouped @ weights.to(columns)

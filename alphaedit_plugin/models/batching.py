@@ -1,4 +1,4 @@
-"""Work in micro-batches that fit into memory, and shrink where it runs out all the same."""
+"""Micro-batches that fit into memory, and shrink when it runs out."""
 
 from __future__ import annotations
 
@@ -12,40 +12,37 @@ import torch
 
 from alphaedit_plugin.common.errors import OutOfMemory, is_out_of_memory
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.tokens import by_token_budget
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[list[int]], None]
-
-SHARE = 4  # of a device's memory, one in so many bytes is for activations
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+MEMORY_PER_ACTIVATION = 4  # bytes of device memory for each byte of activations
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def in_token_budget(
     lm: EditableModel,
     lengths: Sequence[int],
-    most: int,
-    work: Work,
+    budget: int,
+    work: Callable[[list[int]], None],
     token_bytes: float | None = None,
     name: str | None = None,
 ) -> None:
-    """Do ``work`` on micro-batches; where memory runs out, go on with batches of half the size.
+    """Do ``work`` in `micro_batches`; when memory runs out, halve them and continue.
 
     Args:
         lm: the model that runs.
         lengths: token count of each item.
-        most: padded tokens of a micro-batch, where no fewer fit into `activation_room`.
-        work: is given the indices of one micro-batch. A batch that ran out of memory is given
-            again in parts, so it has to keep its results only once it has them all.
-        token_bytes: what a padded token takes; by default what it takes without gradients.
-        name: of the work, to log how it is cut.
+        budget: see `micro_batches`.
+        work: takes the indices of one micro-batch. After running out of memory it is called
+            again with parts of the batch, so it must store its results last.
+        token_bytes: see `micro_batches`.
+        name: logs, under this name, how the work is split.
 
     Raises:
         OutOfMemory: one item alone does not fit.
     """
     needed = activation_bytes(lm) if token_bytes is None else token_bytes
-    waiting = by_token_budget(lengths, fitting(lm, most, needed))
+    waiting = micro_batches(lm, lengths, budget, needed)
     if name is not None and waiting:
         tokens = max(len(batch) * max(lengths[i] for i in batch) for batch in waiting)
         logger.info(
@@ -59,19 +56,49 @@ def in_token_budget(
         size = len(batch) * max(lengths[index] for index in batch)
         if len(batch) == 1:
             raise OutOfMemory(
-                f"out of memory with one item of {size} tokens: set model.dtype=bfloat16, take "
-                "fewer or shorter model.contexts.templates, or use a device with more memory"
+                f"out of memory with one item of {size} tokens: set model.dtype=bfloat16, use "
+                "fewer or shorter model.contexts.templates, or a device with more memory"
             )
-        logger.warning(
-            "out of memory with %d tokens at once: going on with %d", size, max(1, size // 2)
-        )
-        left = [*batch, *(index for later in waiting for index in later)]
-        parts = by_token_budget([lengths[index] for index in left], max(1, size // 2))
-        waiting = [[left[index] for index in part] for part in parts]
+        half = max(1, size // 2)
+        logger.warning("out of memory with %d tokens at once: going on with %d", size, half)
+        undone = [*batch, *(index for later in waiting for index in later)]
+        parts = _split([lengths[index] for index in undone], half)
+        waiting = [[undone[index] for index in part] for part in parts]
 
 
-def _fits(work: Work, batch: list[int]) -> bool:
-    """Whether memory was enough; what the failed attempt held is free again on return."""
+def micro_batches(
+    lm: EditableModel, lengths: Sequence[int], budget: int, token_bytes: float | None = None
+) -> list[list[int]]:
+    """Group indices of items by similar length, the longest first.
+
+    Args:
+        lm: the model that runs.
+        lengths: token count of each item.
+        budget: padded tokens per batch, ``rows × longest row``; fewer where `activation_room` is
+            smaller. One item alone may exceed it.
+        token_bytes: memory per padded token; by default that of a pass without gradients.
+    """
+    room = activation_room(lm)
+    if room is not None:
+        needed = activation_bytes(lm) if token_bytes is None else token_bytes
+        budget = max(1, min(budget, int(room / needed)))
+    return _split(lengths, budget)
+
+
+def _split(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    # Longest first: if memory runs out, it does so at once.
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    batches: list[list[int]] = []
+    for index in order:
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _fits(work: Callable[[list[int]], None], batch: list[int]) -> bool:
+    """Whether memory was enough; what a failed attempt allocated is free again on return."""
     try:
         work(batch)
     except (RuntimeError, MemoryError) as error:
@@ -79,38 +106,26 @@ def _fits(work: Work, batch: list[int]) -> bool:
             raise
     else:
         return True
-    # Only here, as inside the handler the traceback still holds the attempt's tensors.
+    # Not in the handler, where the traceback still references the attempt's tensors.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
 
 
-def fitting(lm: EditableModel, most: int, token_bytes: float | None = None) -> int:
-    """How many padded tokens fit into `activation_room`, ``most`` at most.
-
-    Args:
-        lm: the model that runs.
-        most: the bound.
-        token_bytes: what a padded token takes; by default what it takes without gradients.
-    """
-    room = activation_room(lm)
-    needed = activation_bytes(lm) if token_bytes is None else token_bytes
-    return most if room is None else max(1, min(most, int(room / needed)))
-
-
 def activation_bytes(
     lm: EditableModel, blocks: int = 1, length: int = 0, logits: float = 0.0
 ) -> float:
-    """What one token's activations take, by the model's sizes.
+    """Estimated bytes of one token's activations.
 
-    A block takes about ten hidden states and five times the MLP's inner width, its gradients'
-    workspace included, and attention at most two rows of weights per head; a row of logits is
-    there five times, in float32. (Fitted to what SmolLM2-135M takes.)
+    A block takes about ten hidden states and five times the MLP's inner width, including the
+    workspace of its gradients, and attention at most two rows of weights per head. A row of logits
+    is there five times, in float32. (Fitted to SmolLM2-135M.)
 
     Args:
         lm: the model.
-        blocks: those whose activations are there at once: all that a gradient passes, else one.
-        length: of the sentences, in tokens.
+        blocks: how many blocks' activations are in memory at once: all that gradients pass
+            through, otherwise one.
+        length: tokens per sentence.
         logits: rows of logits per token.
     """
     d_in, heads = lm.key_size(0), getattr(lm.config, "num_attention_heads", 1)
@@ -121,26 +136,26 @@ def activation_bytes(
 
 
 def activation_room(lm: EditableModel) -> int | None:
-    """Bytes for activations: `SHARE` of what a device has beside the model, as a power of two.
+    """Bytes for activations: a share of the memory that the model leaves, as a power of two.
 
-    Of all its memory, not of what is free now: runs on like machines are cut alike, and how a sum
-    rounds depends on that. ``None`` where nobody says what there is.
+    It depends on total memory, not on what is free now, so that the same machine always makes the
+    same batches: rounding depends on them. ``None`` if total memory is unknown.
     """
     total = _memory_of(lm.device)
     if total is None:
         return None
     model = sum(p.numel() * p.element_size() for p in lm.model.parameters() if not p.is_meta)
-    return 1 << max((total - model) // SHARE, 2**20).bit_length() - 1
+    return 1 << max((total - model) // MEMORY_PER_ACTIVATION, 2**20).bit_length() - 1
 
 
 def _memory_of(device: torch.device) -> int | None:
-    """Bytes that the device has, or that this process may use."""
+    """Total bytes of the device, or of what this process may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     if device.type != "cpu" or not hasattr(os, "sysconf"):
         return None
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for path in LIMITS:
-        with suppress(OSError, ValueError):  # there is none, or it says "max"
+    for path in CGROUP_LIMITS:
+        with suppress(OSError, ValueError):  # no such file, or no limit ("max")
             limits.append(int(Path(path).read_text(encoding="ascii")))
     return min(limits)

@@ -1,8 +1,8 @@
-"""From text to tokens: one beginning, and where a prompt ends and its answer begins.
+"""Tokenizing text, and the boundary between a prompt and its answer.
 
-A prompt and its answer are tokenised together, as the running text they make. The answer's tokens
-are those that the prompt alone does not have, so that a blank, or a character that a token shares
-with the prompt, goes where the tokenizer puts it.
+A prompt and its answer are tokenized together, as running text. The answer's tokens are those that
+the prompt alone does not have: a blank, or a character in one token with the prompt's, goes where
+the tokenizer puts it.
 """
 
 from __future__ import annotations
@@ -14,57 +14,57 @@ from typing import Any
 
 from alphaedit_plugin.common.errors import RequestError, quoted
 
-# First words of the Unicode names of letters that are written without blanks between words.
+# First words of the Unicode names of letters in scripts without blanks between words.
 UNSPACED = frozenset(
-    [
+    {
         *("CJK", "IDEOGRAPHIC", "FULLWIDTH", "HALFWIDTH", "HIRAGANA", "KATAKANA", "BOPOMOFO"),
         *("YI", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"),
-    ]
+    }
 )
-Span = tuple[int, int]
-OPENING = ("Ps", "Pi")  # Unicode categories of brackets and quotation marks that open
+OPENING = ("Ps", "Pi")  # Unicode categories of opening brackets and quotation marks
 NEWLINES = "\n\r\v\f\x85\u2028\u2029"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised text.
+    """A tokenized text.
 
     Attributes:
-        ids: its token ids, with the special tokens that the tokenizer puts before it.
-        offsets: the characters of each token, ``(start, end)``, where they were asked for.
+        ids: token ids, including the special tokens that the tokenizer puts before the text.
+        offsets: ``(start, end)`` characters of each token, if requested.
     """
 
     ids: list[int]
-    offsets: list[Span]
+    offsets: list[tuple[int, int]]
 
 
 def encode(tokenizer: Any, texts: Sequence[str], *, offsets: bool = False) -> list[Encoded]:
-    """Tokenise texts in one call; chat text that begins as the tokenizer begins gets no second BOS.
+    """Tokenize texts in one call.
 
-    An end-of-sequence token that the tokenizer puts after a text is left out, as the answer follows
-    there.
+    A text that begins with the tokenizer's special tokens (a chat template's) does not get them
+    twice. An end-of-sequence token that the tokenizer appends is dropped: the answer follows.
     """
     if not texts:
         return []
-    wanted = {"return_offsets_mapping": True} if offsets else {}
-    coded = tokenizer(list(texts), **wanted)
-    spans = coded["offset_mapping"] if offsets else [[]] * len(texts)
+    settings = {"return_offsets_mapping": True} if offsets else {}
+    output = tokenizer(list(texts), **settings)
+    spans = output["offset_mapping"] if offsets else [[]] * len(texts)
     special = special_tokens(tokenizer)
     return [
-        _trimmed(tokenizer, Encoded(list(ids), list(places)), text, special)
-        for text, ids, places in zip(texts, coded["input_ids"], spans, strict=True)
+        _trimmed(tokenizer, Encoded(list(ids), list(pairs)), text, special)
+        for text, ids, pairs in zip(texts, output["input_ids"], spans, strict=True)
     ]
 
 
-def _trimmed(tokenizer: Any, coded: Encoded, text: str, special: tuple[str, ...]) -> Encoded:
-    """``coded`` without what the tokenizer adds to a ``text`` that has it, or after any text."""
-    ids, last = coded.ids, [tokenizer.eos_token_id]
+def _trimmed(tokenizer: Any, encoded: Encoded, text: str, special: tuple[str, ...]) -> Encoded:
+    """``encoded`` without a second beginning, and without an end that ``text`` does not have."""
+    ids, eos = encoded.ids, [tokenizer.eos_token_id]
     spelled = text.endswith(special) and text.endswith(tokenizer.eos_token or "\0")
-    end = len(ids) - (len(ids) > 1 and (ids[-2:] == last * 2 if spelled else ids[-1:] == last))
-    own = list(tokenizer("")["input_ids"]) if text.startswith(special) else []
-    start = len(own) if own and ids[: 2 * len(own)] == own * 2 else 0
-    return Encoded(ids[start:end], coded.offsets[start:end])
+    end = len(ids) - (len(ids) > 1 and (ids[-2:] == eos * 2 if spelled else ids[-1:] == eos))
+    beginning = list(tokenizer("")["input_ids"]) if text.startswith(special) else []
+    twice = bool(beginning) and ids[: 2 * len(beginning)] == beginning * 2
+    start = len(beginning) if twice else 0
+    return Encoded(ids[start:end], encoded.offsets[start:end])
 
 
 def tokenise(tokenizer: Any, text: str) -> list[int]:
@@ -73,25 +73,25 @@ def tokenise(tokenizer: Any, text: str) -> list[int]:
 
 
 def special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """The texts that stand for special tokens, chat templates' among them."""
+    """The texts of the special tokens, including those of chat templates."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).values()
     return tuple(token.content for token in added if token.special)
 
 
 def stem(prompt: str) -> str:
-    """A prompt without the blanks after it, which running text puts into the next token.
+    """A prompt without trailing blanks, which running text puts into the next token.
 
-    Line breaks stay, as they are tokens of their own.
+    Line breaks stay: they are separate tokens.
     """
     blanks = "".join({c for c in prompt if c.isspace()} - set(NEWLINES))
     return prompt.rstrip(blanks) if blanks else prompt
 
 
 def separator_of(prompt: str, special: tuple[str, ...]) -> str:
-    """What running text has between ``prompt`` and its answer: a blank or nothing.
+    """A blank, or nothing: what running text has between ``prompt`` and its answer.
 
-    Nothing after a line break, an opening bracket or quotation mark, or a special token (a chat
-    template's), and in scripts that put no blanks between words.
+    Nothing after a line break, an opening bracket or quotation mark, or a special token, and in
+    scripts without blanks between words.
     """
     last = prompt[-1:]
     quote = last == '"' and prompt.count('"') % 2 == 1
@@ -105,13 +105,13 @@ def separator_of(prompt: str, special: tuple[str, ...]) -> str:
 def continuations(
     tokenizer: Any, pairs: Sequence[tuple[str, str]], separator: str | None = None
 ) -> list[tuple[list[int], list[int]]]:
-    """Tokens of each prompt, and of the answer as it follows that prompt in running text.
+    """Tokens of each prompt, and of its answer as it follows in running text.
 
     Args:
-        tokenizer: called once, for all texts together.
-        pairs: (prompt, answer); blanks after either are dropped.
-        separator: what is put before answers that begin with no white space of their own; ``None``
-            for `separator_of`.
+        tokenizer: called once, for all texts.
+        pairs: (prompt, answer); trailing blanks of either are dropped.
+        separator: put before answers that do not begin with white space; ``None`` for
+            `separator_of`.
 
     Raises:
         RequestError: an answer has no token.
@@ -120,15 +120,15 @@ def continuations(
     prompts = [stem(prompt) for prompt, _ in pairs]
     wholes = [running_text(*pair, separator, special) for pair in pairs]
     texts = list(dict.fromkeys([*prompts, *wholes]))
-    known = dict(zip(texts, (one.ids for one in encode(tokenizer, texts)), strict=True))
+    ids = {text: one.ids for text, one in zip(texts, encode(tokenizer, texts), strict=True)}
     return [
-        split(tokenizer, known[prompt], known[whole], whole[len(prompt) :])
+        split(tokenizer, ids[prompt], ids[whole], whole[len(prompt) :])
         for prompt, whole in zip(prompts, wholes, strict=True)
     ]
 
 
 def running_text(prompt: str, answer: str, separator: str | None, special: tuple[str, ...]) -> str:
-    """A prompt's `stem` and its answer as one text; see `continuations` and `special_tokens`."""
+    """A prompt and its answer as one text; see `continuations` and `special_tokens`."""
     prompt, answer = stem(prompt), stem(answer)
     if answer[:1].isspace() or answer.startswith(special):
         return prompt + answer
@@ -138,15 +138,15 @@ def running_text(prompt: str, answer: str, separator: str | None, special: tuple
 def split(
     tokenizer: Any, prompt: list[int], whole: list[int], answer: str, least: int = 1
 ) -> tuple[list[int], list[int]]:
-    """Part the tokens of a running text into the prompt's and the answer's.
+    """Split the tokens of a running text into the prompt's and the answer's.
 
     Args:
-        tokenizer: of the two.
+        tokenizer: of both.
         prompt: tokens of the prompt alone.
         whole: tokens of the prompt and the answer.
-        answer: the answer with what separates it.
-        least: how many tokens must stay with the prompt; where the answer shares one of these, it
-            is tokenised by itself.
+        answer: the answer with its separator.
+        least: how many tokens must stay with the prompt. If the answer shares one of these, it is
+            tokenized separately.
 
     Raises:
         RequestError: the answer has no token.

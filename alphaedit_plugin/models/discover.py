@@ -1,20 +1,18 @@
-"""The layout of an unknown decoder, found by running it on two pairs of tokens.
+"""The layout of a decoder of an unknown family.
 
-Which module is the MLP's down-projection is told by what flows, not by what it is called. Of the
-linear layers inside a block whose output is as wide as the hidden state:
-
-- attention's output projection is given something that depends on *other* tokens, even where
-  nothing else has passed between tokens before;
-- the MLP's is given something that depends on its own token only, and what it puts out reaches
-  the block's output even where all the others are silent; queries, keys, values and gates do not.
+The down-projection is looked up among the names it has in known families. Two forward passes on
+pairs of tokens then show that it is one, where the final norm is, and what the block does with the
+down-projection's output.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,58 +21,65 @@ from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.common.errors import ModelError, first_line
 from alphaedit_plugin.models.families import Layout, several_experts
-from alphaedit_plugin.models.hooks import evaluation
-from alphaedit_plugin.models.probe import Probe, same
+from alphaedit_plugin.models.hooks import (
+    StopForward,
+    hidden_of,
+    hooked,
+    inference,
+    per_token,
+    with_hidden,
+)
+from alphaedit_plugin.models.offload import execution_device
 
 logger = logging.getLogger(__name__)
+
+Call = tuple[str, Tensor | None]
+
+# Names of the down-projection inside a block, unless its MLP has none of its own.
+IN_BLOCK = ("fc2", "linear2", "output.dense", "ffn.2")
+IN_MLP = tuple(
+    f".{mlp}.{name}"
+    for mlp in ("mlp", "mlp_block", "ffn", "feed_forward")
+    for name in (
+        *("down_proj", "c_proj", "fc_out", "fc2", "dense_4h_to_h", "w2", "wo", "Wo"),
+        *("out_proj", "proj", "lin2", "linear2", "linear_2", "down", "fc_2"),
+    )
+)
 
 NOT_NORMS = (nn.Linear, nn.Dropout, nn.Identity)
 CLOSE = 0.05  # relative; bfloat16 rounds to 0.004, and no family scales by so little
 
 
 def discover(model: Any, given: Mapping[str, Any]) -> Layout:
-    """Find the layout of ``model`` by running it.
+    """Find the layout of ``model``, and log a warning with it unless ``down_proj`` is given.
 
     Args:
         model: a causal language model.
-        given: fields of `Layout` that are known; the others are looked for. Where the
-            down-projection is not given, a warning says what was chosen.
+        given: fields of `Layout` that are known.
 
     Raises:
-        ModelError: the model cannot be run on token ids alone, is no causal decoder of like
-            blocks, has several down-projections in a block, or has none that could be told; the
-            message names the setting to give.
+        ModelError: the model does not run on token ids alone, is not causal, is a mixture of
+            experts, or no layer can be told to be the down-projection; the message names the
+            setting to give.
     """
     try:
-        with torch.inference_mode(False), torch.no_grad(), evaluation(model):
+        with torch.inference_mode(False), torch.no_grad(), inference(model):
             layout = _find(model, given)
     except ModelError:
         raise
-    except Exception as error:  # whatever a model may raise that wants to be run in another way
+    except Exception as error:  # models that need other inputs raise anything
         raise ModelError(
-            f"{model.config.model_type!r} is no known model type, and running it on token ids "
+            f"{model.config.model_type!r} is not a known model type, and running it on token ids "
             f"alone fails ({type(error).__name__}: {first_line(error)}): it cannot be edited"
         ) from error
     if "down_proj" not in given:
         logger.warning(
-            "model type %r is not known; by running the model I chose %s: check it, and give "
-            "these settings to confirm or to change them",
+            "model type %r is not known; I chose %s: check it, and give these settings to confirm "
+            "or to change them",
             model.config.model_type,
             " ".join(_setting(f.name, getattr(layout, f.name)) for f in fields(Layout)),
         )
     return layout
-
-
-def _find(model: Any, given: Mapping[str, Any]) -> Layout:
-    probe = Probe.of(model, given.get("block"))
-    down = given.get("down_proj") or f"{probe.block}.{_down_projection(probe)}"
-    found: dict[str, Any] = {
-        "block": probe.block,
-        "down_proj": down,
-        "final_norm": _final_norm(probe),
-        "adds_mlp": _adds(probe, down.removeprefix(probe.block + ".")),
-    }
-    return Layout(**(found | dict(given)))
 
 
 def _setting(name: str, value: str | bool | None) -> str:
@@ -82,42 +87,102 @@ def _setting(name: str, value: str | bool | None) -> str:
     return f"model.layout.{name}={repr(value) if isinstance(value, str) else json.dumps(value)}"
 
 
-def _down_projection(probe: Probe) -> str:
-    """Path of the down-projection inside a block."""
-    block = probe.blocks[0]
-    width = probe.watch(block, {"": block})[""][1].shape[-1]
-    _refuse_experts(probe, block, width)
-    linear = {
-        name: module
-        for name, module in block.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and _sizes(module)[1] == width
-    }
-    mixers: list[str] = []
-    for name in list(probe.watch(block, linear)):
-        entered = probe.watch(block, linear, mixers)[name][0]
-        mixes = not same(entered[0, 1], entered[1, 1])
-        if mixes or same(
-            entered[2, 1], entered[3, 1]
-        ):  # recurrent blocks leave some with nothing where others are silent
-            mixers.append(name)
-    writers = [name for name in linear if name not in mixers and _writes(probe, linear, name)]
-    everywhere = [
-        name for name in writers if all(_has(other, name, linear[name]) for other in probe.blocks)
-    ]
-    if not everywhere:
+def _find(model: Any, given: Mapping[str, Any]) -> Layout:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ModelError(f"{type(model).__name__} has no language-model head")
+    ids = _token_ids(model)
+    modules = {name: module for name, module in model.named_modules() if module is not head}
+    calls = _calls(model, ids, modules)
+    path = given.get("block") or _block_path(model, calls)
+    blocks = _blocks(model, path)
+    ran, last = [name for name, _ in calls], path.format(len(blocks) - 1)
+    before = dict(calls)
+    states = _states(model, before.get(last), ids)
+    if not _same(states[0, 0], states[1, 0]):
         raise ModelError(
-            f"no linear layer in the blocks of {probe.model.config.model_type!r} could be told to "
-            "be the MLP's down-projection: set model.layout.down_proj, e.g. "
-            f"{probe.block}.mlp.down_proj"
+            f"{model.config.model_type!r} is not a causal language model: a token changes the "
+            "hidden states before it"
         )
-    widest = max(everywhere, key=lambda name: _sizes(linear[name])[0])
-    others = [f"{probe.block}.{name}" for name in everywhere if name != widest]
-    if others:
-        logger.warning("of several candidates I took the widest; others are %s", ", ".join(others))
-    return widest
+    down = given.get("down_proj") or _down_projection(model, path, blocks, states.shape[-1])
+    norms = [
+        name
+        for name in ran[ran.index(last) + 1 :]
+        if not list(modules[name].children()) and not isinstance(modules[name], NOT_NORMS)
+    ]
+    found: dict[str, Any] = {
+        "block": path,
+        "down_proj": down,
+        "final_norm": norms[-1] if norms else None,
+        "adds_mlp": _adds(model, ids, path.format(0), down.format(0), before),
+    }
+    return Layout(**(found | dict(given)))
 
 
-def _refuse_experts(probe: Probe, block: nn.Module, width: int) -> None:
+def _block_path(model: Any, calls: Sequence[Call]) -> str:
+    """Path of the outermost list of as many modules as the model has layers, run once each."""
+    depth, paths = _depth(model), []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            numbers = [f"{name}.{number}" for number in range(depth)]
+            if [called for called, _ in calls if called in numbers] == numbers:
+                paths.append(name)
+    if not paths:
+        raise ModelError(
+            f"{model.config.model_type!r} is not a known model type, and no list of {depth} blocks "
+            "in it runs once each, in order: set model.layout.block, e.g. model.layers.{}"
+        )
+    return min(paths, key=lambda name: name.count(".")) + ".{}"
+
+
+def _depth(model: Any) -> int:
+    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(depth, int) or depth < 1:
+        raise ModelError(
+            f"{model.config.model_type!r} is not a known model type, and its config has no "
+            "num_hidden_layers: register a Layout for it in LAYOUTS"
+        )
+    return depth
+
+
+def _blocks(model: Any, path: str) -> list[nn.Module]:
+    try:
+        return [model.get_submodule(path.format(number)) for number in range(_depth(model))]
+    except AttributeError as error:
+        raise ModelError(f"model.layout.block is {path!r}: {error}") from None
+
+
+def _down_projection(model: Any, path: str, blocks: list[nn.Module], width: int) -> str:
+    """Path of the only layer with a down-projection's name and output width in every block."""
+    _refuse_experts(model, blocks[0], width)
+    candidates = [
+        name
+        for name, module in blocks[0].named_modules()
+        if (name in IN_BLOCK or f".{name}".endswith(IN_MLP))
+        and all(_projects(block, name, width) for block in blocks)
+    ]
+    if len(candidates) != 1:
+        several = f"; candidates are {', '.join(candidates)}" if candidates else ""
+        raise ModelError(
+            f"no linear layer in the blocks of {model.config.model_type!r} could be told to be "
+            f"the MLP's down-projection{several}: set model.layout.down_proj, e.g. "
+            f"{path}.mlp.down_proj"
+        )
+    return f"{path}.{candidates[0]}"
+
+
+def _projects(block: nn.Module, name: str, width: int) -> bool:
+    """Whether ``block`` has a linear layer of this name with ``width`` outputs."""
+    try:
+        module = block.get_submodule(name)
+    except AttributeError:
+        return False
+    if isinstance(module, Conv1D):
+        return int(module.weight.shape[1]) == width
+    return isinstance(module, nn.Linear) and module.weight.shape[0] == width
+
+
+def _refuse_experts(model: Any, block: nn.Module, width: int) -> None:
     fused = [
         name
         for module in block.modules()
@@ -132,7 +197,7 @@ def _refuse_experts(probe: Probe, block: nn.Module, width: int) -> None:
     ]
     if fused or lists:
         raise several_experts(
-            f"{probe.model.config.model_type!r} looks like a mixture of experts "
+            f"{model.config.model_type!r} looks like a mixture of experts "
             f"({(fused + lists)[0]} in its blocks)"
         )
 
@@ -141,63 +206,88 @@ def _holds_linear(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Linear) for part in module.modules())
 
 
-def _writes(probe: Probe, linear: Mapping[str, nn.Module], name: str) -> bool:
-    """Whether the output of ``name`` reaches the block's where all the others are silent."""
-    block = probe.blocks[0]
-    others, seen = set(linear) - {name}, {**linear, "": block}
-    before = probe.watch(block, seen, others)
-    if name not in before:
-        return False
-    after = probe.watch(block, seen, others, (name, _nudge(before[name][1])))
-    return not same(before[""][1], after[""][1])
-
-
-def _adds(probe: Probe, down: str) -> bool:
-    """Whether a change of the down-projection's output is the same change of the block's."""
-    block = probe.blocks[0]
+def _adds(
+    model: Any, ids: Tensor, block: str, down: str, before: Mapping[str, Tensor | None]
+) -> bool:
+    """Whether a change of the down-projection's output changes the block's by the same amount."""
     try:
-        seen = {"": block, down: block.get_submodule(down)}
+        watched = {name: model.get_submodule(name) for name in (down, block)}
     except AttributeError as error:
         raise ModelError(f"model.layout.down_proj: {error}") from None
-    before = probe.watch(block, seen)
-    nudge = _nudge(before[down][1])
-    after = probe.watch(block, seen, (), (down, nudge))
-    moved = after[""][1].float() - before[""][1].float()
+    if before.get(down) is None:
+        raise ModelError(f"model.layout.down_proj: {down} does not run")
+    nudge = _nudge(before[down])
+    after = dict(_calls(model, ids, watched, (down, nudge)))
+    moved = _states(model, after[block], ids).float() - _states(model, before[block], ids).float()
+    if not moved.any():
+        raise ModelError(f"model.layout.down_proj: {block} does not depend on {down}")
     return bool((moved - nudge.float()).norm(dim=-1).max() < CLOSE * nudge.float().norm())
 
 
-def _final_norm(probe: Probe) -> str | None:
-    """Path of the last module without children that runs between the last block and the head."""
-    head = probe.model.get_output_embeddings()
-    if head is None:
-        raise ModelError(f"{type(probe.model).__name__} has no language-model head")
-    leaves = {
-        name: module
-        for name, module in probe.model.named_modules()
-        if not list(module.children()) and not isinstance(module, NOT_NORMS) and module is not head
-    }
-    ran = list(probe.watch(head, {**leaves, "": probe.blocks[-1]}))
-    behind = ran[ran.index("") + 1 :]
-    return behind[-1] if behind else None
+def _calls(
+    model: Any,
+    ids: Tensor,
+    watched: Mapping[str, nn.Module],
+    nudged: tuple[str, Tensor] | None = None,
+) -> list[Call]:
+    """Run up to the head; name and output of the modules that ran, in the order they ended.
+
+    Args:
+        model: runs on ``ids``.
+        ids: of tokens, ``(n, length)``.
+        watched: modules by name.
+        nudged: adds ``(d,)`` to every token's output of this module.
+    """
+    calls: list[Call] = []
+
+    def look(name: str, _: Any, args: Any, output: Any) -> Any:
+        hidden = hidden_of(output)
+        if nudged is not None and name == nudged[0]:
+            hidden = hidden + nudged[1]
+        calls.append((name, hidden if isinstance(hidden, Tensor) else None))
+        return with_hidden(output, hidden) if nudged is not None else output
+
+    def stop(*_: Any) -> None:
+        raise StopForward
+
+    hooks = [
+        partial(module.register_forward_hook, partial(look, name))
+        for name, module in watched.items()
+    ]
+    head = model.get_output_embeddings()
+    with hooked(*hooks, lambda: head.register_forward_pre_hook(stop)), suppress(StopForward):
+        model(input_ids=ids, use_cache=False)
+    return calls
 
 
-def _nudge(output: Tensor) -> Tensor:
-    """A change ``(d,)`` as large as ``output (…, d)``, or as 1, that no norm lets pass as it is."""
+def _states(model: Any, output: Tensor | None, ids: Tensor) -> Tensor:
+    """A block's output as ``(n, length, d)``."""
+    if output is not None and output.numel() == ids.numel() * output.shape[-1]:
+        return per_token(output, ids)
+    what = "nothing" if output is None else f"a tensor of shape {list(output.shape)}"
+    raise ModelError(
+        f"a block of {model.config.model_type!r} puts out {what} for {list(ids.shape)} tokens, "
+        "where an edit needs one vector per token: it cannot be edited"
+    )
+
+
+def _token_ids(model: Any) -> Tensor:
+    """``(2, 2)``: two sentences that differ in their last token."""
+    embeddings = model.get_input_embeddings()
+    # Spread, because the first tokens of a vocabulary are special, and one may be padding.
+    a, b, c = (len(embeddings.weight) * part // 7 for part in (2, 4, 5))
+    return torch.tensor([[a, b], [a, c]], device=execution_device(embeddings, "weight"))
+
+
+def _nudge(output: Any) -> Tensor:
+    """A change ``(d,)`` as large as ``output (…, d)``, or as 1, that no norm passes unchanged."""
     size = max(output.float().std().item(), 1.0)
     steps = torch.arange(output.shape[-1], device=output.device)
     return (size * torch.cos(steps * steps)).to(output.dtype)
 
 
-def _sizes(module: Any) -> tuple[int, int]:
-    """Width of input and output of a linear layer."""
-    first, second = module.weight.shape
-    return (first, second) if isinstance(module, Conv1D) else (second, first)
-
-
-def _has(block: nn.Module, name: str, like: nn.Module) -> bool:
-    """Whether ``block`` has a module of this name, of the sizes of ``like``."""
-    try:
-        module = block.get_submodule(name)
-    except AttributeError:
-        return False
-    return type(module) is type(like) and _sizes(module) == _sizes(like)
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal up to rounding."""
+    eps = torch.finfo(one.dtype).eps ** 0.5
+    difference = (one.float() - other.float()).norm()
+    return bool(difference <= eps * one.float().norm())

@@ -1,4 +1,4 @@
-"""`EditableModel`: a model, its tokenizer, and where its editable parts are."""
+"""`EditableModel`: a model, its tokenizer, and the paths of its editable parts."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, ModelError
-from alphaedit_plugin.models import offload as places
+from alphaedit_plugin.models import offload
 from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
 from alphaedit_plugin.models.wrapped import NoTokenizer, adapted, unwrapped
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-PLAIN: tuple[type[Tensor], ...] = (Tensor,)  # not a class of a package that quantises
+PLAIN: tuple[type[Tensor], ...] = (Tensor,)  # packages that quantise use subclasses
 
 
 @dataclass(frozen=True)
 class EditableModel:
-    """A causal language model together with where its editable parts are.
+    """A causal language model with the paths of its editable parts.
 
     Attributes:
         model: the Hugging Face model; edited in place.
         tokenizer: its tokenizer; only read.
         layout: module paths of the model's family.
-        separator: what is put between a prompt and its answer; ``None`` follows the script, see
-            `boundary.separator_of`.
-        findings: what was tried out on the model once, by name: see `resume.can_resume`.
+        separator: text between a prompt and its answer; ``None`` for `boundary.separator_of`.
+        findings: results of tests that run once per model: see `prefix_cache.can_resume`.
     """
 
     model: Any
@@ -47,18 +46,18 @@ class EditableModel:
         given: Mapping[str, Any] | None = None,
         separator: str | None = None,
     ) -> EditableModel:
-        """Find the layout of ``model`` by its ``config.model_type``, or else by running it.
+        """Find the layout of ``model`` by its ``config.model_type``, otherwise by `discover`.
 
         Args:
-            model: a causal language model; of one that ``torch.compile`` made, the model in it.
-            tokenizer: its tokenizer; ``None`` where nothing is to be edited or asked.
-            given: fields of `Layout` that are known better, as ``model.layout`` gives them.
+            model: a causal language model; one that ``torch.compile`` returned is unwrapped.
+            tokenizer: its tokenizer; ``None`` if no text is needed.
+            given: fields of `Layout` that override, as in ``model.layout``.
             separator: see `EditableModel`.
 
         Raises:
             ModelError: the model cannot be edited, see `unwrapped`, `check_config` and `discover`;
-                a path is not there; or the model was made inside ``torch.inference_mode()``, where
-                no gradient can pass.
+                a path does not exist; or the model was made inside ``torch.inference_mode()``,
+                which excludes gradients.
         """
         model = unwrapped(model) if isinstance(model, nn.Module) else model
         model_type = getattr(getattr(model, "config", None), "model_type", None)
@@ -68,8 +67,8 @@ class EditableModel:
             )
         if any(parameter.is_inference() for parameter in model.parameters()):
             raise ModelError(
-                "the model was made inside torch.inference_mode(), so that no target can be "
-                "searched: load it outside"
+                "the model was made inside torch.inference_mode(), so no target can be searched: "
+                "load it outside"
             )
         check_config(model.config)
         given = dict(given or {})
@@ -86,42 +85,43 @@ class EditableModel:
         return lm
 
     def _check_paths(self, given: Mapping[str, Any]) -> None:
-        """Refuse a layout that is not this model's."""
+        """Refuse a layout with paths that this model does not have."""
+        kind, model_type = type(self.model).__name__, self.model.config.model_type
         for name in ("block", "down_proj"):
-            path, kind = getattr(self.layout, name), type(self.model).__name__
+            path = getattr(self.layout, name)
             for layer in range(self.depth):
                 try:
                     self.model.get_submodule(path.format(layer))
                 except AttributeError:
-                    lack = f"{kind} has no {path.format(layer)}"
+                    missing = f"{kind} has no {path.format(layer)}"
                     raise ModelError(
-                        f"model.layout.{name} is {path!r}: {lack}"
+                        f"model.layout.{name} is {path!r}: {missing}"
                         if given
-                        else f"{lack}, where {self.model.config.model_type} keeps its layers: pass "
-                        "the whole causal LM, as AutoModelForCausalLM loads it"
+                        else f"{missing}, where {model_type} has its layers: pass the whole "
+                        "causal LM, as AutoModelForCausalLM loads it"
                     ) from None
 
     @property
     def config(self) -> Any:
-        """The configuration of the language model, which may be a part of a larger one."""
+        """The configuration of the language model, which may be part of a larger one."""
         config = self.model.config
         return config.get_text_config() if hasattr(config, "get_text_config") else config
 
     @property
     def depth(self) -> int:
-        """How many transformer blocks the model has."""
+        """Number of transformer blocks."""
         return int(self.config.num_hidden_layers)
 
     @property
     def context_length(self) -> int | None:
-        """How many tokens the model can read at once; ``None`` where it sets no limit."""
+        """The most tokens that the model can read at once; ``None`` for no limit."""
         limit = getattr(self.config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
     @property
     def device(self) -> torch.device:
-        """Where input ids have to be."""
-        return places.execution_device(self.model.get_input_embeddings(), "weight")
+        """The device of input ids."""
+        return offload.execution_device(self.model.get_input_embeddings(), "weight")
 
     def check_layers(self, layers: Sequence[int]) -> None:
         """Refuse a list of layers that cannot be edited.
@@ -156,23 +156,23 @@ class EditableModel:
         return self.layout.down_proj.format(layer) + ".weight"
 
     def parameter(self, layer: int) -> nn.Parameter:
-        """The edited parameter of ``layer``, as its module has it: `stored` says what it holds."""
+        """The edited parameter of ``layer``; it may be offloaded, see `stored`."""
         return self.model.get_parameter(self.weight_name(layer))
 
     def stored(self, layer: int) -> Tensor:
-        """The edited weight of ``layer``, oriented as its module has it, where it lives."""
-        return places.stored(self.model, self.weight_name(layer))
+        """The edited weight of ``layer``, oriented as in its module, on its device."""
+        return offload.stored(self.model, self.weight_name(layer))
 
     def key_size(self, layer: int) -> int:
-        """``d_in`` of ``layer``; nothing offloaded is read for it."""
+        """``d_in`` of ``layer``, without reading offloaded weights."""
         return int(self._oriented(layer, self.parameter(layer)).shape[1])
 
     def weight(self, layer: int) -> Tensor:
-        """The edited weight of ``layer`` as a view oriented ``(d_out, d_in)``, where it lives.
+        """The edited weight of ``layer`` as a view ``(d_out, d_in)``, on its device.
 
         Raises:
             ModelError: the module is neither a linear layer nor GPT-2's ``Conv1D``, or its weight
-                is quantised or parametrised; or see `places.stored`.
+                is quantised or parametrised; or see `offload.stored`.
         """
         self._check_weight(layer)
         return self._oriented(layer, self.stored(layer))
@@ -184,8 +184,7 @@ class EditableModel:
         module, path = self.down_proj(layer), self.layout.down_proj.format(layer)
         if adapted(module):
             raise ModelError(
-                f"an adapter of peft's is in the place of {path}: merge it with "
-                "merge_and_unload() of the peft model"
+                f"a peft adapter replaces {path}: merge it with the peft model's merge_and_unload()"
             )
         if not isinstance(module, (nn.Linear, Conv1D)):
             raise quantised_weights(
@@ -194,8 +193,8 @@ class EditableModel:
         if "weight" not in dict(module.named_parameters(recurse=False)):
             raise ModelError(
                 f"{path} computes its weight from others (weight_norm or another "
-                "parametrisation), so that an edit of it would be lost: take that off first, e.g. "
-                "by torch.nn.utils.parametrize.remove_parametrizations"
+                "parametrization), so an edit of it would be lost: remove that first, e.g. with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
             )
         weight = module.weight
         # Packages that quantise keep nn.Linear and change its weight's dtype or class.
@@ -207,26 +206,19 @@ class EditableModel:
 def check_size(
     lm: EditableModel,
     layer: int,
-    found: int,
+    size: int,
     source: object,
     kind: type[AlphaEditError] = ConfigError,
 ) -> None:
-    """Refuse a file from outside that is for keys of another size.
-
-    Args:
-        lm: the model.
-        layer: whose keys.
-        found: dimensions of the file's.
-        source: the file, for the message.
-        kind: what to raise.
+    """Refuse a file whose keys have another ``size`` than those of ``layer``.
 
     Raises:
-        AlphaEditError: of that kind; it names the file, what it has, and what the model needs.
+        AlphaEditError: of that ``kind``; it names the ``source`` and both sizes.
     """
     needed = lm.key_size(layer)
-    if found != needed:
+    if size != needed:
         raise kind(
-            f"{source} is for keys of {found} dimensions, but this model's "
+            f"{source} is for keys of {size} dimensions, but this model's "
             f"{lm.layout.down_proj.format(layer)} has {needed}: it was made for another model"
         )
 

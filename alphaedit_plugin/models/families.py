@@ -1,4 +1,4 @@
-"""The layouts of model families, by ``config.model_type``; and what cannot be edited at all."""
+"""The layouts of model families by ``config.model_type``, and which models cannot be edited."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ class Layout:
     Attributes:
         block: path of a transformer block; ``{}`` stands for the layer number.
         down_proj: path of the MLP's down-projection, likewise.
-        final_norm: path of the norm before the language-model head; ``None`` where none is.
-        adds_mlp: the block adds the down-projection's output to its own as it is, with no norm
-            or factor between, so that a change of the one is the same change of the other;
-            ``None`` in a family whose models differ, where it and ``final_norm`` are found by
-            running the model.
+        final_norm: path of the norm before the language-model head; ``None`` if there is none.
+        adds_mlp: whether the block adds the down-projection's output unchanged, without a norm or
+            factor, so that both change by the same amount; ``None`` in a family whose models
+            differ: `discover` then finds it and ``final_norm``.
     """
 
     block: str
@@ -35,7 +34,7 @@ _GPT2 = Layout("transformer.h.{}", "transformer.h.{}.mlp.c_proj", "transformer.l
 _GPTJ = replace(_GPT2, down_proj="transformer.h.{}.mlp.fc_out")
 _BLOOM = replace(_GPT2, down_proj="transformer.h.{}.mlp.dense_4h_to_h")
 _LLAMA = Layout("model.layers.{}", "model.layers.{}.mlp.down_proj", "model.norm")
-_SCALED = replace(_LLAMA, adds_mlp=False)  # a norm or a factor behind the MLP
+_SCALED = replace(_LLAMA, adds_mlp=False)  # a norm or a factor after the MLP
 _FAIRSEQ = Layout("model.layers.{}", "model.layers.{}.fc2", "model.layer_norm")
 
 _FAMILIES: dict[Layout, str] = {
@@ -63,7 +62,7 @@ _FAMILIES: dict[Layout, str] = {
     Layout("transformer.blocks.{}", "transformer.blocks.{}.ffn.down_proj", "transformer.norm_f"): (
         "mpt"
     ),
-    # The 350M model has its norms behind the MLP, and none at the end.
+    # The 350M model has its norms after the MLP, and none at the end.
     Layout(
         "model.decoder.layers.{}",
         "model.decoder.layers.{}.fc2",
@@ -82,12 +81,12 @@ for _layout, _names in _FAMILIES.items():
     for _name in _names.split():
         LAYOUTS.register(_name, _layout)
 
-# What configurations call the number of experts that tokens are routed to.
+# Names of the number of routed experts in configurations.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 def check_config(config: Any) -> None:
-    """Refuse what cannot be edited, from its configuration alone: no weight need be read.
+    """Refuse models that cannot be edited, from the configuration alone.
 
     Raises:
         ModelError: the weights are quantised, the model is an encoder and a decoder, or a mixture
@@ -111,11 +110,11 @@ def check_config(config: Any) -> None:
 
 
 def quantised_weights(what: str) -> ModelError:
-    """Why such weights cannot be edited, and the way round."""
+    """Why such weights cannot be edited, and what to do instead."""
     return ModelError(
         f"{what}: an edit is smaller than the steps of such weights; edit the unquantised model "
-        "(model.dtype=bfloat16), and put the change, which `alphaedit export` writes, onto the "
-        "quantised one as a LoRA"
+        "(model.dtype=bfloat16), and apply the change to the quantised one as the LoRA that "
+        "`alphaedit export` writes"
     )
 
 

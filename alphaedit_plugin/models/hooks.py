@@ -1,26 +1,23 @@
-"""Looking inside a model while it runs, and leaving it as it was."""
+"""Hooks that read and change what flows through a model, and are gone on exit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alphaedit_plugin.models.offload import settle
 
-if TYPE_CHECKING:
-    from alphaedit_plugin.models.editable import EditableModel
-
 
 class StopForward(Exception):
-    """Raised by a hook once everything of interest has been seen; ends the forward pass early."""
+    """Raised by a hook to end the forward pass early."""
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden states in a block's output, be it a tensor or a sequence that starts with one."""
+    """The hidden states in a block's output: a tensor, or a sequence that starts with one."""
     return output[0] if isinstance(output, (tuple, list)) else output
 
 
@@ -32,13 +29,13 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
 
 
 def per_token(hidden: Tensor, like: Tensor) -> Tensor:
-    """``hidden`` as ``(n, length, d)`` for ``like (n, length)``: some MLPs put all rows in line."""
+    """``hidden`` as ``(n, length, d)`` for ``like (n, length)``; some MLPs flatten them."""
     return hidden.reshape(*like.shape, hidden.shape[-1])
 
 
 @contextmanager
 def hooked(*registrations: Callable[[], Any]) -> Iterator[None]:
-    """Install hooks, given as thunks that register one each; gone on exit, also on error."""
+    """Install hooks, each given as a function that registers it; removed on exit."""
     handles = []
     try:
         for register in registrations:
@@ -50,36 +47,29 @@ def hooked(*registrations: Callable[[], Any]) -> Iterator[None]:
 
 
 @contextmanager
-def head_only_at(lm: EditableModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
-    """Run the language-model head, a model's widest matrix, at the given places only.
+def head_only_at(model: Any, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Run the language-model head, a model's widest matrix, at ``m`` positions only.
 
-    The model's logits then are ``(1, m, vocabulary)``, one row for each of the ``m`` places.
+    The logits are then ``(1, m, vocabulary)``.
     """
 
     def gather(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = args[0]
         return (hidden[rows.to(hidden.device), columns.to(hidden.device)][None], *args[1:])
 
-    head = lm.model.get_output_embeddings()
+    head = model.get_output_embeddings()
     with hooked(lambda: head.register_forward_pre_hook(gather)):
         yield
 
 
 @contextmanager
-def inference(lm: EditableModel) -> Iterator[None]:
-    """Evaluation mode, the model's own precision, and no parameter asks for a gradient.
+def inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, full precision, and no parameter that requires a gradient.
 
-    Everything is put back as found on exit.
+    On exit everything is restored.
     """
-    with evaluation(lm.model):
-        yield
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """`inference` of a model whose layout is not known yet."""
     # By module and name: an offloaded parameter is another object after every forward pass.
-    wanting = [
+    trainable = [
         (module, name)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
@@ -88,13 +78,13 @@ def evaluation(model: nn.Module) -> Iterator[None]:
     modes = [(m, m.training) for m in model.modules()]
     try:
         model.eval()
-        for module, name in wanting:
+        for module, name in trainable:
             module.get_parameter(name).requires_grad_(False)
         with full_precision():
             yield
     finally:
         settle(model)
-        for module, name in wanting:
+        for module, name in trainable:
             module.get_parameter(name).requires_grad_(True)
         for module, mode in modes:
             module.training = mode
@@ -102,7 +92,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Take no part in a caller's ``torch.autocast``, which would round keys and deltas.
+    """Switch off a caller's ``torch.autocast``, which would round keys and deltas.
 
     Also a decorator: ``@full_precision()``.
     """
@@ -112,4 +102,4 @@ def full_precision() -> Iterator[None]:
         try:
             yield
         finally:
-            torch.clear_autocast_cache()  # which may hold a weight as it was before an edit
+            torch.clear_autocast_cache()  # it may hold a weight from before an edit

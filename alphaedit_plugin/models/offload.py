@@ -1,7 +1,7 @@
-"""Where a model's tensors are, when accelerate has spread it over devices or offloaded parts.
+"""Parameters of a model that accelerate has spread over devices or offloaded.
 
-An offloaded parameter is on the ``meta`` device between forward passes; what it holds is in the
-map of weights of a hook on its module. That tensor, and no copy on a device, is the weight.
+Between forward passes an offloaded parameter is on the ``meta`` device, and the weights map of a
+hook on its module has the value. That tensor, not a copy on a device, is the weight.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ META = torch.device("meta")
 
 
 def execution_device(model: nn.Module, name: str) -> torch.device:
-    """Where the parameter ``name`` is while its module runs."""
+    """The device of the parameter ``name`` while its module runs."""
     for module, _ in _path(model, name):
         for hook in _hooks(module):
-            found = getattr(hook, "execution_device", None)
-            if found is not None:
-                return torch.device(found)
+            device = getattr(hook, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
     return model.get_parameter(name).device
 
 
 def stored(model: nn.Module, name: str) -> Tensor:
-    """The tensor behind the parameter ``name``, to be read or changed in place.
+    """The value of the parameter ``name``, to read or to change in place.
 
-    What accelerate left on disk is read into main memory and stays there, where the model's next
-    forward pass finds it: the files, which may be the downloaded checkpoint, are never written.
+    A value on disk is read into main memory and stays there for the model's next forward pass; the
+    files, which may be the downloaded checkpoint, are never written.
 
     Raises:
-        ModelError: the parameter is on the meta device, and nothing says what it holds.
+        ModelError: the parameter is on the meta device without a value.
     """
     parameter = model.get_parameter(name).detach()
-    found = _offloaded(model, name)
-    if found is None:
+    offloaded = _offloaded(model, name)
+    if offloaded is None:
         if parameter.device == META:
             raise ModelError(
                 f"{name} has no value (it is on the meta device): load the model with "
                 "from_pretrained, or offload it with accelerate"
             )
         return parameter
-    weights, key = found
+    weights, key = offloaded
     memory = getattr(weights, "state_dict", weights)
     if key not in memory:
         memory[key] = weights[key].detach().to("cpu", copy=True)
@@ -53,13 +53,16 @@ def stored(model: nn.Module, name: str) -> Tensor:
 
 
 def value_of(model: nn.Module, name: str) -> Tensor:
-    """As `stored`, to be read only; what is on disk is not kept in memory."""
-    found = _offloaded(model, name)
-    return stored(model, name) if found is None else found[0][found[1]].detach()
+    """As `stored`, but read-only: a value on disk is not cached in memory."""
+    offloaded = _offloaded(model, name)
+    if offloaded is None:
+        return stored(model, name)
+    weights, key = offloaded
+    return weights[key].detach()
 
 
 def settle(model: nn.Module) -> None:
-    """Send offloaded weights back that a forward pass, ended early, has left on a device."""
+    """Offload weights again that a forward pass left on a device because it ended early."""
     for module in model.modules():
         for hook in _hooks(module):
             if getattr(hook, "offload", False) and _loaded(module, hook):
@@ -78,9 +81,9 @@ def _hooks(module: nn.Module) -> list[Any]:
 
 
 def _offloaded(model: nn.Module, name: str) -> tuple[Any, str] | None:
-    """The mapping that holds an offloaded parameter, and its name there.
+    """The mapping that holds an offloaded parameter, and its key there.
 
-    The hook is on the parameter's own module, or on one above that loads all that it contains.
+    The hook is on the parameter's module, or on a module above that loads all its submodules.
     """
     for module, below in _path(model, name):
         for hook in _hooks(module):
@@ -90,15 +93,15 @@ def _offloaded(model: nn.Module, name: str) -> tuple[Any, str] | None:
 
 
 def _path(model: nn.Module, name: str) -> Iterator[tuple[nn.Module, str]]:
-    """The modules that contain a parameter, the nearest first, and its name in each."""
+    """The modules that contain a parameter, innermost first, and its name in each."""
     parts = name.split(".")
     for depth in reversed(range(len(parts))):
         yield model.get_submodule(".".join(parts[:depth])), ".".join(parts[depth:])
 
 
 def _unprefixed(weights: Mapping[str, Tensor], key: str) -> tuple[Any, str]:
-    """Look through accelerate's ``PrefixedDataset`` to the mapping that is shared."""
-    found: Any = weights
-    while hasattr(found, "prefix"):
-        found, key = found.dataset, f"{found.prefix}{key}"
-    return found, key
+    """The shared mapping inside accelerate's ``PrefixedDataset``."""
+    mapping: Any = weights
+    while hasattr(mapping, "prefix"):
+        mapping, key = mapping.dataset, f"{mapping.prefix}{key}"
+    return mapping, key

@@ -1,13 +1,13 @@
-"""Running a model again from a block and a token on, with everything before them kept.
+"""Running only the part of a model that a target search changes.
 
 A target search changes one vector: the fact token's, in one block. Nothing below that block and,
 by causality, nothing before that token depends on it. So the tokens before it run once and leave
-their attention keys and values in the model's own cache, the blocks below run once, and what is
-left, the `Tail`, runs at every step.
+their keys and values in the model's cache, the blocks below run once, and only the rest, the
+`Tail`, runs at every step.
 
-Whether a model's blocks and cache bear this is tried out: see `can_resume`. The tokens before are
-padded on the left, so that what follows stands right behind them, in whatever way the model counts
-distances: positions, columns of the mask (alibi, sliding windows), or the cache's own length.
+Support is tested once per model, see `can_resume`. The tokens before are padded on the left, so
+that the rest follows immediately, however the model counts distances: by position ids, by columns
+of the mask (alibi, sliding windows), or by the cache's length.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from alphaedit_plugin.models.tokens import Batch, Sentence, collate
 
 logger = logging.getLogger(__name__)
 
-CACHES = ("cache", "past_key_values")  # what transformers calls it, and called it before 5.24
+CACHES = ("cache", "past_key_values")  # its argument in transformers, and before 5.24
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What runs again: ``n`` sentences, from their fact token on where the model allows it.
+    """What runs repeatedly: ``n`` sentences, from the fact token on if the model supports it.
 
     Attributes:
         layer: the first block that runs.
-        column: ``(n,)`` where in the tail each sentence's fact token is.
-        inputs: ids, mask and positions ``(n, length)`` for the model's forward pass.
-        past: the model's cache after the tokens before; ``None`` where there are none.
-        below: the output of the last block that is skipped; ``None`` where none is.
+        column: ``(n,)``, the column of each sentence's fact token in the tail.
+        inputs: arguments ``(n, length)`` of the model's forward pass: ids, mask and positions.
+        past: the model's cache of the tokens before; ``None`` if there are none.
+        below: the output of the last skipped block; ``None`` if none is skipped.
     """
 
     layer: int
@@ -59,12 +59,8 @@ class Tail:
     below: Any
 
     def select(self, rows: Tensor) -> Tail:
-        """The same for some of the sentences.
-
-        Args:
-            rows: ``(m,)`` int64, which.
-        """
-        past = _twin(self.past)
+        """The tail of the sentences ``rows (m,)``."""
+        past = _copy(self.past)
         if past is not None:
             past.batch_select_indices(rows)
         below = self.below
@@ -76,7 +72,7 @@ class Tail:
 
 
 def begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
-    """Run all that no edit at ``layer`` and the fact tokens can change, without gradients."""
+    """Run everything that an edit of the fact tokens at ``layer`` cannot change."""
     if not can_resume(lm):
         batch = collate(lm, sentences)
         return Tail(0, batch.positions, batch.inputs(), None, None)
@@ -84,30 +80,27 @@ def begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
 
 
 def _begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail:
-    start = [s.position for s in sentences]
-    after = [
-        Sentence(s.ids[cut:], s.position - cut) for s, cut in zip(sentences, start, strict=True)
-    ]
+    cuts = [s.position for s in sentences]
+    after = [Sentence(s.ids[cut:], 0) for s, cut in zip(sentences, cuts, strict=True)]
     batch = collate(lm, after)
-    starts = torch.tensor(start, device=lm.device)
-    if max(start) == 0:
+    starts = torch.tensor(cuts, device=lm.device)
+    if max(cuts) == 0:
         inputs = batch.inputs()
         return Tail(layer, batch.positions, inputs, None, _run_below(lm, layer, inputs, None))
-    # A sentence that starts with its fact token has nothing before; a filler stands in, masked.
-    cuts = [max(cut, 1) for cut in start]
-    before = _on_the_left(
-        collate(lm, [Sentence(s.ids[:cut], 0) for s, cut in zip(sentences, cuts, strict=True)])
+    # A sentence that starts with its fact token has no token before it: one is run, but masked.
+    before = _padded_left(
+        collate(lm, [Sentence(s.ids[: max(n, 1)], 0) for s, n in zip(sentences, cuts, strict=True)])
     )
     nowhere = torch.zeros(0, dtype=torch.long, device=lm.device)
-    with torch.no_grad(), head_only_at(lm, nowhere, nowhere):
-        found = lm.model(**before.inputs(), **_positions(lm, before), use_cache=True)
-    kept = before.attention_mask * (starts[:, None] > 0)
+    with torch.no_grad(), head_only_at(lm.model, nowhere, nowhere):
+        output = lm.model(**before.inputs(), **_positions(lm, before), use_cache=True)
+    mask = before.attention_mask * (starts[:, None] > 0)
     inputs = {
         "input_ids": batch.input_ids,
-        "attention_mask": torch.cat([kept, batch.attention_mask], dim=1),
+        "attention_mask": torch.cat([mask, batch.attention_mask], dim=1),
         **_positions(lm, batch, starts),
     }
-    past = getattr(found, _cache_name(lm))
+    past = getattr(output, _cache_name(lm))
     below = _run_below(lm, layer, inputs, past)
     return Tail(layer, torch.zeros_like(starts), inputs, past, below)
 
@@ -115,8 +108,7 @@ def _begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail
 def run(lm: EditableModel, tail: Tail) -> Any:
     """The model's output for the tail's columns.
 
-    Hooks on blocks from ``tail.layer - 1`` on take part: the last skipped block still has an
-    output, which a hook may change.
+    Hooks on block ``tail.layer - 1`` still run and may change its saved output.
     """
     with _skipping(lm, tail):
         return lm.model(**tail.inputs, **_cache_arguments(lm, tail.past))
@@ -156,7 +148,7 @@ def _run_below(lm: EditableModel, layer: int, inputs: dict[str, Tensor], past: A
 
 @contextmanager
 def _skipping(lm: EditableModel, tail: Tail) -> Iterator[None]:
-    """Let the blocks below give what the last of them gave before, without running."""
+    """Let the blocks below return the saved output of the last of them without running."""
     skipped = [lm.block(i) for i in range(tail.layer)]
     saved = [block.__dict__.get("forward") for block in skipped]
     try:
@@ -171,17 +163,17 @@ def _skipping(lm: EditableModel, tail: Tail) -> Iterator[None]:
 
 
 def can_resume(lm: EditableModel) -> bool:
-    """Whether a `Tail` gives what a whole forward pass gives; tried once per ``lm``."""
-    if "resume" not in lm.findings:
-        with torch.no_grad(), inference(lm):
-            lm.findings["resume"] = _try(lm)
-    return lm.findings["resume"]
+    """Whether a `Tail` gives the same as a whole forward pass; tested once per ``lm``."""
+    if "prefix cache" not in lm.findings:
+        with torch.no_grad(), inference(lm.model):
+            lm.findings["prefix cache"] = _test(lm)
+    return lm.findings["prefix cache"]
 
 
-def _try(lm: EditableModel) -> bool:
-    """Run three sentences that are cut at different places, whole and as a `Tail`."""
-    known = lm.model.get_input_embeddings().num_embeddings
-    ids = tuple(known * part // 11 for part in range(2, 10))
+def _test(lm: EditableModel) -> bool:
+    """Run three sentences that are cut at different positions, whole and as a `Tail`."""
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
+    ids = tuple(vocabulary * part // 11 for part in range(2, 10))
     sentences = [Sentence(ids, 6), Sentence(ids[3:7], 1), Sentence(ids[5:], 0)]
     batch = collate(lm, sentences)
     whole = lm.model(**batch.inputs(), use_cache=False).logits
@@ -189,10 +181,10 @@ def _try(lm: EditableModel) -> bool:
     try:
         tail = _begin(lm, sentences, min(1, lm.depth - 1))
         some = run(lm, tail.select(torch.tensor(order, device=lm.device))).logits
-        every = run(lm, tail).logits  # before which ``some`` must have left the cache alone
-    except Exception as error:  # whatever a model may raise that has no such cache
+        every = run(lm, tail).logits  # fails if ``some`` changed the cache
+    except Exception as error:  # models without such a cache raise anything
         logger.warning(
-            "this model cannot go on from its cache (%s: %s): a target search runs whole "
+            "this model cannot continue from its cache (%s: %s): a target search runs whole "
             "sentences, which takes longer", type(error).__name__, error,
         )  # fmt: skip
         return False
@@ -203,13 +195,13 @@ def _try(lm: EditableModel) -> bool:
 
 
 def _agree(expected: Tensor, logits: Tensor) -> bool:
-    """Whether the first of the ``logits (length, vocabulary)`` are as expected, up to rounding."""
+    """Whether the first ``logits (length, vocabulary)`` are as expected, up to rounding."""
     difference = logits[: len(expected)].float() - expected.float()
     tolerance = torch.finfo(expected.dtype).eps ** 0.5
     return bool(difference.norm() <= tolerance * expected.float().norm())
 
 
-def _on_the_left(batch: Batch) -> Batch:
+def _padded_left(batch: Batch) -> Batch:
     """The same sentences, padded on the left."""
     width = batch.input_ids.shape[1]
     padding = width - batch.attention_mask.sum(1, keepdim=True)
@@ -222,9 +214,9 @@ def _on_the_left(batch: Batch) -> Batch:
 
 
 def _positions(lm: EditableModel, batch: Batch, starts: Tensor | None = None) -> dict[str, Tensor]:
-    """Where in its sentence each token stands, for models that are to be told.
+    """Position ids, if the model takes them.
 
-    Padding takes the position of a real token, as any other may be outside the model's range.
+    Padding has the position of a real token; any other may be outside the model's range.
     """
     if "position_ids" not in _accepted(lm):
         return {}
@@ -238,19 +230,19 @@ def _accepted(lm: EditableModel) -> Collection[str]:
 
 
 def _cache_name(lm: EditableModel) -> str:
-    """What the model's forward pass, and what it returns, call the cache."""
+    """The name of the cache in the model's forward pass and in its output."""
     return next((name for name in CACHES if name in _accepted(lm)), CACHES[-1])
 
 
 def _cache_arguments(lm: EditableModel, past: Any) -> dict[str, Any]:
-    """A forward pass appends to its cache: hand it a twin, so that ``past`` stays."""
-    return {_cache_name(lm): _twin(past), "use_cache": past is not None}
+    """A forward pass appends to its cache, so it gets a copy."""
+    return {_cache_name(lm): _copy(past), "use_cache": past is not None}
 
 
-def _twin(past: Any) -> Any:
-    """A shallow copy, which appends and selects by itself; ``None`` of ``None``."""
-    twin = copy.copy(past)
+def _copy(past: Any) -> Any:
+    """A shallow copy that can append and select independently; ``None`` of ``None``."""
+    copied = copy.copy(past)
     for name, value in vars(past).items() if past is not None else ():
         if isinstance(value, list):
-            setattr(twin, name, [copy.copy(item) for item in value])
-    return twin
+            setattr(copied, name, [copy.copy(item) for item in value])
+    return copied

@@ -1,4 +1,4 @@
-"""Loading checkpoints with the classes of Transformers, and never with code of their own."""
+"""Loading checkpoints with the classes of Transformers, never with code from the checkpoint."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from alphaedit_plugin.common.errors import ModelError
 
 
 def pretrained(kind: Any, path: str, **settings: Any) -> Any:
-    """``kind.from_pretrained``, which runs no code that comes with the checkpoint and asks nobody.
+    """``kind.from_pretrained``, without running the checkpoint's code or asking to.
 
     Args:
         kind: one of Transformers' ``Auto…`` classes.
         path: a folder or hub name.
-        settings: what else it is told.
+        settings: further arguments.
 
     Raises:
-        ModelError: the checkpoint needs code of its own.
+        ModelError: the checkpoint needs its custom code.
     """
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **settings)
     except ValueError:
-        if not _brings_code(path):
+        if not _has_code(path):
             raise
     raise ModelError(
-        f"{path!r} brings code of its own (auto_map), which is never run from here: read it, load "
+        f"{path!r} needs custom code (auto_map), which is never run from here: read it, load "
         "model and tokenizer in Python with trust_remote_code=True, and pass the pair to "
         "NullSpaceEditor.from_pretrained((model, tokenizer), …)"
     )
 
 
-def _brings_code(path: str) -> bool:
-    found: list[dict[str, Any]] = []
+def _has_code(path: str) -> bool:
+    configs: list[dict[str, Any]] = []
     with suppress(OSError, ValueError):
-        found.append(PretrainedConfig.get_config_dict(path)[0])
+        configs.append(PretrainedConfig.get_config_dict(path)[0])
     with suppress(OSError, ValueError):
-        found.append(get_tokenizer_config(path))
-    return any("auto_map" in one for one in found)
+        configs.append(get_tokenizer_config(path))
+    return any("auto_map" in one for one in configs)

@@ -1,4 +1,4 @@
-"""What a model answers: teacher-forced predictions, log-probabilities, greedy text; batched."""
+"""A model's answers: teacher-forced predictions, log-probabilities and greedy text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from alphaedit_plugin.models.tokens import Batch, Sentence, collate
 
 @dataclass(frozen=True)
 class Answer:
-    """How the model continues a prompt, held against an answer it might give.
+    """How the model continues a prompt, compared with a given answer.
 
     Attributes:
         labels: token ids of the answer.
-        predicted: the most likely token at each of the answer's positions, the tokens before
-            it given.
+        predicted: the likeliest token at each of the answer's positions, given the answer's
+            earlier tokens.
         log_prob: natural log-probability of the whole answer.
     """
 
@@ -39,17 +39,17 @@ class Answer:
 
     @property
     def mean_log_prob(self) -> float:
-        """Log-probability per token, by which answers of different length are compared."""
+        """Log-probability per token, to compare answers of different lengths."""
         return self.log_prob / len(self.labels)
 
 
 def matching(one: Sequence[int], other: Sequence[int]) -> float:
-    """Share of places where two equally long rows of tokens agree."""
+    """Share of positions at which two token sequences of the same length agree."""
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def score(lm: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 16384) -> list[Answer]:
-    """Score an answer behind each prompt.
+    """Score an answer after each prompt.
 
     Args:
         lm: the model as it is now.
@@ -63,7 +63,7 @@ def score(lm: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 163
         RequestError: a prompt or answer has no token, or they exceed the model's context.
         OutOfMemory: see `in_token_budget`.
     """
-    # One-token answers behind one prompt are read off the same forward pass.
+    # One-token answers to the same prompt share a forward pass.
     asked: dict[Sentence, list[tuple[int, list[int]]]] = {}
     for number, (before, labels) in enumerate(tokenise_pairs(lm, pairs)):
         sentence = Sentence(tuple(before + labels[:-1]), len(before) - 1)
@@ -78,9 +78,9 @@ def score(lm: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 163
             for number, labels in asked[sentence]
         ]
         scored = _score_batch(lm, batch, [(row, labels) for row, _, labels in questions])
-        answers.update({n: found for (_, n, _), found in zip(questions, scored, strict=True)})
+        answers.update({n: answer for (_, n, _), answer in zip(questions, scored, strict=True)})
 
-    with torch.no_grad(), inference(lm):
+    with torch.no_grad(), inference(lm.model):
         in_token_budget(lm, [len(s.ids) for s in sentences], budget, work)
     return [answers[number] for number in range(len(pairs))]
 
@@ -88,7 +88,7 @@ def score(lm: EditableModel, pairs: Sequence[tuple[str, str]], budget: int = 163
 def tokenise_pairs(
     lm: EditableModel, pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[list[int], list[int]]]:
-    """Tokens of each prompt and of the answer behind it, all of which the model can read.
+    """Tokens of each prompt and of its answer, which fit into the model's context.
 
     Raises:
         RequestError: see `score`.
@@ -102,16 +102,16 @@ def tokenise_pairs(
 def log_likelihoods(
     lm: EditableModel, texts: Sequence[str], budget: int = 2048
 ) -> list[tuple[float, int]]:
-    """How likely the model finds each text.
+    """Log-likelihood of each text.
 
     Args:
         lm: the model as it is now.
-        texts: read in windows where they are longer than the model's context.
-        budget: padded tokens per forward pass; each asks for all of a vocabulary's logits.
+        texts: split into windows if they are longer than the model's context.
+        budget: padded tokens per forward pass; each has logits for the whole vocabulary.
 
     Returns:
-        Per text the sum of its tokens' natural log-probabilities, and how many tokens that is:
-        all but the first of each window, which has nothing before it.
+        Per text the sum of its tokens' natural log-probabilities, and the number of these tokens:
+        all but the first of each window.
     """
     limit = lm.context_length
     windows: list[tuple[int, list[int]]] = []
@@ -131,7 +131,7 @@ def log_likelihoods(
             counts[number] += len(answer.labels)
 
     needed = activation_bytes(lm, logits=1)
-    with torch.no_grad(), inference(lm):
+    with torch.no_grad(), inference(lm.model):
         in_token_budget(lm, [len(ids) for _, ids in windows], budget, work, needed)
     return list(zip(sums, counts, strict=True))
 
@@ -139,16 +139,16 @@ def log_likelihoods(
 def continue_greedily(
     lm: EditableModel, prompts: Sequence[str], lengths: Sequence[int], budget: int = 16384
 ) -> list[str]:
-    """What the model says after each prompt when it always takes the likeliest token.
+    """The model's greedy continuation of each prompt.
 
     Args:
         lm: the model as it is now.
-        prompts: what to continue; blanks after them are dropped.
-        lengths: how many tokens to add to each; fewer where the model ends its text.
+        prompts: what to continue; trailing blanks are dropped.
+        lengths: new tokens per prompt; fewer if the model ends its text.
         budget: padded tokens per forward pass.
 
     Returns:
-        The continuations, without the prompts and the space around them.
+        The continuations, without prompts and surrounding white space.
 
     Raises:
         RequestError: a prompt has no token, or exceeds the model's context with its continuation.
@@ -161,7 +161,7 @@ def continue_greedily(
     sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
 
     def work(indices: list[int]) -> None:
-        # A batch that is given again goes on behind the tokens that its rows have already.
+        # A batch that ran out of memory continues from the tokens that its rows already have.
         while growing := [i for i in indices if len(rows[i]) < sizes[i]]:
             batch = collate(lm, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
             everyone = torch.arange(len(growing), device=lm.device)
@@ -169,20 +169,20 @@ def continue_greedily(
             for index, token in zip(growing, chosen, strict=True):
                 rows[index].append(token)
 
-    with torch.no_grad(), inference(lm):
+    with torch.no_grad(), inference(lm.model):
         in_token_budget(lm, sizes, budget, work)
     return [_decode(lm.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
-    """The text of ``ids`` up to the end of the text, if that is among them."""
+    """The text of ``ids`` up to the end-of-sequence token."""
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
     return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
 
 def _check_room(lm: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
-    """Refuse a prompt without a token, or one behind which ``room`` more do not fit."""
+    """Refuse a prompt without tokens, or with too many for ``room`` more."""
     if not ids:
         raise RequestError(f"prompt {quoted(prompt)} has no token in this tokenizer")
     limit = lm.context_length
@@ -194,20 +194,20 @@ def _check_room(lm: EditableModel, prompt: str, ids: Sequence[int], room: int) -
 
 
 def _logits_at(lm: EditableModel, batch: Batch, rows: Tensor, columns: Tensor) -> Tensor:
-    """``(m, vocabulary)`` float32 at the given places of the batch."""
-    with head_only_at(lm, rows, columns):
+    """``(m, vocabulary)`` float32 at the given positions of the batch."""
+    with head_only_at(lm.model, rows, columns):
         return lm.model(**batch.inputs(), use_cache=False).logits[0].float()
 
 
 def _score_batch(
     lm: EditableModel, sentences: Sequence[Sentence], questions: Sequence[tuple[int, list[int]]]
 ) -> list[Answer]:
-    """Answer each question: (which sentence, the labels behind its position)."""
-    places = [
+    """Answer each question: (row of the sentence, labels after its position)."""
+    positions = [
         (row, sentences[row].position + k) for row, labels in questions for k in range(len(labels))
     ]
     batch = collate(lm, sentences)
-    row_index, column_index = torch.tensor(places, device=lm.device).T
+    row_index, column_index = torch.tensor(positions, device=lm.device).T
     flat = torch.tensor([token for _, labels in questions for token in labels], device=lm.device)
     logits = _logits_at(lm, batch, row_index, column_index)
     log_probs = logits.log_softmax(1).gather(1, flat[:, None]).squeeze(1).double().cpu()

@@ -1,7 +1,7 @@
-"""Sentences and where their fact token is; context templates; batches.
+"""Tokenized sentences with the position of their fact token, context templates, and batches.
 
-The fact token's position is taken from the tokenizer's character offsets, so that special tokens,
-merges and punctuation cannot shift it; a position that is not certain is an error, never a guess.
+The position is computed from the tokenizer's character offsets, so that special tokens, merges and
+punctuation cannot shift it. An uncertain position is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from alphaedit_plugin.models.editable import EditableModel
 
 @dataclass(frozen=True)
 class Sentence:
-    """A tokenised text and the position of its fact token.
+    """A tokenized text and the position of its fact token.
 
     Attributes:
         ids: token ids, without padding.
         position: index of the fact token in ``ids``.
-        beside: what the fact token holds besides the subject, where the tokenizer merges the two.
+        beside: other text in the fact token, if the tokenizer merges it with the subject.
     """
 
     ids: tuple[int, ...]
@@ -41,13 +41,13 @@ class Sentence:
     beside: str = ""
 
     def until_fact(self) -> Sentence:
-        """The sentence up to its fact token, which by causality nothing behind can change."""
+        """The sentence up to its fact token; by causality, nothing after it changes that token."""
         return Sentence(self.ids[: self.position + 1], self.position)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sentences padded on the right, where padding cannot move a position or be attended to.
+    """Sentences padded on the right, where padding moves no position and is never attended to.
 
     Attributes:
         input_ids: ``(n, length)`` int64.
@@ -66,10 +66,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class ContextTemplates:
-    """Texts that a prompt is put behind, so that its key does not depend on one context.
+    """Texts to put before a prompt, so that its key does not depend on one context.
 
     Attributes:
-        groups: each template has one ``{}``; a key is the mean over groups of the mean within a
+        groups: each template has one ``{}``. A key is the mean over groups of the mean within a
             group, so MEMIT's ``(("{}",), generated)`` gives the bare prompt half of the weight.
     """
 
@@ -77,11 +77,11 @@ class ContextTemplates:
 
     @property
     def flat(self) -> tuple[str, ...]:
-        """All templates; the first is the bare prompt's ``"{}"``."""
+        """All templates, first the bare ``"{}"``."""
         return tuple(template for group in self.groups for template in group)
 
     def around(self, tokenizer: Any, prompt: str) -> list[str]:
-        """``prompt`` behind each template; chat text, which begins with a special token, alone."""
+        """``prompt`` in each template; text that begins with a special token (chat) stays alone."""
         if prompt.startswith(special_tokens(tokenizer)):
             return [prompt] * len(self.flat)
         return [template.replace(SLOT, prompt) for template in self.flat]
@@ -98,8 +98,8 @@ class ContextTemplates:
         """The bare prompt, followed by ``templates``.
 
         Args:
-            templates: texts with one ``{}`` each; a bare ``"{}"`` among them is not repeated.
-            bare_apart: the bare prompt is a group of its own (MEMIT) or one template among
+            templates: texts with one ``{}`` each; a bare ``"{}"`` is not repeated.
+            bare_apart: whether the bare prompt is a separate group (MEMIT) or one template among
                 the others (ROME).
 
         Raises:
@@ -115,21 +115,21 @@ class ContextTemplates:
 
 
 def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -> Sentence:
-    """Tokenise ``template`` with ``subject`` in its slot and find the fact token.
+    """Tokenize ``template`` with ``subject`` in its slot and find the fact token.
 
-    A token that holds the subject's last character is its last token, also where it holds text
-    beside the subject (as in ROME's ``repr_tools``): see `Sentence.beside`.
+    The subject's last token is the one with its last character, even if that token also holds
+    other text (as in ROME's ``repr_tools``): see `Sentence.beside`.
 
     Args:
         tokenizer: fast or slow; padding side and BOS do not matter.
-        template: text with a slot; blanks after it are dropped.
+        template: text with a slot; trailing blanks are dropped.
         subject: goes into the slot.
-        fact_token: which token to find. `SUBJECT_FIRST_AFTER_LAST` is the subject's last token
-            where nothing follows the subject.
+        fact_token: which token to find. `SUBJECT_FIRST_AFTER_LAST` is the subject's last token if
+            nothing follows the subject.
 
     Raises:
-        RequestError: the tokenizer lost the subject, or it is a slow one that merges the subject
-            with the text after it.
+        RequestError: the tokenizer dropped the subject, or it is slow and merges the subject with
+            the text after it.
     """
     prefix, suffix = split_slot(template)
     text = stem(prefix + subject + suffix)
@@ -137,75 +137,68 @@ def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -
         ids = tokenise(tokenizer, text)
         return Sentence(tuple(ids), len(ids) - 1)
     if getattr(tokenizer, "is_fast", False):
-        span = _span_by_offsets(tokenizer, text, len(prefix), len(prefix + subject))
+        first, last = _span_by_offsets(tokenizer, text, len(prefix), len(prefix + subject))
     else:
-        span = _span_by_prefix(tokenizer, text, prefix, subject)
+        first, last = _span_by_prefix(tokenizer, text, prefix, subject)
     if fact_token is FactToken.subject_first:
-        return Sentence(span.ids, span.first)
+        return first
     if fact_token is FactToken.subject_last:
-        return Sentence(span.ids, span.last, span.beside)
-    return Sentence(span.ids, min(span.last + 1, len(span.ids) - 1))
+        return last
+    return replace(last, position=min(last.position + 1, len(last.ids) - 1), beside="")
 
 
 def complete(
     lm: EditableModel, template: str, subject: str, answer: str, fact_token: FactToken
 ) -> tuple[Sentence, list[int]]:
-    """As `locate`, with all but the last token of an answer after the prompt.
+    """As `locate`, followed by all but the last token of an answer.
 
     Returns:
-        The sentence, and all tokens of the answer, in running text where the fact token stays what
-        it is without the answer.
+        The sentence, and all tokens of the answer: those of running text, unless the fact token
+        would change.
 
     Raises:
         RequestError: see `locate`; or the answer has no token.
     """
     tokenizer = lm.tokenizer
-    found = locate(tokenizer, template, subject, fact_token)
+    sentence = locate(tokenizer, template, subject, fact_token)
     prompt = stem(subject.join(split_slot(template)))
     whole = running_text(prompt, answer, lm.separator, special_tokens(tokenizer))
     before, labels = split(
-        tokenizer, list(found.ids), tokenise(tokenizer, whole), whole[len(prompt) :],
-        least=found.position + 1,
+        tokenizer, list(sentence.ids), tokenise(tokenizer, whole), whole[len(prompt) :],
+        least=sentence.position + 1,
     )  # fmt: skip
-    return replace(found, ids=(*before, *labels[:-1])), labels
+    return replace(sentence, ids=(*before, *labels[:-1])), labels
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Where a subject is in the tokens of a text; see `Sentence.beside`."""
-
-    ids: tuple[int, ...]
-    first: int
-    last: int
-    beside: str = ""
-
-
-def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> _Span:
-    """The first and last token of the characters ``start:end``."""
+def _span_by_offsets(tokenizer: Any, text: str, start: int, end: int) -> tuple[Sentence, Sentence]:
+    """``text`` at the first and at the last token of the characters ``start:end``."""
     (encoded,) = encode(tokenizer, [text], offsets=True)
     inside = [i for i, (a, b) in enumerate(encoded.offsets) if a < end and b > start and b > a]
     if not inside:
         raise RequestError(
             f"the tokenizer dropped subject {quoted(text[start:end])} from {quoted(text)}"
         )
-    first, last = encoded.offsets[inside[-1]]
-    beside = text[first:start] + text[end:last]
-    return _Span(tuple(encoded.ids), inside[0], inside[-1], beside.strip())
+    ids, (a, b) = tuple(encoded.ids), encoded.offsets[inside[-1]]
+    beside = (text[a:start] + text[end:b]).strip()
+    return Sentence(ids, inside[0]), Sentence(ids, inside[-1], beside)
 
 
-def _span_by_prefix(tokenizer: Any, text: str, prefix: str, subject: str) -> _Span:
-    """As `_span_by_offsets`, for tokenizers that know no offsets: by tokenising beginnings."""
-    ids = tokenise(tokenizer, text)
-    through = tokenise(tokenizer, prefix + subject)
+def _span_by_prefix(
+    tokenizer: Any, text: str, prefix: str, subject: str
+) -> tuple[Sentence, Sentence]:
+    """As `_span_by_offsets`, for tokenizers without offsets: compares tokens of the beginnings."""
+    ids = tuple(tokenise(tokenizer, text))
+    through = tuple(tokenise(tokenizer, prefix + subject))
     if ids[: len(through)] != through:
         raise RequestError(
-            f"subject {quoted(subject)} is tokenised differently inside {quoted(text)}, and this "
+            f"subject {quoted(subject)} is tokenized differently inside {quoted(text)}, and this "
             "slow tokenizer gives no offsets: use its fast version"
         )
     before = tokenise(tokenizer, prefix.rstrip())
     pairs = enumerate(zip(before, ids, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), len(before))
-    return _Span(tuple(ids), min(first, len(through) - 1), len(through) - 1)
+    last = len(through) - 1
+    return Sentence(ids, min(first, last)), Sentence(ids, last)
 
 
 def collate(lm: EditableModel, sentences: Sequence[Sentence]) -> Batch:
@@ -221,29 +214,9 @@ def collate(lm: EditableModel, sentences: Sequence[Sentence]) -> Batch:
 
 
 def pad_id(lm: EditableModel) -> int:
-    """A token id to fill up with; it is masked, but must be one that the model can embed."""
-    known = lm.model.get_input_embeddings().num_embeddings
+    """A token id for padding; it is masked, but the model must be able to embed it."""
+    vocabulary = lm.model.get_input_embeddings().num_embeddings
     for token_id in (lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id):
-        if token_id is not None and token_id < known:
+        if token_id is not None and token_id < vocabulary:
             return int(token_id)
     return 0
-
-
-def by_token_budget(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group indices into batches of similar length, at most ``budget`` padded tokens each.
-
-    Args:
-        lengths: token count of each item.
-        budget: largest ``rows × longest row`` of a batch; one item alone may exceed it.
-
-    Returns:
-        Lists of indices, longest items first, so that running out of memory shows at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    batches: list[list[int]] = []
-    for index in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches

@@ -1,4 +1,4 @@
-"""Models inside others: torch.compile's are looked through, peft's are refused."""
+"""Models wrapped by others: torch.compile is unwrapped, peft is refused."""
 
 from __future__ import annotations
 
@@ -11,47 +11,43 @@ from alphaedit_plugin.common.errors import ModelError
 
 
 def unwrapped(model: Any) -> Any:
-    """The model that ``torch.compile`` was given, whose weights the compiled one shares, or itself.
+    """The model inside a compiled one, which shares its weights, or the model itself.
 
     Raises:
-        ModelError: peft holds the model, or parts of it are compiled: their hooks never run.
+        ModelError: a peft model, or one with compiled modules: hooks inside them never run.
     """
     while _is(model, "torch._dynamo", "OptimizedModule"):
         model = model._orig_mod
     if _is(model, "peft", "PeftModel", "PeftMixedModel"):
         raise ModelError(
-            f"{type(model).__name__} holds the model beside adapters: merge them with "
+            f"{type(model).__name__} contains the model and adapters: merge them with "
             "model.merge_and_unload(), or wrap model.get_base_model()"
         )
     for name, module in model.named_modules():
         if _is(module, "torch._dynamo", "OptimizedModule"):
             raise ModelError(
-                f"{name} was compiled by torch.compile, and nothing can look into it: edit the "
-                "model first, and compile then"
+                f"{name} was compiled by torch.compile, so hooks in it do not run: edit the model "
+                "first, then compile"
             )
     return model
 
 
 def adapted(module: nn.Module) -> bool:
-    """Whether one of peft's adapters has taken the place of a layer."""
+    """Whether a peft adapter has replaced a layer."""
     return _is(module, "peft.tuners.tuners_utils", "BaseTunerLayer")
 
 
 def _is(thing: Any, package: str, *names: str) -> bool:
-    """``isinstance`` of classes of a package that is slow to import, or optional."""
-    loaded = sys.modules.get(package)  # nobody has an object of a package that was never imported
+    """``isinstance`` for classes of a package that is slow to import, or optional."""
+    loaded = sys.modules.get(package)  # without it there is no such object
     return isinstance(thing, tuple(getattr(loaded, name) for name in names if loaded is not None))
 
 
 class NoTokenizer:
-    """Stands for a tokenizer that was not given; whoever needs it is told so.
-
-    Raises:
-        ModelError: on any use.
-    """
+    """Takes the place of a missing tokenizer: any use raises ModelError."""
 
     def __call__(self, *args: Any, **settings: Any) -> Any:
-        """Nothing can be tokenised."""
+        """Always raises."""
         raise ModelError(
             "the model was wrapped without its tokenizer, which is needed here: "
             "EditableModel.wrap(model, tokenizer)"
@@ -59,5 +55,5 @@ class NoTokenizer:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            raise AttributeError(name)  # copying and pickling ask for what need not be there
+            raise AttributeError(name)  # copy and pickle probe for optional methods
         return self()

@@ -15,11 +15,11 @@ from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.common.distributed import Group
 from alphaedit_plugin.common.errors import ConfigError, NumericalError
 from alphaedit_plugin.models import offload as places
-from alphaedit_plugin.models.batching import fitting
+from alphaedit_plugin.models.batching import micro_batches
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import StopForward, hooked, inference, per_token
-from alphaedit_plugin.models.tokens import Sentence, by_token_budget, collate
+from alphaedit_plugin.models.tokens import Sentence, collate
 from alphaedit_plugin.nullspace.checkpoint import Checkpoint, Position
 from alphaedit_plugin.nullspace.second_moment import BLOCK, MomentSum, SecondMoment
 
@@ -132,7 +132,7 @@ def collect_second_moments(
     reader = _Reader(lm, tokens, size, found.position)
     done, hide = found.position.tokens, not group.leads
     shown = progress_bar("second moments", tokens, "tokens", done=done, hide=hide)
-    with torch.no_grad(), inference(lm), shown as bar:
+    with torch.no_grad(), inference(lm.model), shown as bar:
         for number, chunk in reader.chunks(texts):
             before = found.position.tokens
             if number % group.world == group.rank:
@@ -235,7 +235,7 @@ def _add_chunk(
     for half in range(halves):
         sentences = [sentence for number, sentence in chunk if number % halves == half]
         sums = {layer: parts[half] for layer, parts in found.sums.items()}
-        for indices in by_token_budget([len(s.ids) for s in sentences], fitting(lm, budget)):
+        for indices in micro_batches(lm, [len(s.ids) for s in sentences], budget):
             _add_keys(lm, sums, [sentences[i] for i in indices])
         for layer, part in sums.items():
             if not part.is_finite:

@@ -124,7 +124,7 @@ def test_edits_are_kept_in_full_precision(
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_what_is_not_finite_is_named(
+def test_a_loss_that_is_not_finite_names_the_request(
     half: Callable[[torch.dtype], EditableModel], dtype: torch.dtype
 ) -> None:
     lm = half(dtype)
@@ -175,7 +175,7 @@ class Eight(nn.Linear):
 
 
 class Wrapped(Tensor):
-    """As torchao and quanto do: a weight of a class of its own that says it is float32."""
+    """As torchao and quanto do: a weight of a subclass that reports float32."""
 
 
 def wrapped() -> nn.Module:
@@ -198,7 +198,7 @@ def test_quantised_weights_are_refused(
     gpt2: EditableModel, module: nn.Module, message: str
 ) -> None:
     gpt2.model.transformer.h[1].mlp.c_proj = module
-    with pytest.raises(ModelError, match=rf"h\.1\.mlp\.c_proj {message}.*bfloat16.*as a LoRA"):
+    with pytest.raises(ModelError, match=rf"h\.1\.mlp\.c_proj {message}.*bfloat16.*as the LoRA"):
         EditSession(gpt2, [0, 1])
     EditSession(gpt2, [0, 2])
 
@@ -213,7 +213,7 @@ def test_quantised_weights_are_refused(
 )
 def test_a_quantised_model_is_refused(gpt2: EditableModel, settings: Any, name: str) -> None:
     gpt2.model.config.quantization_config = settings
-    with pytest.raises(ModelError, match=rf"is quantised \({name}\).*bfloat16.*as a LoRA"):
+    with pytest.raises(ModelError, match=rf"is quantised \({name}\).*bfloat16.*as the LoRA"):
         EditableModel.wrap(gpt2.model, None)
 
 

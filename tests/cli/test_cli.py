@@ -131,7 +131,7 @@ def test_python_dash_m() -> None:
         (["config", "--nonsense"], "cannot read '--nonsense'"),
         (["compare", "host=easyedit"], "it runs host=native only"),
         (["edit", "model=gpt2-xl"], "no requests for openai-community/gpt2-xl"),
-        (["edit", "data.path=x.json"], "data=default has no file"),
+        (["edit", "data.path=x.json"], "data=default does not read data.path"),
         (["edit", "model.device=" + "x" * 500], "cannot be used: "),
         (["edit", "data=easyedit"], "data=easyedit needs a file: set data.path"),
         (["edit", "data=easyedit", "data.path=none.json"], "no data at none.json"),

@@ -176,9 +176,7 @@ def test_code_that_comes_with_a_checkpoint_is_never_run(
     (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 20))
     # A tokenizer that cannot be read without that code may fail for what else would be tried.
-    said = ("brings code of its own", "cannot load the tokenizer")[
-        : 2 if part == "tokenizer" else 1
-    ]
+    said = ("needs custom code", "cannot load the tokenizer")[: 2 if part == "tokenizer" else 1]
     with pytest.raises(ModelError, match="|".join(said)):
         NullSpaceEditor.from_pretrained(folder, overrides=["model.layers=[1]", corpus])
     given = ["model=custom", f"model.path={folder}", "model.layers=[1]", corpus]

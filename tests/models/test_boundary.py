@@ -1,4 +1,4 @@
-"""Where a prompt ends and its answer begins: as in running text, whatever stands between them."""
+"""The boundary between a prompt and its answer is that of running text."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_layers_that_cannot_be_edited(gpt2: EditableModel, layers: list[int], me
         gpt2.check_layers(layers)
 
 
-def test_what_is_no_hugging_face_model_is_refused() -> None:
+def test_a_plain_module_is_refused() -> None:
     with pytest.raises(ModelError, match=r"Linear has no config\.model_type"):
         EditableModel.wrap(nn.Linear(2, 2), None)
 
@@ -98,30 +98,20 @@ def test_hooks_are_gone_on_exit_and_on_error(gpt2: EditableModel) -> None:
     assert hook_count(gpt2.model) == 0
     with pytest.raises(KeyError), hooked(register, register):
         raise KeyError
-    assert hook_count(gpt2.model) == 0
-
-
-def test_hooks_are_gone_when_a_later_one_cannot_be_installed(gpt2: EditableModel) -> None:
-    def fails() -> Any:
-        raise ValueError
-
-    with (
-        pytest.raises(ValueError),  # noqa: PT011
-        hooked(lambda: gpt2.block(0).register_forward_hook(lambda *_: None), fails),
-    ):
+    with pytest.raises(ZeroDivisionError), hooked(register, lambda: 1 / 0):
         pass
     assert hook_count(gpt2.model) == 0
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_inference_puts_every_flag_back(lm: EditableModel, fails: bool) -> None:
+def test_inference_restores_every_flag(lm: EditableModel, fails: bool) -> None:
     lm.model.train()
     lm.block(2).eval()
     lm.parameter(0).requires_grad_(False)
     flags = [p.requires_grad for p in lm.model.parameters()]
     modes = [m.training for m in lm.model.modules()]
     try:
-        with inference(lm):
+        with inference(lm.model):
             assert not any(p.requires_grad for p in lm.model.parameters())
             assert not any(m.training for m in lm.model.modules())
             if fails:

@@ -1,4 +1,4 @@
-"""Which model is it: what a fingerprint forgives, and what a digest does not."""
+"""Fingerprints survive edits and casts; digests do not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def change_above(lm: EditableModel) -> None:
 
 
 @pytest.mark.parametrize("change", [cast(torch.bfloat16), cast(torch.float16), edit, change_above])
-def test_the_same_model_is_recognised(
+def test_the_same_model_is_recognized(
     lm: EditableModel, change: Callable[[EditableModel], object]
 ) -> None:
     twin = twin_of(lm)
@@ -72,14 +72,14 @@ def test_digests_are_exact(lm: EditableModel) -> None:
     before = upstream_digest(lm, LAYER)
     assert upstream_digest(twin_of(lm), LAYER) == before
     above = {id(p) for p in lm.block(LAYER + 1).parameters()}
-    behind = {id(p) for p in lm.model.get_submodule(lm.layout.final_norm).parameters()}
+    after = {id(p) for p in lm.model.get_submodule(lm.layout.final_norm).parameters()}
     head = {id(p) for p in lm.model.get_output_embeddings().parameters()}
     tied = {id(p) for p in lm.model.get_input_embeddings().parameters()}
     counted = 0
     for parameter in lm.model.parameters():
         value = parameter.detach().view(-1)[-1].item()
         parameter.detach().view(-1)[-1] += 1
-        counts = id(parameter) not in above | behind | (head - tied)
+        counts = id(parameter) not in above | after | (head - tied)
         assert (upstream_digest(lm, LAYER) != before) is counts
         counted += counts
         parameter.detach().view(-1)[-1] = value

@@ -1,4 +1,4 @@
-"""A model spread over places by accelerate is edited where its weights live, as any other."""
+"""A model that accelerate has spread over devices is edited as any other."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_edits_and_undoes_as_a_plain_model(
     _assert_same(_values(lm), before)
 
 
-def test_a_failure_halfway_takes_everything_back(
+def test_a_failure_halfway_changes_nothing(
     gpt2: EditableModel, spread: Spread, gpt2_moments: dict[int, SecondMoment], tmp_path: Path
 ) -> None:
     spread(gpt2, tmp_path)
@@ -151,7 +151,7 @@ def test_a_failure_halfway_takes_everything_back(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_what_is_computed_once_does_not_depend_on_places(
+def test_statistics_and_digests_do_not_depend_on_devices(
     lm: EditableModel, spread: Spread, tmp_path: Path
 ) -> None:
     plain = _twin(lm)
@@ -164,7 +164,7 @@ def test_what_is_computed_once_does_not_depend_on_places(
     assert Fingerprint.of(plain, 2).covers(Fingerprint.of(lm, 2))
 
 
-def test_hooks_flags_and_places_are_left_as_found(
+def test_hooks_flags_and_devices_do_not_change(
     gpt2: EditableModel, spread: Spread, gpt2_moments: dict[int, SecondMoment], tmp_path: Path
 ) -> None:
     spread(gpt2, tmp_path)
@@ -184,7 +184,7 @@ def test_hooks_flags_and_places_are_left_as_found(
 def test_a_forward_pass_that_ends_early_leaves_no_copy(gpt2: EditableModel, tmp_path: Path) -> None:
     _offloaded_by_block(gpt2, tmp_path)
     hook = gpt2.block(0)._hf_hook
-    with inference(gpt2):
+    with inference(gpt2.model):
         hook.pre_forward(gpt2.block(0))
         assert gpt2.parameter(0).device != META
         # An edit meanwhile goes to the weight, not to the copy.
@@ -213,7 +213,7 @@ def test_nothing_meets_across_devices(
     templates: dict[str, EditableModel],
     projectors: dict[int, Projector],
 ) -> None:
-    """Layer 1 is on the CPU, layer 2 elsewhere; with ``main`` there, layer 1 is offloaded.
+    """Layer 1 is on the CPU, layer 2 on the second device; if ``main`` is too, 1 is offloaded.
 
     The second device computes attention in another order, hence the tolerance.
     """

@@ -1,4 +1,4 @@
-"""Models that cannot go on from a token and a block run whole sentences, with the same result."""
+"""Models without a usable cache run whole sentences, with the same result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEARCH = TargetSettings(steps=3, lr=0.1)
 
 @pytest.fixture
 def fresh(tokenizer: Any) -> EditableModel:
-    """A model on which nothing has been tried."""
+    """A model that has not been tested."""
     return EditableModel.wrap(build_model("llama", len(tokenizer)), tokenizer)
 
 
@@ -56,11 +56,13 @@ def remember_a_block(lm: EditableModel) -> None:
     lm.block(3).register_forward_hook(lambda _, args, out: out + kept.pop())
 
 
-@pytest.mark.parametrize("spoil", [forget_positions, refuse_a_cache, remember_a_block])
-def test_whole_sentences_where_the_tail_cannot_be_trusted(fresh: EditableModel, spoil: Any) -> None:
+@pytest.mark.parametrize("break_it", [forget_positions, refuse_a_cache, remember_a_block])
+def test_a_model_that_fails_the_test_runs_whole_sentences(
+    fresh: EditableModel, break_it: Any
+) -> None:
     assert can_resume(fresh)
     fresh.findings.clear()
-    spoil(fresh)
+    break_it(fresh)
     assert not can_resume(fresh)
     sentences = [Sentence((5, 6, 7, 8), 2)]
     tail = begin(fresh, sentences, 2)
@@ -72,13 +74,13 @@ def test_whole_sentences_where_the_tail_cannot_be_trusted(fresh: EditableModel, 
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rounding_is_no_reason(tokenizer: Any, dtype: torch.dtype) -> None:
+def test_half_precision_passes_the_test(tokenizer: Any, dtype: torch.dtype) -> None:
     for name in ("gpt2", "llama", "gemma2", "bloom"):
         lm = EditableModel.wrap(build(name, len(tokenizer)).to(dtype), tokenizer)
         assert can_resume(lm), name
 
 
-def test_nothing_is_left_behind(fresh: EditableModel) -> None:
+def test_the_test_removes_its_hooks(fresh: EditableModel) -> None:
     fresh.model.train()
     can_resume(fresh)
     assert hook_count(fresh.model) == 0

@@ -1,4 +1,4 @@
-"""Scores are a plain forward pass's, whatever the batch, the length or the padding."""
+"""Scores equal those of a plain forward pass, for any batch, length and padding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import Answer, continue_greedily, score
-from tests.tiny import CONTEXT, END, assert_same_weights, hook_count, target_ids, weights_of
+from tests.tiny import CONTEXT, END, target_ids
 
 PAIRS = [
     ("The mother tongue of Ada Marsh is", "Spanish"),
@@ -66,17 +66,6 @@ def test_accuracy_is_the_share_of_tokens() -> None:
     assert Answer((1, 2, 3, 4), (1, 2, 0, 4), -1.0).accuracy == 0.75
 
 
-def test_model_is_left_as_it_was(gpt2: EditableModel) -> None:
-    before = weights_of(gpt2)
-    gpt2.model.train()
-    score(gpt2, PAIRS)
-    continue_greedily(gpt2, ["The"], [2])
-    assert gpt2.model.training
-    assert all(p.requires_grad for p in gpt2.model.parameters())
-    assert hook_count(gpt2.model) == 0
-    assert_same_weights(gpt2, before)
-
-
 def test_nothing_to_score(gpt2: EditableModel) -> None:
     assert score(gpt2, []) == []
     assert continue_greedily(gpt2, [], []) == []
@@ -89,7 +78,7 @@ def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
         score(gpt2, [("The cats " * CONTEXT, "x")])
     with pytest.raises(RequestError, match="context"):
         continue_greedily(gpt2, ["The"], [CONTEXT + 1])
-    assert continue_greedily(gpt2, ["The"], [CONTEXT])  # nobody reads the last token
+    assert continue_greedily(gpt2, ["The"], [CONTEXT])  # the last token is not read
 
 
 # ---------------------------------------------------------------------------------------------
@@ -97,7 +86,7 @@ def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
 
 
 def generated(lm: EditableModel, prompt: str, length: int) -> str:
-    """By the host library's own ``generate``."""
+    """By transformers' ``generate``."""
     ids = torch.tensor([tokenise(lm.tokenizer, prompt)])
     with torch.no_grad():
         out = lm.model.generate(

@@ -17,7 +17,6 @@ from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import (
     ContextTemplates,
     Sentence,
-    by_token_budget,
     collate,
     locate,
     pad_id,
@@ -36,7 +35,7 @@ PLACES = [
     ("I think that {}, so people said, is", "Boris Lund"),  # before a comma
     ("The violin of {}.", "Ada Marsh"),  # before a full stop
     ('Today "{}" plays', "Boris Lund"),  # in quotes
-    ("Boris Lund. {} is", "Ada Marsh"),  # behind a context
+    ("Boris Lund. {} is", "Ada Marsh"),  # after a context
     ("The tongue of {} is", "Zoë Müller"),  # letters of two bytes
     ("{} is a city", "北京"),  # letters of three bytes, which share a token with nothing
     ("The {} is", "The"),  # a subject that is the word before it
@@ -186,20 +185,10 @@ def test_collate_pads_on_the_right_under_the_mask(kind: str) -> None:
 def test_pad_id_is_one_that_the_model_can_embed(
     pad: int | None, end: int | None, expected: int
 ) -> None:
-    """Tokenizers add a token of their own to fill up with, which the embedding may not have."""
+    """A tokenizer's padding token may be outside the embedding."""
     tokenizer = SimpleNamespace(pad_token_id=pad, eos_token_id=end)
     lm = EditableModel.wrap(build_model("gpt2", 10), tokenizer)
     assert pad_id(lm) == expected
-
-
-@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
-def test_batches_cover_everything_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = by_token_budget(lengths, budget)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    sizes = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
-    assert all(s <= budget or len(b) == 1 for s, b in zip(sizes, batches, strict=True))
-    longest = [max(lengths[i] for i in batch) for batch in batches]
-    assert longest == sorted(longest, reverse=True)
 
 
 def test_the_bare_prompt_has_half_of_the_weight_when_apart() -> None:

@@ -19,7 +19,7 @@ def adapted(*modules: str) -> Any:
     return peft.get_peft_model(model, peft.LoraConfig(target_modules=list(modules)))
 
 
-def test_a_model_that_peft_holds_is_refused_and_the_ways_out_work() -> None:
+def test_a_peft_model_is_refused_and_the_suggested_ways_work() -> None:
     model = adapted("q_proj")
     with pytest.raises(
         ModelError, match=r"merge_and_unload\(\), or wrap model\.get_base_model\(\)"
@@ -29,13 +29,13 @@ def test_a_model_that_peft_holds_is_refused_and_the_ways_out_work() -> None:
     EditableModel.wrap(model.merge_and_unload(), None).check_layers([0, 1])
 
 
-def test_an_adapter_in_the_place_of_an_edited_layer_is_refused() -> None:
+def test_an_adapter_on_an_edited_layer_is_refused() -> None:
     lm = EditableModel.wrap(adapted("down_proj").get_base_model(), None)
-    with pytest.raises(ModelError, match=r"peft's is in the place of model\.layers\.1\.mlp"):
+    with pytest.raises(ModelError, match=r"a peft adapter replaces model\.layers\.1\.mlp"):
         lm.check_layers([1])
 
 
-def test_a_compiled_model_is_looked_through_and_sees_its_edits() -> None:
+def test_a_compiled_model_is_unwrapped_and_sees_its_edits() -> None:
     model, ids = build_model("llama", 20), torch.tensor([[1, 2, 3]])
     compiled = torch.compile(model, backend="eager")
     before = compiled(input_ids=ids).logits
@@ -72,7 +72,7 @@ def test_a_parametrised_weight_is_refused(make: Any) -> None:
         lm.check_layers([1])
 
 
-def test_whoever_needs_a_tokenizer_that_was_not_given_is_told_so() -> None:
+def test_a_missing_tokenizer_is_reported_on_use() -> None:
     lm = EditableModel.wrap(build_model("llama", 20), None)
     for use in (lambda t: tokenise(t, "text"), lambda t: t.get_vocab()):
         with pytest.raises(ModelError, match=r"wrap\(model, tokenizer\)"):
