@@ -204,14 +204,18 @@ def _this_job() -> tuple[EditorConfig, Path]:
 
 
 def _start_workers(jobs: int) -> None:
-    """Start the processes that joblib will use, so that they leave Ctrl-C to this one."""
+    """Start the processes that the launcher will use, so that they leave Ctrl-C to this one."""
     if current_thread() is not main_thread():
         return
     import joblib
+    from hydra_plugins.hydra_joblib_launcher.config import JobLibLauncherConf
 
+    # With any other settings than the launcher's, joblib would replace these processes.
+    settings = {key: value for key, value in vars(JobLibLauncherConf()).items() if key[0] != "_"}
+    settings |= {"n_jobs": jobs, "backend": "loky"}
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        joblib.Parallel(jobs, backend="loky")(joblib.delayed(os.getpid)() for _ in range(jobs))
+        joblib.Parallel(**settings)(joblib.delayed(os.getpid)() for _ in range(jobs))
     finally:
         signal.signal(signal.SIGINT, before)
 
