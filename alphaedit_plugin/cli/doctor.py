@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from alphaedit_plugin.cli.base import Command
+from alphaedit_plugin.cli.base import COMMANDS, Command
 from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.version import VERSION
 
@@ -187,12 +187,14 @@ def _version(name: str) -> str | None:
     return None
 
 
-COMMAND = Command(
+COMMANDS.register(
     "doctor",
-    "say what is installed, what is wrong, and the fix for each",
-    "Looks at the packages that this one and EasyEdit need, the device and the cache folders; its "
-    "exit status is 1 if something is broken. EasyEdit is optional.",
-    ("alphaedit doctor",),
-    _run,
-    "",
+    Command(
+        "say what is installed, what is wrong, and the fix for each",
+        "Looks at the packages that this one and EasyEdit need, the device and the cache folders; "
+        "its exit status is 1 if something is broken. EasyEdit is optional.",
+        ("alphaedit doctor",),
+        _run,
+        usage="",
+    ),
 )

@@ -1,36 +1,379 @@
-"""``alphaedit edit``: edit a model."""
+"""``alphaedit edit``: edit a model, and show what it answers before and after."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from pydantic.dataclasses import dataclass
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text as Cell
 
-from alphaedit_plugin.cli.base import Command, working
+from alphaedit_plugin.cli.base import COMMANDS, Command, working
+from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.errors import ConfigError, counted
+from alphaedit_plugin.common.files import empty_folder
+from alphaedit_plugin.common.validation import STRICT, Text
+from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.data.base import EditData
+from alphaedit_plugin.data.conflicts import standing
+from alphaedit_plugin.data.request import Request, among
+from alphaedit_plugin.data.selection import read_data
+from alphaedit_plugin.data.settings import DataConfig
+
+if TYPE_CHECKING:
+    from alphaedit_plugin.editing.encoding import EncodedRequest
+    from alphaedit_plugin.editing.session import EditSession
+    from alphaedit_plugin.editor import NullSpaceEditor
+    from alphaedit_plugin.metrics.easyedit import Metrics
+    from alphaedit_plugin.models.editable import EditableModel
+
+SHOWN = 10  # rows of the table
+NARROW = 60  # columns of a terminal that has no room for numbers beside texts
 
 
-def _run(overrides: Sequence[str], console: Console) -> None:
-    from alphaedit_plugin.config.compose import load_config
+class Host(str, Enum):
+    """Whose update functions run: ours, or EasyEdit's."""
 
-    config = load_config(overrides)  # explains a typing error before the heavier imports
-    from alphaedit_plugin.cli.edit_run import run_edit
+    native = "native"
+    easyedit = "easyedit"
 
+
+@dataclass(config=STRICT)
+class RequestConfig:
+    """One request given on the command line, instead of ``data``."""
+
+    prompt: str | None = None
+    subject: str | None = None
+    target_new: str | None = None
+
+
+@dataclass(config=STRICT)
+class EditSettings(EditorConfig):
+    """What ``alphaedit edit`` reads.
+
+    Attributes:
+        request: the one request; without, those of ``data``.
+        save: a new folder for the edited model.
+        patch: a file for the edits alone.
+    """
+
+    request: RequestConfig = field(default_factory=RequestConfig)
+    host: Host = Host.native
+    save: Text | None = None
+    patch: Text | None = None
+
+
+class Snapshot(NamedTuple):
+    """What the model does with every request at one point of a run.
+
+    Attributes:
+        answers: its greedy answers to the prompts.
+        metrics: as `edit_quality` gives them.
+    """
+
+    answers: list[str]
+    metrics: list[Metrics]
+
+
+def run_edit(overrides: Sequence[str], console: Console) -> None:
+    """Edit what the overrides name, one batch after another, and report the final model.
+
+    Raises:
+        AlphaEditError: something named there is missing or does not fit, or an edit failed; see
+            `NullSpaceEditor`.
+    """
+    config = load_config(overrides, EditSettings)
+    if config.host is Host.easyedit and (config.journal or config.patch):
+        raise ConfigError("host=easyedit keeps no journal and no patch: use host=native")
+    request = request_of(config)
+    data = read_data(config) if request is None else EditData((request,))
+    folder = None if config.save is None else empty_folder("save", config.save)
+    patch = None if config.patch is None else Path(config.patch).expanduser()
+    from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
+    from alphaedit_plugin.patches.patch import require_place, size_note
+    from alphaedit_plugin.patches.sessions import save_session
+
+    if patch is not None:
+        require_place(patch)
     with working(config):
-        run_edit(config, console)
+        editor = _edit(config, data, request, console)
+        if patch is not None:
+            save_session(editor.session, patch)
+            say(console, size_note(editor.lm, patch))
+        if folder is not None:
+            save_checkpoint(editor.lm, folder)
+            say(console, f"saved to {folder}{dtype_note(editor.lm, config.model.path)}")
 
 
-COMMAND = Command(
+def _edit(
+    config: EditSettings, data: EditData, request: Request | None, console: Console
+) -> NullSpaceEditor:
+    """Edit, and show what the model answers before and after."""
+    from alphaedit_plugin.editing.encoding import encode, encode_fitting, warn_of_shared_tokens
+    from alphaedit_plugin.metrics.easyedit import add_locality
+
+    editor, check = _editor(config)
+    lm, recipe = editor.lm, editor.recipe
+    if request is None:
+        data, encoded = encode_fitting(lm, recipe, data, config.data, check)
+    else:
+        encoded = encode(lm, recipe, [request])
+    warn_of_shared_tokens(encoded)
+    with editor.session.unedited():  # a journal's edits are in the model already
+        before = take(lm, data.requests)
+    failed = [
+        request
+        for step in editor.run(_still_to_edit(editor.session, encoded, console))
+        if step.entry is not None
+        for request in step.entry.failed
+    ]
+    after = take(lm, data.requests)
+    for old, new in zip(before.metrics, after.metrics, strict=True):
+        add_locality(old, new)
+    _note(editor.session, data.requests, after.metrics)
+    console.print(request_table(data.requests, before, after, console.width >= NARROW))
+    console.print(summary(after.metrics), highlight=False)
+    for line in unlearnt_notes(editor.session, data.requests, after.metrics):
+        say(console, line)
+    for one in failed:
+        why = "not edited, as the search for its target failed"
+        say(console, f"{why}: {one.filled} → {one.target_new}")
+    console.print(layer_table(editor))
+    for note in projector_notes(editor):
+        console.print(note, style="dim", highlight=False)
+    return editor
+
+
+def _editor(config: EditSettings) -> tuple[NullSpaceEditor, Callable[[Request], None]]:
+    """An editor with our update functions or EasyEdit's, and what refuses a request besides it."""
+    from alphaedit_plugin.editor import NullSpaceEditor
+    from alphaedit_plugin.metrics.base import check_scored
+
+    if config.host is Host.native:
+        editor = NullSpaceEditor.from_config(config)
+        return editor, partial(check_scored, editor.lm)
+    from alphaedit_plugin.easyedit.host_engine import host_row, hosted_editor  # needs the host
+
+    editor = hosted_editor(config)
+
+    def check(request: Request) -> None:
+        check_scored(editor.lm, request)
+        host_row(request)
+
+    return editor, check
+
+
+def request_of(config: EditSettings) -> Request | None:
+    """The one request of ``config.request``; ``None`` where there is none, but ``config.data``.
+
+    Raises:
+        ConfigError: the request is given in part, or with data.
+        RequestError: the request cannot be edited as given.
+    """
+    parts = vars(config.request)
+    missing = [name for name, text in parts.items() if text is None]
+    if len(missing) == len(parts):
+        return None
+    if missing:
+        raise ConfigError(
+            f"request.{missing[0]} is not set: a request has request.prompt, request.subject "
+            "and request.target_new"
+        )
+    if config.data != DataConfig():
+        raise ConfigError("request.… and data… are both set: give one of them")
+    return Request.parse(**parts)
+
+
+def _still_to_edit(
+    session: EditSession, encoded: Sequence[EncodedRequest], console: Console
+) -> list[EncodedRequest]:
+    """The requests that a journal does not hold yet, so that a killed run can be started again.
+
+    One that a later edit contradicted is not held: its answer is asked for again.
+    """
+    held = session.standing
+    lasting = standing([one.request for one in encoded])
+    asked = [one for one in encoded if among(one.request, lasting)]
+    new = [one for one in asked if one.request not in held]
+    if len(new) < len(asked):
+        say(console, f"in the journal already: {len(asked) - len(new)} of {len(asked)}")
+    return new
+
+
+def _note(session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]) -> None:
+    """Keep in the journal what this run measured."""
+    from alphaedit_plugin.metrics.easyedit import accuracies
+
+    session.note(
+        {
+            name: accuracies(metrics[requests.index(request)])
+            for name, request in zip(session.ids, session.requests, strict=True)
+            if request in requests
+        }
+    )
+
+
+def take(lm: EditableModel, requests: Sequence[Request]) -> Snapshot:
+    """Ask the model as it is now."""
+    from alphaedit_plugin.metrics.easyedit import edit_quality
+    from alphaedit_plugin.models.boundary import continuations
+    from alphaedit_plugin.models.scoring import continue_greedily
+
+    def longest(request: Request) -> int:
+        answers = [text for text in (request.target_new, request.ground_truth) if text]
+        pairs = [(request.filled, answer) for answer in answers]
+        return max(len(ids) for _, ids in continuations(lm.tokenizer, pairs, lm.separator))
+
+    prompts = [request.filled for request in requests]
+    answers = continue_greedily(lm, prompts, [longest(request) for request in requests])
+    return Snapshot(answers, edit_quality(lm, requests))
+
+
+def request_table(
+    requests: Sequence[Request], before: Snapshot, after: Snapshot, numbers: bool = True
+) -> Table:
+    """The first requests: what was answered and what is, against what was wanted, and how well."""
+    from alphaedit_plugin.metrics.easyedit import accuracies
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("prompt", overflow="fold")
+    table.add_column("before → after", overflow="fold")
+    table.add_column("wanted", overflow="fold")
+    for name in ("rewrite", "rephrase", "locality") if numbers else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    for index, request in enumerate(requests[:SHOWN]):
+        new, metrics = after.answers[index], after.metrics[index]
+        right = metrics["rewrite_acc"] == [1.0]
+        table.add_row(
+            Cell(request.filled),
+            Cell.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
+            Cell(request.target_new.strip()),
+            *(_percent(values) for values in accuracies(metrics).values() if numbers),
+        )
+    if len(requests) > SHOWN:
+        table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")
+    return table
+
+
+def summary(metrics: Sequence[Metrics]) -> str:
+    """One line with the means over all requests that have the metric."""
+    from alphaedit_plugin.metrics.easyedit import accuracies
+
+    found = [accuracies(one) for one in metrics]
+    parts = []
+    for name in ("rewrite", "rephrase", "locality"):
+        means = [_mean(one[name]) for one in found if one[name]]
+        if means:
+            parts.append(f"{name} {_mean(means):.1%}")
+    return f"after {counted(len(metrics), 'edit')}: {', '.join(parts)}"
+
+
+def unlearnt_notes(
+    session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]
+) -> list[str]:
+    """Why answers are not given: for how many the search failed, for how many the write."""
+    searches = {
+        (own.prompt, own.subject, own.target_new): search
+        for entry in session.journal
+        for own, search in zip(entry.requests, entry.searches, strict=False)
+    }
+    asked = [(request.prompt, request.subject, request.target_new) for request in requests]
+    why = [
+        searches[key].unlearnt(one["rewrite_acc"][0])
+        for key, one in zip(asked, metrics, strict=True)
+        if key in searches
+    ]
+    reasons = {
+        "search": "the target search found no value that gives it: raise model.target.steps or "
+        "model.target.lr, or edit earlier layers",
+        "write": "a value was found, but the closed form could not write it: lower "
+        "model.moment_weight (plain) or projector.l2 (null space), or edit more layers",
+    }
+    return [
+        f"{why.count(kind)} of {counted(len(why), 'answer')} not given, as {reason}"
+        for kind, reason in reasons.items()
+        if kind in why
+    ]
+
+
+def layer_table(editor: NullSpaceEditor) -> Table:
+    """Per layer the norm of what was added and, where projected, the share old keys see."""
+    from alphaedit_plugin.methods.alphaedit import AlphaEdit
+
+    method = editor.recipe.method
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("layer")
+    table.add_column("‖Δ‖", justify="right")
+    table.add_column("‖Δ‖/‖W‖", justify="right")
+    if isinstance(method, AlphaEdit):
+        table.add_column("null space", justify="right")
+        table.add_column("‖ΔU‖/‖Δ‖", justify="right")
+    for layer in editor.recipe.layers:
+        delta = editor.session.change(layer)
+        share = delta.norm / editor.session.pristine(layer).double().norm().item()
+        row = [str(layer), f"{delta.norm:.3g}", f"{share:.3g}"]
+        if isinstance(method, AlphaEdit):
+            projector = method.projectors[layer]
+            row += [
+                f"{projector.null_dimension} of {projector.d_in}",
+                f"{projector.leakage(delta):.1e}",
+            ]
+        table.add_row(*row)
+    return table
+
+
+def projector_notes(editor: NullSpaceEditor) -> list[str]:
+    """Whose projector the figures are measured with, and what rounding adds to them."""
+    from alphaedit_plugin.common.delta import Delta
+    from alphaedit_plugin.methods.alphaedit import AlphaEdit
+    from alphaedit_plugin.models.editable import dtype_name
+    from alphaedit_plugin.nullspace.leakage import origins, rounding_note
+
+    method, session = editor.recipe.method, editor.session
+    if not isinstance(method, AlphaEdit):
+        return []
+    projectors, layers = method.projectors, editor.recipe.layers
+    shares = [
+        (
+            projectors[n].leakage(session.change(n)),
+            projectors[n].leakage(Delta(session.accumulated(n))),
+        )
+        for n in layers
+    ]
+    rounding = rounding_note(shares, dtype_name(editor.lm.weight(layers[0]).dtype))
+    return [origins(projectors), *([rounding] if rounding else [])]
+
+
+def _percent(values: Sequence[float]) -> str:
+    return f"{_mean(values):.0%}" if values else "–"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+COMMANDS.register(
     "edit",
-    "edit a model and show what it answers before and after",
-    "Edits the request given by request.prompt, request.subject and request.target_new, "
-    "or, without, the requests of data=…, in batches of batch_size.",
-    (
-        "alphaedit edit data.limit=20",
-        "alphaedit edit base=rect model=gpt2-xl null_space=true model.layers=[13,14] "
-        "request.prompt='The mother tongue of {} is' "
-        "request.subject='Danielle Darrieux' request.target_new=English "
-        "save=edited/",
+    Command(
+        "edit a model and show what it answers before and after",
+        "Edits the request given by request.prompt, request.subject and request.target_new, "
+        "or, without, the requests of data=…, in batches of batch_size.",
+        (
+            "alphaedit edit data.limit=20",
+            "alphaedit edit base=rect model=gpt2-xl null_space=true model.layers=[13,14] "
+            "request.prompt='The mother tongue of {} is' "
+            "request.subject='Danielle Darrieux' request.target_new=English "
+            "save=edited/",
+        ),
+        run_edit,
+        EditSettings,
+        memory="lower batch_size or model.target.budget, or set model.dtype=bfloat16",
     ),
-    _run,
-    memory="lower batch_size or model.target.budget, or set model.dtype=bfloat16",
 )

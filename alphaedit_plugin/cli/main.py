@@ -17,9 +17,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from alphaedit_plugin.cli import COMMANDS
-from alphaedit_plugin.cli.base import OVERRIDES, Command
-from alphaedit_plugin.cli.unused import unused
+from alphaedit_plugin.cli.base import COMMANDS, refuse_unread
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import (
     AlphaEditError,
@@ -30,8 +28,7 @@ from alphaedit_plugin.common.errors import (
 )
 from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.common.version import VERSION
-
-logger = logging.getLogger(__name__)
+from alphaedit_plugin.config.overrides import reads
 
 HELP_FLAGS = ("-h", "--help")
 FAILED, INTERRUPTED = 2, 130
@@ -42,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: the words behind ``alphaedit``; ``None`` takes the process's own.
+        argv: the words after ``alphaedit``; ``None`` takes the process's own.
 
     Returns:
         The exit status: 0, 2 after an error that is reported in one line, 130 when interrupted;
@@ -50,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     typed = list(sys.argv[1:] if argv is None else argv)
     own = typed.index("--") if "--" in typed else len(typed)
-    words, script = typed[:own], typed[own:]  # behind "--" nothing is ours to read
+    words, script = typed[:own], typed[own:]  # after "--" nothing is ours to read
     verbose = [word for word in words if word in ("-v", "--verbose")]
     words = [word for word in words if word not in verbose]
     _print_anything()
@@ -69,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise  # the script's own: Python shows it as it would without us
         if verbose:
             traceback.print_exception(error)
-        say(errors, f"alphaedit: error: {_unexpected(error, words[:1])}")
+        say(errors, f"alphaedit: error: {_unexpected(error, words)}")
         return FAILED
 
 
@@ -79,10 +76,10 @@ def _one_line(text: str) -> str:
     return line if len(line) <= LONGEST else f"{line[: LONGEST * 2 // 3]} … {line[-LONGEST // 3 :]}"
 
 
-def _unexpected(error: Exception, name: Sequence[str]) -> str:
-    """One line for an error that nobody raised on purpose, in the command of this name."""
+def _unexpected(error: Exception, words: Sequence[str]) -> str:
+    """One line for an error that nobody raised on purpose."""
     if is_out_of_memory(error):
-        return next(f"out of memory: {one.memory}" for one in COMMANDS if one.name in name)
+        return f"out of memory: {COMMANDS.get(words[0]).memory}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {error.filename or 'what has to be written'}: make some"
     said = ": ".join(text for text in (type(error).__name__, first_line(error)) if text)
@@ -90,56 +87,60 @@ def _unexpected(error: Exception, name: Sequence[str]) -> str:
 
 
 def _dispatch(words: list[str], script: list[str], console: Console) -> int:
-    commands = {command.name: command for command in COMMANDS}
     if "--version" in words:
         say(console, f"alphaedit {VERSION}")
         return 0
     if not words or words[0] in HELP_FLAGS:
-        _general_help(console, list(commands.values()))
+        _general_help(console)
         return 0
-    name, *overrides = words
-    if name not in commands:
+    name, *rest = words
+    if name not in COMMANDS:
         hint = f"; put a command first: alphaedit edit {name}" if "=" in name else ""
-        raise ConfigError(unknown_name("command", name, commands) + hint)
-    if any(flag in overrides for flag in HELP_FLAGS):
-        _command_help(console, commands[name])
+        raise ConfigError(unknown_name("command", name, COMMANDS) + hint)
+    if any(flag in rest for flag in HELP_FLAGS):
+        _command_help(console, name)
         return 0
-    ignored = unused(name, overrides)
-    if ignored is not None:
-        logger.warning("%s", ignored)
-    return commands[name].run([*overrides, *script], console) or 0
+    refuse_unread(name, rest)
+    return COMMANDS.get(name).run([*rest, *script], console) or 0
 
 
-def _general_help(console: Console, commands: Sequence[Command]) -> None:
+def _general_help(console: Console) -> None:
     say(console, "Edit a language model with any base method, with and without the null space.\n")
     say(console, "usage: alphaedit COMMAND [key=value …]\n")
     table = Table.grid(padding=(0, 2, 0, 2))
-    for command in commands:
-        table.add_row(command.name, command.summary)
+    for name in COMMANDS:
+        table.add_row(name, COMMANDS.get(name).summary)
     console.print(table)
     say(console, "\nalphaedit COMMAND --help says more; -v logs more; --version.\n")
     _group_help(console)
 
 
-def _command_help(console: Console, command: Command) -> None:
-    say(console, f"usage: alphaedit {command.name} {command.usage}".rstrip())
+def _command_help(console: Console, name: str) -> None:
+    command = COMMANDS.get(name)
+    say(console, f"usage: alphaedit {name} {command.usage}".rstrip())
     say(console, f"\n{command.detail}\n")
     say(console, "examples:\n" + "\n".join(f"  {line}" for line in command.examples))
-    if command.usage == OVERRIDES:
+    if command.schema is not None:
         say(console, "")
-        _group_help(console)
+        _group_help(console, name)
 
 
-def _group_help(console: Console) -> None:
+def _group_help(console: Console, name: str | None = None) -> None:
+    """What is chosen by name, with any command or the one that is named."""
+    schema = None if name is None else COMMANDS.get(name).schema
     say(console, "choose with:")
     table = Table.grid(padding=(0, 2, 0, 2))
     for group in groups():
+        if schema is not None and not reads(schema, group):
+            continue
         named = [name for name in options(group) if name != "default"]  # which needs no choosing
         table.add_row(f"{group}=", escape(" | ".join(named)))
-    table.add_row("host=", "native | easyedit")
     table.add_row("null_space=", "true | false")
     console.print(table)
-    say(console, "any other setting: see alphaedit config, e.g. model.layers=[13,14]")
+    say(
+        console,
+        f"any other setting: see alphaedit config {name or 'COMMAND'}, e.g. model.layers=[13,14]",
+    )
 
 
 def _print_anything() -> None:

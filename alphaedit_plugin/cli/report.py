@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from alphaedit_plugin.cli.base import Command
+from alphaedit_plugin.cli.base import COMMANDS, Command
 from alphaedit_plugin.common.errors import ConfigError
 
 OUT = "runs/report"
@@ -26,14 +26,16 @@ def _run(words: Sequence[str], console: Console) -> None:
     run_report([Path(run).expanduser() for run in runs], settings.get("out", OUT), console)
 
 
-COMMAND = Command(
+COMMANDS.register(
     "report",
-    "put finished comparisons together: one page, tables, pictures",
-    "Reads the metrics.json of each run, also in the folders below, and writes report.html (one "
-    f"file, pictures in it), report.md and report.tex to out={OUT}. Runs that differ only in "
-    "their seed or cells become one table: mean and standard deviation over seeds, and the gain "
-    "of each projected base with a bootstrap interval.",
-    ("alphaedit report runs/compare", "alphaedit report runs/seed-* out=runs/paper"),
-    _run,
-    "RUNS… [out=FOLDER]",
+    Command(
+        "put finished comparisons together: one page, tables, pictures",
+        "Reads the metrics.json of each run, also in the folders below, and writes report.html "
+        f"(one file, pictures in it), report.md and report.tex to out={OUT}. Runs that differ only "
+        "in their seed or cells become one table: mean and standard deviation over seeds, and the "
+        "gain of each projected base with a bootstrap interval.",
+        ("alphaedit report runs/compare", "alphaedit report runs/seed-* out=runs/paper"),
+        _run,
+        usage="RUNS… [out=FOLDER]",
+    ),
 )

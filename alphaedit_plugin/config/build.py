@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, ModelError, first_line
-from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.schema import EditingSettings
 from alphaedit_plugin.config.statistics import corpus_for, load_moments, provide_projectors
 from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
-from alphaedit_plugin.methods.base import BaseMethod
+from alphaedit_plugin.methods.base import METHODS, BaseMethod
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.families import check_config
 from alphaedit_plugin.models.generation import generate_contexts
@@ -41,8 +41,23 @@ def dtype_of(key: str, name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def build_method(settings: Mapping[str, Any]) -> BaseMethod:
+    """A plain base method from its ``base`` group.
+
+    Args:
+        settings: ``name``, ``span``, and the fields of the method's dataclass.
+
+    Raises:
+        ConfigError: an unknown method or field, or a value that does not fit.
+    """
+    if "name" not in settings:
+        raise ConfigError("base has no name: choose one with base=…")
+    given = {key: value for key, value in settings.items() if key not in ("name", "span")}
+    return validated(METHODS.get(str(settings["name"])), given, "base.")
+
+
 def load(
-    config: EditorConfig,
+    config: EditingSettings,
     check: Callable[[EditableModel], None],
     lm: EditableModel | None = None,
 ) -> tuple[EditableModel, Recipe]:
@@ -160,17 +175,19 @@ def cpu_threads(most: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def check_sources(config: EditorConfig) -> None:
+def check_sources(config: EditingSettings) -> None:
     """Refuse second moments that cannot be collected, before a large model is loaded for them.
 
     Raises:
         ModelError: a folder for the model that is not there.
-        ConfigError: a corpus that is not there, or the ``datasets`` package is not.
+        ConfigError: settings of the base method that do not fit, a corpus that is not there, or
+            the ``datasets`` package is not.
     """
+    method, given = build_method(config.base), config.projector.path is not None
+    method.check_layers(config.model.layers)
     folder = config.model.path or ""
     if folder.startswith(("/", "./", "../")) and not Path(folder).is_dir():
         raise ModelError(f"no model at {folder}: model.path is a folder or a hub name")
-    method, given = build_method(config.base), config.projector.path is not None
     if config.null_space:
         method = AlphaEdit(method, {}, config.projector.mode, config.projector.l2)
     if config.model.moments.stats_dir is None and (
@@ -180,7 +197,7 @@ def check_sources(config: EditorConfig) -> None:
 
 
 def load_method(
-    lm: EditableModel, config: EditorConfig
+    lm: EditableModel, config: EditingSettings
 ) -> tuple[BaseMethod, dict[int, SecondMoment]]:
     """The configured base method, projected where ``config.null_space`` says so.
 
@@ -198,7 +215,7 @@ def load_method(
     return method, load_moments(lm, config.model) if method.needs_moment else {}
 
 
-def load_contexts(lm: EditableModel, config: EditorConfig) -> ContextTemplates:
+def load_contexts(lm: EditableModel, config: EditingSettings) -> ContextTemplates:
     """The configured context templates, or ones sampled from the model."""
     contexts = config.model.contexts
     templates = contexts.templates
@@ -208,7 +225,7 @@ def load_contexts(lm: EditableModel, config: EditorConfig) -> ContextTemplates:
     return ContextTemplates.of(templates, contexts.bare_apart)
 
 
-def load_recipe(lm: EditableModel, config: EditorConfig) -> Recipe:
+def load_recipe(lm: EditableModel, config: EditingSettings) -> Recipe:
     """Everything an edit of ``lm`` needs, ready.
 
     Raises:
@@ -221,7 +238,7 @@ def load_recipe(lm: EditableModel, config: EditorConfig) -> Recipe:
 
 def recipe_of(
     lm: EditableModel,
-    config: EditorConfig,
+    config: EditingSettings,
     method: BaseMethod,
     moments: dict[int, SecondMoment],
 ) -> Recipe:

@@ -1,10 +1,11 @@
-"""From overrides to a checked configuration."""
+"""From overrides to a validated configuration."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, TypeVar, cast, get_type_hints, overload
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -13,32 +14,40 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.groups import CONFIG_MODULE
-from alphaedit_plugin.config.checks import check
-from alphaedit_plugin.config.explain import explain
-from alphaedit_plugin.config.overrides import bases_with, key_of, read_overrides
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.common.errors import ConfigError, first_line
+from alphaedit_plugin.common.groups import CONFIG_MODULE, groups
+from alphaedit_plugin.common.validation import validated
+from alphaedit_plugin.config.overrides import defaults_of, key_of, read_overrides, unowned
+from alphaedit_plugin.config.schema import EditorConfig, MethodSettings, ProjectorConfig
+from alphaedit_plugin.data.base import options_of
+from alphaedit_plugin.data.settings import DataConfig
 
-logger = logging.getLogger(__name__)
+Schema = TypeVar("Schema", bound=MethodSettings)
+
+DEFAULTS = {"base": "memit", "data": "default"}  # as in config.yaml
 
 
-def register_configs() -> None:
-    """Make the schema known to Hydra; `load_config` does so itself.
+def register_configs(schema: type[MethodSettings] = EditorConfig) -> None:
+    """Make the settings of a schema, and their defaults, known to Hydra.
 
-    An application of one's own calls this before ``@hydra.main`` when it composes our
+    An application of your own calls this before ``@hydra.main`` when it composes our
     ``config.yaml``, and gives the result to `as_config`.
     """
-    ConfigStore.instance().store(name="editor_schema", node=EditorConfig)
+    _register_resolver()
+    ConfigStore.instance().store(name="editor_schema", node=defaults_of(schema))
 
 
-def load_config(overrides: Sequence[str] = (), config_name: str = "config") -> EditorConfig:
+@overload
+def load_config(overrides: Sequence[str] = ()) -> EditorConfig: ...
+@overload
+def load_config(overrides: Sequence[str], schema: type[Schema]) -> Schema: ...
+def load_config(overrides: Sequence[str] = (), schema: type[Any] = EditorConfig) -> Any:
     """Compose a configuration, as the command line does.
 
     Args:
         overrides: in Hydra's form: ``["base=rect", "model=gpt2-xl", "model.layers=[13,14]"]``;
             the text of a ``request`` needs no quotes of its own.
-        config_name: the primary config.
+        schema: what is read; a setting that it lacks is refused.
 
     Returns:
         The typed configuration, every interpolation resolved.
@@ -46,35 +55,27 @@ def load_config(overrides: Sequence[str] = (), config_name: str = "config") -> E
     Raises:
         ConfigError: an unknown key, option or value; one line, with the nearest names.
     """
-    given = read_overrides(overrides)
-    config = _compose(given, config_name)
-    tuned = config.model.tuned.side(config.null_space)
-    tuned[:] = [override for override in tuned if _applies(override, config, given)]
-    if not tuned:
-        return config
-    logger.info("tuned for this model with null_space=%s: %s", config.null_space, " ".join(tuned))
-    applied = list(tuned)
-    config = _compose([*applied, *given], config_name)
-    config.model.tuned.side(config.null_space)[:] = applied
-    return config
-
-
-def _applies(override: str, config: EditorConfig, given: Sequence[str]) -> bool:
-    """Whether one of the model's own overrides is not overridden, and read by the chosen base."""
-    key = key_of(override)
-    if key in map(key_of, given):
-        return False
-    last = key.rpartition(".")[2]
-    return last in config.base or not bases_with(last)
-
-
-def _compose(overrides: Sequence[str], config_name: str) -> EditorConfig:
-    register_configs()
+    given = read_overrides(overrides, schema)
+    register_configs(schema)
     try:
         with _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return as_config(compose(config_name, overrides=list(overrides)))
+            composed = compose("config", overrides=given)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(explain(error)) from None
+        chosen = DEFAULTS | {key_of(o): o.partition("=")[2] for o in given}
+        raise ConfigError(unowned(given, chosen) or first_line(error)) from None
+    return as_config(_read_of(composed, schema), schema)
+
+
+def _read_of(composed: DictConfig, schema: type[MethodSettings]) -> DictConfig:
+    """Without the groups, and what a projector's file sets, that the schema does not read."""
+    kinds = get_type_hints(schema)
+    unread = set(groups()) - set(kinds)
+    read = OmegaConf.masked_copy(composed, [str(k) for k in composed if k not in unread])
+    if "projector" in kinds:
+        unread = set(get_type_hints(ProjectorConfig)) - set(get_type_hints(kinds["projector"]))
+        used = [str(key) for key in read.projector if key not in unread]
+        read.projector = OmegaConf.masked_copy(read.projector, used)
+    return read
 
 
 @contextmanager
@@ -88,23 +89,46 @@ def _outside_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = running
 
 
-def as_config(composed: DictConfig) -> EditorConfig:
-    """A composed Hydra config, ours or from an application of one's own, as typed objects.
+@overload
+def as_config(composed: DictConfig) -> EditorConfig: ...
+@overload
+def as_config(composed: DictConfig, schema: type[Schema]) -> Schema: ...
+def as_config(composed: DictConfig, schema: type[Any] = EditorConfig) -> Any:
+    """A composed Hydra config, ours or from an application of your own, as typed objects.
 
     Raises:
         ConfigError: a key is unknown, or a value is missing or does not fit; one line.
     """
+    _register_resolver()
     try:
-        plain = OmegaConf.to_container(composed)
-        typed = OmegaConf.merge(OmegaConf.structured(EditorConfig), plain)
-        cut = typed.projector.cut  # the model's own is written as a reference to it
-        chosen = not all(OmegaConf.is_interpolation(cut, key) for key in cut)
-        config = OmegaConf.to_object(typed)
+        merged = OmegaConf.merge(defaults_of(schema), OmegaConf.to_container(composed))
+        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key or 'a setting'} is not set: give it a value") from None
     except OmegaConfBaseException as error:
-        raise ConfigError(explain(error)) from None
-    assert isinstance(config, EditorConfig)
-    config.projector.chosen = chosen
-    check(config)
+        raise ConfigError(first_line(error)) from None
+    values = cast(dict[str, Any], plain)
+    if "data" in values:
+        values["data"] = _apart(values["data"])
+    if "projector" in values:
+        cut = merged.projector.cut  # the model's own is written as a reference to it
+        chosen = not all(OmegaConf.is_interpolation(cut, key) for key in cut)
+        values["projector"]["chosen"] = chosen
+    config: Any = validated(schema, values)
+    if "projector" in values:
+        config.projector.cut.check()
+    if "data" in values:
+        options_of(config.data)
     return config
+
+
+def _register_resolver() -> None:
+    """``${not:${null_space}}`` in YAML."""
+    OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
+
+
+def _apart(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``data`` node with the data set's own settings apart from those of all data sets."""
+    shared = {field.name for field in fields(DataConfig)}
+    own = {name: value for name, value in data.items() if name not in shared}
+    return {k: v for k, v in data.items() if k in shared} | {"options": data["options"] | own}

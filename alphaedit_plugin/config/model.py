@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
-from omegaconf import MISSING
+from pydantic.dataclasses import dataclass
 
+from alphaedit_plugin.common.validation import (
+    STRICT,
+    Positive,
+    PositiveFloat,
+    Text,
+    must_be,
+)
 from alphaedit_plugin.data.request import FactToken
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.nullspace.cut import Cut
 
+LayerPath = Annotated[
+    str,
+    must_be(
+        "a path with one {} for the layer's number",
+        lambda path: path.count("{}") == 1 and path.replace("{}", "").count("{") == 0,
+    ),
+]
+Lengths = list[tuple[Positive, Positive]]  # tokens per text, number of texts
 
-@dataclass
+
+@dataclass(config=STRICT)
 class ContextsConfig:
     """Context templates: given, or sampled from the model.
 
@@ -24,11 +40,11 @@ class ContextsConfig:
     """
 
     templates: list[str] | None = None
-    lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
+    lengths: Lengths = field(default_factory=lambda: [(10, 5)])
     bare_apart: bool = True
 
 
-@dataclass
+@dataclass(config=STRICT)
 class MomentsConfig:
     """Where second moments come from: the first of these that is there.
 
@@ -51,19 +67,19 @@ class MomentsConfig:
     stats_dir: str | None = None
     stats_dataset: str = "wikipedia"
     stats_precision: str = "float32"
-    stats_samples: int = 100_000
+    stats_samples: Positive = 100_000
     corpus: str | None = None
     hub: str | None = "wikimedia/wikipedia"
     hub_config: str | None = "20231101.en"
     hub_split: str = "train"
     text_field: str = "text"
-    texts: int | None = None
-    tokens: int | None = 1_000_000
-    checkpoint: int = 100_000
+    texts: Positive | None = None
+    tokens: Positive | None = 1_000_000
+    checkpoint: Positive = 100_000
     cache: bool = True
 
 
-@dataclass
+@dataclass(config=STRICT)
 class Preset:
     """What differs between methods that edit a single layer and those that spread over several."""
 
@@ -72,28 +88,11 @@ class Preset:
     lr: float = 0.5
     weight_decay: float = 0.5
     clamp_norm_factor: float = 0.75
-    context_lengths: list[list[int]] = field(default_factory=lambda: [[10, 5]])
+    context_lengths: Lengths = field(default_factory=lambda: [(10, 5)])
     bare_apart: bool = True
 
 
-@dataclass
-class TunedConfig:
-    """Overrides that apply to one side only, so that both are at their best on a model.
-
-    Attributes:
-        plain: where ``null_space`` is false.
-        null_space: where it is true.
-    """
-
-    plain: list[str] = field(default_factory=list)
-    null_space: list[str] = field(default_factory=list)
-
-    def side(self, null_space: bool) -> list[str]:
-        """The overrides of one side."""
-        return self.null_space if null_space else self.plain
-
-
-@dataclass
+@dataclass(config=STRICT)
 class LayoutConfig:
     """Where a model keeps what is edited; ``None`` leaves it to the model's family or structure.
 
@@ -104,8 +103,8 @@ class LayoutConfig:
         adds_mlp: the block adds the down-projection's output to its own as it is.
     """
 
-    block: str | None = None
-    down_proj: str | None = None
+    block: LayerPath | None = None
+    down_proj: LayerPath | None = None
     final_norm: str | None = None
     adds_mlp: bool | None = None
 
@@ -115,7 +114,7 @@ class LayoutConfig:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-@dataclass
+@dataclass(config=STRICT)
 class ModelConfig:
     """A model and the settings that go with it.
 
@@ -140,26 +139,23 @@ class ModelConfig:
         cut: the projector's default cut for this model.
         l2: AlphaEdit's ridge for this model.
         presets: what ``layers`` and others take by default, by the base's span.
-        tuned: overrides for plain and for projected editing; `load_config` keeps those here that
-            it applied.
     """
 
-    path: str | None = MISSING
-    layers: list[int] = MISSING
+    path: Text | None
+    layers: list[int]
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     dtype: str = "float32"
     device: str = "auto"
     device_map: Any = None
     max_memory: Any = None
-    threads: int | None = None
+    threads: Positive | None = None
     fact_token: FactToken = FactToken.subject_last
     separator: str | None = None
-    moment_weight: float = 15_000.0
+    moment_weight: PositiveFloat = 15_000.0
     use_moment: bool = True
     target: TargetSettings = field(default_factory=TargetSettings)
     contexts: ContextsConfig = field(default_factory=ContextsConfig)
     moments: MomentsConfig = field(default_factory=MomentsConfig)
     cut: Cut = field(default_factory=Cut)
-    l2: float = 10.0
+    l2: PositiveFloat = 10.0
     presets: dict[str, Preset] = field(default_factory=dict)
-    tuned: TunedConfig = field(default_factory=TunedConfig)

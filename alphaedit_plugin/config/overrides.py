@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from importlib.resources import files
+from typing import Any, get_origin, get_type_hints
 
-from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.common.groups import groups, options
-from alphaedit_plugin.methods.base import METHODS
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from alphaedit_plugin.common.errors import ConfigError, unknown_name
+from alphaedit_plugin.common.groups import CONFIG_MODULE, groups, options
+
+OWNING = ("base", "data")  # groups whose options have settings of their own
+WHOLE = "compare"  # the node that an experiment=… is about
 
 
-def read_overrides(overrides: Sequence[str]) -> list[str]:
+def read_overrides(overrides: Sequence[str], schema: type) -> list[str]:
     """The overrides as Hydra wants them: the text of a request in quotes.
 
+    Args:
+        overrides: as typed.
+        schema: a dataclass of the settings that are read.
+
     Raises:
-        ConfigError: one text instead of a list, an override without a key, or a group that is
-            given anything but the name of one of its options.
+        ConfigError: one text instead of a list, an override without a key or with one that is not
+            in the schema, or a group that is given anything but the name of one of its options.
     """
     if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
         raise ConfigError(f'overrides are {overrides!r}: give a list of texts, ["base=rect"]')
-    for override in overrides:
+    quoted = [_quote_request(override) for override in overrides]
+    searched = any(key_of(override).startswith("hydra.") for override in quoted)
+    for override in quoted:
         key, value = key_of(override), override.partition("=")[2].strip("'\"")
         if not key:
             raise ConfigError(f"cannot read {override!r}: overrides look like key=value")
-        if key in groups() and (value == "null" or not re.fullmatch(r"[\w.-]+", value)):
-            many = "; alphaedit compare runs several, compare.bases=[rome,rect]"
-            raise ConfigError(
-                f"{override}: choose one of {', '.join(options(key))}"
-                + (many if key == "base" and value != "null" and value else "")
-            )
-    return [_quote_request(override) for override in overrides]
+        if key in groups() and reads(schema, key):
+            _check_option(key, value, override, searched)
+        elif not key.startswith("hydra"):
+            if not reads(schema, key):
+                raise ConfigError(_unknown_key(key, schema))
+            _check_single(override)
+    return quoted
 
 
 def key_of(override: str) -> str:
@@ -38,9 +53,107 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def bases_with(setting: str) -> list[str]:
-    """The base methods that have such a setting of their own."""
-    return [name for name in METHODS if setting in (f.name for f in fields(METHODS.get(name)))]  # type: ignore[arg-type]
+def reads(schema: type, key: str) -> bool:
+    """Whether a schema has a setting, by its dotted name."""
+    head, _, rest = key.partition(".")
+    if head == "experiment" and not rest:
+        return reads(schema, WHOLE)
+    kind = get_type_hints(schema).get(head)
+    if kind is None or not rest:
+        return kind is not None
+    if head in OWNING and owners(head, rest.partition(".")[0]):
+        return True
+    if isinstance(kind, type) and is_dataclass(kind):
+        return reads(kind, rest)
+    return kind is Any or (get_origin(kind) is dict and head not in OWNING)  # of any keys
+
+
+def owners(group: str, setting: str) -> list[str]:
+    """The options of a group that have such a setting of their own."""
+    return [option for option in options(group) if setting in settings_of(group, option)]
+
+
+def settings_of(group: str, option: str) -> dict[str, Any]:
+    """What the file of an option sets."""
+    text = files(CONFIG_MODULE).joinpath(f"{group}/{option}.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text) or {})
+
+
+def unowned(overrides: Sequence[str], chosen: dict[str, str]) -> str | None:
+    """What to say of a setting that other options of its group have, not the chosen one."""
+    for override in overrides:
+        group, _, name = key_of(override).partition(".")
+        having = owners(group, name) if group in OWNING else []
+        if having and chosen[group] not in having:
+            of = " and ".join(f"{group}={option}" for option in having)
+            return f"{group}.{name} is a setting of {of}, not of {group}={chosen[group]}"
+    return None
+
+
+def defaults_of(schema: type) -> dict[str, Any]:
+    """Every setting of a schema with its default, as plain values; ``"???"`` where it has none."""
+    found: dict[str, Any] = {}
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        if is_dataclass(hints[field.name]):
+            found[field.name] = defaults_of(hints[field.name])
+        elif field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+        elif field.default is not MISSING:
+            value = field.default
+            found[field.name] = value.value if isinstance(value, Enum) else value
+        else:
+            found[field.name] = "???"
+    return found
+
+
+def _check_option(group: str, value: str, override: str, searched: bool) -> None:
+    if value != "null" and re.fullmatch(r"[\w.-]+", value):
+        if value not in options(group) and not searched:
+            raise ConfigError(unknown_name(f"option for {group}", value, options(group)))
+    elif group != "experiment":
+        many = "; alphaedit compare runs several, compare.bases=[rome,rect]"
+        raise ConfigError(
+            f"{override}: choose one of {', '.join(options(group))}"
+            + (many if group == "base" and value != "null" and value else "")
+        )
+
+
+def _check_single(override: str) -> None:
+    """Refuse what Hydra cannot read, or takes for several values."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        raise ConfigError(f"cannot read {override!r}: overrides look like key=value") from None
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{override}: write a list as [a,b], and a text with commas in quotes")
+
+
+def _unknown_key(key: str, schema: type) -> str:
+    """Name the nearest keys: those that end alike, or those beside it, or any."""
+    known = list(_known_keys(schema))
+    alike = [name for name in known if name.endswith(f".{key}")]
+    if alike:
+        return f"unknown key {key!r}; did you mean {' or '.join(map(repr, alike[:3]))}?"
+    parent = key.rpartition(".")[0]
+    beside = [name for name in known if parent and name.rpartition(".")[0] == parent]
+    return unknown_name("key", key, beside or known)
+
+
+def _known_keys(schema: type) -> Iterator[str]:
+    """Every key that can be overridden, dotted."""
+
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        for key, value in node.items() if isinstance(node, dict) else ():
+            yield prefix + str(key)
+            yield from walk(value, f"{prefix}{key}.")
+
+    defaults = defaults_of(schema)
+    defaults.get("data", {}).pop("options", None)
+    yield from walk(defaults, "")
+    for group in OWNING:
+        own = {name for option in options(group) for name in settings_of(group, option)}
+        yield from (f"{group}.{name}" for name in sorted(own) if group in defaults)
 
 
 def _quote_request(override: str) -> str:

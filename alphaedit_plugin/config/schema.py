@@ -1,58 +1,73 @@
-"""The typed nodes of a configuration, behind the Hydra groups in ``conf/``."""
+"""What commands read, typed: the nodes of a configuration, and the schemas made of them.
+
+Each command validates its settings against a schema of its own; a setting that the schema lacks is
+refused. pydantic does it, as it understands the dataclasses that the settings are anyway, and
+imports in milliseconds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
-from omegaconf import MISSING
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
+from alphaedit_plugin.common.validation import (
+    STRICT,
+    Distinct,
+    Natural,
+    Positive,
+    PositiveFloat,
+    Text,
+)
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.data.conflicts import OnConflict
 from alphaedit_plugin.data.settings import DataConfig
 from alphaedit_plugin.nullspace.cut import Cut, Mode
 
 
-class Host(str, Enum):
-    """Whose update functions run: ours, or EasyEdit's."""
-
-    native = "native"
-    easyedit = "easyedit"
-
-
-@dataclass
-class ProjectorConfig:
-    """The null-space projector.
+@dataclass(config=STRICT)
+class CutConfig:
+    """Where the null space begins.
 
     Attributes:
-        cut: which eigenvectors it keeps.
-        l2: AlphaEdit's ridge, in ``solve`` mode.
-        mode: ``auto``, ``solve`` or ``post``.
-        path: a projector file to use instead of fitting one: of ``alphaedit fit``, or the
-            reference's ``null_space_project.pt``.
-        trust: use the file although it was made for another model.
+        cut: which eigenvectors the projector keeps.
         chosen: whether ``cut`` was chosen, and is not the model's own; `as_config` says so.
     """
 
     cut: Cut = field(default_factory=Cut)
-    l2: float = 10.0
-    mode: Mode = Mode.auto
-    path: str | None = None
-    trust: bool = False
     chosen: bool = False
 
 
-@dataclass
-class RequestConfig:
-    """One request given on the command line, instead of ``data``."""
+@dataclass(config=STRICT)
+class SourceConfig(CutConfig):
+    """The null-space projector, and where it comes from.
 
-    prompt: str | None = None
-    subject: str | None = None
-    target_new: str | None = None
+    Attributes:
+        path: a projector file to use instead of fitting one: of ``alphaedit fit``, or the
+            reference's ``null_space_project.pt``.
+        trust: use the file although it was made for another model.
+    """
+
+    path: str | None = None
+    trust: bool = False
 
 
-@dataclass
+@dataclass(config=STRICT)
+class ProjectorConfig(SourceConfig):
+    """The null-space projector, and how it enters an edit.
+
+    Attributes:
+        l2: AlphaEdit's ridge, in ``solve`` mode.
+        mode: ``auto``, ``solve`` or ``post``.
+    """
+
+    l2: PositiveFloat = 10.0
+    mode: Mode = Mode.auto
+
+
+@dataclass(config=STRICT)
 class CompareConfig:
     """The main job: every base, plain and projected.
 
@@ -76,63 +91,26 @@ class CompareConfig:
         share_targets: keep target values in the cache folder, for cells whose search is the same.
     """
 
-    bases: list[str] = field(default_factory=lambda: ["rome", "memit", "prune", "rect"])
-    edits: int = 200
-    retention: int = 300
-    every: int = 2
-    out: str = "runs/compare"
+    bases: Annotated[list[str], Distinct] = field(
+        default_factory=lambda: ["rome", "memit", "prune", "rect"]
+    )
+    edits: Positive = 200
+    retention: Natural = 300
+    every: Natural = 2
+    out: Text = "runs/compare"
     metrics: list[str] | None = None
     text: str | None = None
-    jobs: int | None = None
+    jobs: Positive | None = None
     resume: bool = True
-    abilities: list[str] = field(default_factory=list)
-    abilities_every: int = 0
-    abilities_limit: int | None = None
-    abilities_shots: int | None = None
+    abilities: Annotated[list[str], Distinct] = field(default_factory=list)
+    abilities_every: Natural = 0
+    abilities_limit: Positive | None = None
+    abilities_shots: Natural | None = None
     abilities_folder: str | None = None
     share_targets: bool = True
 
 
-@dataclass
-class FitConfig:
-    """Making a projector file.
-
-    Attributes:
-        out: the file.
-        dtype: its basis: float32, or float16 at half the size.
-        converge: stop once the halves of what was read disagree less than this about the
-            subspace (root mean square sine of the angles between them, weighted by eigenvalue);
-            ``None`` reads everything.
-    """
-
-    out: str = "projector.safetensors"
-    dtype: str = "float32"
-    converge: float | None = None
-
-
-class ExportFormat(str, Enum):
-    """A LoRA adapter, or a whole checkpoint."""
-
-    peft = "peft"
-    full = "full"
-
-
-@dataclass
-class ExportConfig:
-    """Edits for other programs.
-
-    Attributes:
-        format: see `ExportFormat`.
-        out: a new folder.
-        rank: of an adapter, at most; ``None`` for all that the edits have.
-    """
-
-    format: ExportFormat = ExportFormat.peft
-    out: str = "exported"
-    rank: int | None = None
-
-
-@dataclass
+@dataclass(config=STRICT)
 class SuggestConfig:
     """Proposing layers and a cut.
 
@@ -143,40 +121,89 @@ class SuggestConfig:
         out: folder for the settings and the plot.
     """
 
-    facts: int = 50
-    samples: int = 10
-    noise: float = 3.0
-    out: str = "runs/suggest"
+    facts: Positive = 50
+    samples: Positive = 10
+    noise: PositiveFloat = 3.0
+    out: Text = "runs/suggest"
 
 
-@dataclass
-class EditorConfig:
-    """Everything a command reads; ``base`` holds the fields of the chosen base method.
+@dataclass(config=STRICT)
+class MethodSettings:
+    """A model, a base method and the flag: what decides each other's defaults.
+
+    Attributes:
+        base: the name of the chosen base method, and the fields of its dataclass.
+    """
+
+    base: dict[str, Any]
+    model: ModelConfig
+    null_space: bool = True
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+@dataclass(config=STRICT)
+class ProjectorSettings(MethodSettings):
+    """What a projector is read or made from.
+
+    Attributes:
+        corpus: a text for the second moments; it sets ``model.moments.corpus``.
+    """
+
+    projector: SourceConfig = field(default_factory=SourceConfig)
+    corpus: Text | None = None
+
+
+@dataclass(config=STRICT)
+class EditingSettings(ProjectorSettings):
+    """What editing takes, by an editor or in a comparison.
 
     Attributes:
         on_conflict: what becomes of requests, and of earlier edits, that a later one contradicts.
-        save: a folder for the edited model.
-        patch: a file for the edits alone.
-        journal: a folder that keeps every batch as it is applied; what it holds is applied first.
-        force: apply a patch although it was made for another model or other weights.
     """
 
-    base: Any = MISSING
-    model: ModelConfig = field(default_factory=ModelConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    request: RequestConfig = field(default_factory=RequestConfig)
-    compare: CompareConfig = field(default_factory=CompareConfig)
-    fit: FitConfig = field(default_factory=FitConfig)
-    export: ExportConfig = field(default_factory=ExportConfig)
-    suggest: SuggestConfig = field(default_factory=SuggestConfig)
-    corpus: str | None = None
-    null_space: bool = True
-    host: Host = Host.native
-    seed: int = 0
-    batch_size: int = 20
+    batch_size: Positive = 20
     on_conflict: OnConflict = OnConflict.last
-    save: str | None = None
-    patch: str | None = None
-    journal: str | None = None
-    force: bool = False
+
+
+@dataclass(config=STRICT)
+class EditorConfig(EditingSettings):
+    """What an editor reads.
+
+    Attributes:
+        journal: a folder that keeps every batch as it is applied; what it holds is applied first.
+    """
+
+    journal: Text | None = None
+
+    @property
+    def retention(self) -> int:
+        """How many untouched facts of each kind are asked."""
+        return 0
+
+
+@dataclass(config=STRICT)
+class ComparisonConfig(EditingSettings):
+    """What ``alphaedit compare`` reads."""
+
+    compare: CompareConfig = field(default_factory=CompareConfig)
+
+    @property
+    def retention(self) -> int:
+        """How many untouched facts of each kind are asked."""
+        return self.compare.retention
+
+
+@dataclass(config=STRICT)
+class SuggestionConfig(MethodSettings):
+    """What ``alphaedit suggest`` reads."""
+
+    corpus: Text | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    suggest: SuggestConfig = field(default_factory=SuggestConfig)
+
+    @property
+    def retention(self) -> int:
+        """How many untouched facts of each kind are asked."""
+        return 0

@@ -18,7 +18,7 @@ from alphaedit_plugin.common.errors import ConfigError, ProjectorError, counted
 from alphaedit_plugin.common.files import is_file, require_writable
 from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import EditorConfig, ProjectorConfig
+from alphaedit_plugin.config.schema import ProjectorSettings, SourceConfig
 from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
 from alphaedit_plugin.data.pocket_world.assets import read_texts
 from alphaedit_plugin.models.editable import EditableModel, check_size
@@ -164,7 +164,7 @@ def host_files(
 
 def provide_projectors(
     lm: EditableModel,
-    config: EditorConfig,
+    config: ProjectorSettings,
     layers: Sequence[int] | None = None,
     load: Load = load_moments,
 ) -> dict[int, Projector]:
@@ -211,7 +211,7 @@ def _of(projectors: Mapping[int, Projector], source: str) -> dict[int, Projector
 
 
 def _given_projectors(
-    lm: EditableModel, config: ProjectorConfig, layers: Sequence[int], path: Path
+    lm: EditableModel, config: SourceConfig, layers: Sequence[int], path: Path
 ) -> dict[int, Projector]:
     if path.suffix not in REFERENCE:
         found = load_projectors(lm, layers, path, config.trust)

@@ -11,6 +11,7 @@ from typing import Any
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.registry import Registry
+from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.settings import Chosen, DataConfig
 
@@ -98,16 +99,17 @@ class DataSet(ABC):
 DATA: Registry[DataSet] = Registry("data", "alphaedit_plugin.data.sets")
 
 
-def options_of(data: DataConfig, kind: type[Any]) -> Any:
-    """The data set's own settings; ``kind`` is its `DataSet.options`.
+def options_of(data: DataConfig) -> Any:
+    """The data set's own settings, an instance of its `DataSet.options`.
 
     Raises:
-        ConfigError: it has no such option.
+        ConfigError: an unknown data set or option, or a value that makes no sense.
     """
+    kind = DATA.get(data.name).options
     for name in data.options:
         if name not in (option.name for option in fields(kind)):
             raise ConfigError(f"data={data.name} does not read data.{name}: remove it")
-    return kind(**data.options)
+    return validated(kind, data.options, "data.")
 
 
 def summarize(dropped: Iterable[Dropped]) -> str:

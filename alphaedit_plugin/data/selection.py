@@ -204,7 +204,7 @@ def read_data(config: Chosen) -> EditData:
         ConfigError: an unknown data set, an option that it does not have, or see `DataSet.load`.
     """
     source = DATA.get(config.data.name)
-    return source.load(options_of(config.data, source.options), config)
+    return source.load(options_of(config.data), config)
 
 
 def load_data(config: Chosen) -> EditData:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import field
 from typing import Any, Protocol
 
+from pydantic.dataclasses import dataclass
 
-@dataclass
+from alphaedit_plugin.common.validation import STRICT, Natural, Positive
+
+
+@dataclass(config=STRICT)
 class DataConfig:
     """The ``data`` group.
-
-    ``path``, ``target`` and ``references`` are options of some data sets; see `DataSet.options`.
 
     Attributes:
         name: a registered data set.
@@ -19,23 +21,17 @@ class DataConfig:
         strict: refuse a record that cannot be read, edited or evaluated instead of dropping it.
         offset: skip this many usable records.
         limit: at most this many requests; ``None`` for all.
+        options: the data set's own settings, see `DataSet.options`; on the command line and in
+            YAML they stand beside the others: ``data.path=…``.
     """
 
     name: str = "default"
-    path: str | None = None
-    target: str | None = None
-    references: str | None = None
-    shuffle_seed: int | None = None
+    shuffle_seed: Natural | None = None
     unique: bool = True
     strict: bool = False
-    offset: int = 0
-    limit: int | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options that are set."""
-        given = {"path": self.path, "target": self.target, "references": self.references}
-        return {name: value for name, value in given.items() if value is not None}
+    offset: Natural = 0
+    limit: Positive | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 class Chosen(Protocol):
@@ -44,4 +40,7 @@ class Chosen(Protocol):
     data: DataConfig
     seed: int
     model: Any
-    compare: Any
+
+    @property
+    def retention(self) -> int:
+        """How many untouched facts of each kind are asked."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alphaedit_plugin.common.errors import ConfigError, RequestError
+from alphaedit_plugin.common.validation import Text
 from alphaedit_plugin.data.base import DataSet, Dropped, EditData, Location, summarize
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.records import read_records
@@ -23,7 +24,7 @@ class FileOptions:
         path: the file.
     """
 
-    path: str | None = None
+    path: Text | None = None
 
     @property
     def conventions(self) -> str:

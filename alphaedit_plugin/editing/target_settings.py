@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from pydantic import with_config
+
 from alphaedit_plugin.common.errors import NumericalError, require
+from alphaedit_plugin.common.validation import STRICT
 from alphaedit_plugin.data.request import Request
 
 
@@ -30,6 +33,7 @@ class TargetError(NumericalError):
         self.failed = tuple(failed)
 
 
+@with_config(STRICT)
 @dataclass
 class TargetSettings:
     """How a target value is searched.

@@ -15,7 +15,7 @@ from torch import Tensor
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.config.build import cpu_threads
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.run import Step, as_ended, run
@@ -39,7 +39,7 @@ from alphaedit_plugin.patches.sessions import open_session
 logger = logging.getLogger(__name__)
 
 
-def run_cell(config: EditorConfig, folder: Path, command: str = "") -> None:
+def run_cell(config: ComparisonConfig, folder: Path, command: str = "") -> None:
     """Edit ``compare.edits`` requests in sequence, evaluate, and write ``metrics.json``.
 
     Args:

@@ -11,10 +11,9 @@ import torch
 
 from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config.build import check_sources, load_model, recipe_of
-from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.build import build_method, check_sources, load_model, recipe_of
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import CompareConfig, EditorConfig
+from alphaedit_plugin.config.schema import CompareConfig, ComparisonConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.corpus import corpus_from
@@ -54,7 +53,7 @@ class CellSetup:
         encoded: the requests.
     """
 
-    config: EditorConfig
+    config: ComparisonConfig
     lm: EditableModel
     recipe: Recipe
     search: TargetSearch
@@ -73,7 +72,7 @@ class CellSetup:
         config, data = self.config, self.data
         return Setting(
             model=config.model.path or "pocket",
-            data=data.name or config.data.path or config.data.name,
+            data=data.name or config.data.name,
             conventions=data.conventions,
             seed=config.seed,
             edits=len(data.requests),
@@ -99,7 +98,7 @@ class CellSetup:
         return read
 
 
-def set_up(config: EditorConfig) -> CellSetup:
+def set_up(config: ComparisonConfig) -> CellSetup:
     """Load what ``config`` names, and choose requests that the cell can edit.
 
     Raises:
@@ -128,7 +127,7 @@ def set_up(config: EditorConfig) -> CellSetup:
 
 
 def _select(
-    data: EditData, config: EditorConfig, lm: EditableModel, recipe: Recipe
+    data: EditData, config: ComparisonConfig, lm: EditableModel, recipe: Recipe
 ) -> tuple[EditData, tuple[EncodedRequest, ...]]:
     """The requests that are edited, each asked once."""
     settings = replace(config.data, limit=most_edits(config))
@@ -139,12 +138,12 @@ def _select(
     return data, encoded
 
 
-def most_edits(config: EditorConfig) -> int:
+def most_edits(config: ComparisonConfig) -> int:
     """How many edits are asked for."""
     return min(config.compare.edits, config.data.limit or config.compare.edits)
 
 
-def data_of(config: EditorConfig) -> EditData:
+def data_of(config: ComparisonConfig) -> EditData:
     """All configured data, with the held-out text of ``compare.text``.
 
     Raises:

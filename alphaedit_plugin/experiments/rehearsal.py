@@ -10,7 +10,7 @@ import joblib
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import writable_folder
 from alphaedit_plugin.config.build import check_sources
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.experiments.cell_setup import (
     abilities_of,
     data_of,
@@ -21,7 +21,7 @@ from alphaedit_plugin.experiments.cell_setup import (
 from alphaedit_plugin.experiments.results import METRICS
 
 
-def rehearse(cells: Iterable[tuple[Path, EditorConfig]]) -> dict[Path, int]:
+def rehearse(cells: Iterable[tuple[Path, ComparisonConfig]]) -> dict[Path, int]:
     """Check cells, without loading their models.
 
     Returns:
@@ -47,7 +47,7 @@ def rehearse(cells: Iterable[tuple[Path, EditorConfig]]) -> dict[Path, int]:
     return edits
 
 
-def jobs_of(configs: Sequence[EditorConfig]) -> int:
+def jobs_of(configs: Sequence[ComparisonConfig]) -> int:
     """How many cells to run at once: one per core of a small model, which keeps one core busy.
 
     Raises:

@@ -13,6 +13,8 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from alphaedit_plugin.common.cache import hash_of
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.tensor_file import checksum
 from alphaedit_plugin.common.version import VERSION
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.experiments.results import METRICS, Point, converter, read_cell, write_json
 from alphaedit_plugin.models.editable import EditableModel
@@ -33,7 +35,7 @@ STATE, JOURNAL = "state.json", "journal"  # in a cell's folder, until it is done
 # Settings that no figure depends on: where things are, and how many cells run at once.
 ELSEWHERE = (
     "compare.out", "compare.jobs", "compare.bases", "compare.resume", "compare.share_targets",
-    "model.path", "data.path",
+    "model.path", "data.options.path",
 )  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def clear(folder: Path) -> None:
 
 def identity_of(
     lm: EditableModel,
-    config: EditorConfig,
+    config: ComparisonConfig,
     recipe: Recipe,
     projectors: Mapping[int, Projector],
     data: object,
@@ -118,9 +120,9 @@ def digest_of(data: object) -> str:
     return hashlib.sha256(repr(data).encode()).hexdigest()
 
 
-def _settings(config: EditorConfig) -> dict[str, Any]:
+def _settings(config: ComparisonConfig) -> dict[str, Any]:
     settings = asdict(config)
     for name in ELSEWHERE:
         *above, last = name.split(".")
-        (settings[above[0]] if above else settings).pop(last, None)
+        reduce(getitem, above, settings).pop(last, None)
     return settings

@@ -10,7 +10,7 @@ from rich.console import Console
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.config.build import load_model
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.schema import SuggestionConfig
 from alphaedit_plugin.config.statistics import corpus_for, load_moments
 from alphaedit_plugin.data.selection import read_data, select_fitting
 from alphaedit_plugin.experiments.causal_tracing import check_fact, known_facts, trace
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 CORRUPTED = 0.1  # least share of the answer's probability that noise must take away
 
 
-def run_suggest(config: EditorConfig, console: Console) -> None:
+def run_suggest(config: SuggestionConfig, console: Console) -> None:
     """Trace facts that the model knows, look at its spectra, and propose settings.
 
     Raises:

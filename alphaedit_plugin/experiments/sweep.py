@@ -28,12 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.groups import CONFIG_MODULE
 from alphaedit_plugin.config.compose import load_config, register_configs
-from alphaedit_plugin.config.explain import explain
-from alphaedit_plugin.config.overrides import bases_with, key_of
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.overrides import key_of, owners
+from alphaedit_plugin.config.schema import ComparisonConfig
 
 FLAGS = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra raises errors only where this is 1
@@ -45,17 +44,7 @@ PLUGINS: Mapping[str, str] = MappingProxyType(
 )
 # The rehearsal takes seconds, in this process, and leaves nothing but empty folders.
 REHEARSAL = ("hydra/launcher=basic", "hydra/job_logging=none", "hydra.output_subdir=null")
-# What other commands take, and what to use here instead.
-REFUSED: Mapping[str, str] = MappingProxyType(
-    {
-        "base": "it runs those of compare.bases=[rome,memit]",
-        "null_space": "it runs every base both with and without: compare.bases says which",
-        "host": "it runs host=native only: use alphaedit edit for other hosts",
-        "save": "it keeps no model: compare.out says where the report goes",
-        "request": "it edits many requests: those of data=…",
-    }
-)
-SWEPT = ("base", "null_space")  # refused without -m only
+SWEPT = ("base", "null_space")  # by every comparison; with -m by whatever says so
 
 
 def run_compare(words: Sequence[str], console: Console) -> list[Path]:
@@ -123,11 +112,13 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
     """
     of_bases = [o for o in overrides if key_of(o).startswith("base.")]
     common = [o for o in overrides if o not in of_bases]
-    compare = load_config(common).compare
+    compare = load_config(common, ComparisonConfig).compare
     if not compare.bases:
         raise ConfigError("compare.bases is empty: name at least one base method")
     folder = Path(compare.out).expanduser()
-    takers = {override: bases_with(key_of(override).removeprefix("base.")) for override in of_bases}
+    takers = {
+        override: owners("base", key_of(override).removeprefix("base.")) for override in of_bases
+    }
     for override, takes in takers.items():
         if not set(takes) & set(compare.bases):
             raise ConfigError(f"none of {', '.join(compare.bases)} has a setting for {override!r}")
@@ -142,21 +133,19 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def refuse_useless(overrides: Sequence[str], sweeping: bool) -> None:
-    """Refuse overrides that a comparison has no use for.
+    """Refuse overrides of what a comparison, or a sweep, chooses itself.
 
     Raises:
         ConfigError: there is one; the message says what to use instead.
     """
     for override in overrides:
-        name = key_of(override)
-        key = name.split(".")[0]
-        if sweeping and name == "compare.bases":
+        if sweeping and key_of(override) == "compare.bases":
             raise ConfigError(f"a sweep has no use for {override!r}: write -m base=rome,memit")
-        if name.startswith("base.") or override == "host=native" or (sweeping and key in SWEPT):
-            continue
-        if key in REFUSED:
-            hint = "; or sweep: alphaedit compare -m base=rome,memit" if key in SWEPT else ""
-            raise ConfigError(f"compare has no use for {override!r}: {REFUSED[key]}{hint}")
+        if not sweeping and key_of(override) in SWEPT:
+            raise ConfigError(
+                f"compare has no use for {override!r}: it runs every base of compare.bases=[…] "
+                "with and without the null space; or sweep: alphaedit compare -m base=rome,memit"
+            )
 
 
 @dataclass(frozen=True)
@@ -185,7 +174,7 @@ class CellTask:
 class Composing:
     """A task that only notes its folder and configuration."""
 
-    cells: list[tuple[Path, EditorConfig]] = field(default_factory=list)
+    cells: list[tuple[Path, ComparisonConfig]] = field(default_factory=list)
     errors: list[ConfigError] = field(default_factory=list)
 
     def __call__(self, _: DictConfig) -> None:
@@ -197,10 +186,10 @@ class Composing:
             self.errors.append(error)
 
 
-def _this_job() -> tuple[EditorConfig, Path]:
+def _this_job() -> tuple[ComparisonConfig, Path]:
     """The configuration and the folder of the cell that Hydra runs now."""
     job = HydraConfig.get()
-    return load_config(list(job.overrides.task)), Path(job.runtime.output_dir)
+    return load_config(list(job.overrides.task), ComparisonConfig), Path(job.runtime.output_dir)
 
 
 def _start_workers(jobs: int) -> None:
@@ -225,7 +214,7 @@ def _short_names(overrides: Sequence[str]) -> str:
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
-        raise ConfigError(explain(error)) from None
+        raise ConfigError(first_line(error)) from None
     fixed = [one.key_or_group for one in parsed if not one.is_sweep_override()]
     left_out = ["experiment", *(name for name in fixed if name not in NAMED)]
     names = ",".join(f"'{name}'" for name in left_out)
@@ -238,14 +227,14 @@ def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> N
     Raises:
         ConfigError: what does not compose, or a launcher that is not installed.
     """
-    register_configs()
+    register_configs(ComparisonConfig)
     application = hydra.main(f"pkg://{CONFIG_MODULE}", "sweep", version_base="1.3")(task)
     try:
         with _as_application(["--multirun", *overrides, _short_names(overrides)]):
             application()
     except (HydraException, OmegaConfBaseException) as error:
         missing = _missing_launcher(error)
-        raise ConfigError(missing or explain(error)) from None
+        raise ConfigError(missing or first_line(error)) from None
 
 
 def _missing_launcher(error: Exception) -> str | None:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from pydantic import with_config
+
 from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.validation import STRICT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +38,7 @@ class CutRule(str, Enum):
     auto = "auto"
 
 
+@with_config(STRICT)
 @dataclass
 class Cut:
     """Where the null space begins.

@@ -15,12 +15,22 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers.pytorch_utils import Conv1D
 
-from alphaedit_plugin.common.delta import LowRank
+from alphaedit_plugin.common.delta import Delta, LowRank, factorise
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.files import filled_folder
+from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models.editable import EditableModel
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def session_layers(session: EditSession, rank: int | None = None) -> dict[int, LowRank]:
+    """What a session has added to each layer, in at most ``rank`` dimensions."""
+    deltas: dict[int, list[Delta]] = {}
+    for entry in session.journal:
+        for write in entry.writes:
+            deltas.setdefault(write.layer, []).append(write.delta)
+    return {layer: factorise(Delta.joined(deltas[layer]), rank) for layer in sorted(deltas)}
 
 
 def save_adapter(lm: EditableModel, layers: Mapping[int, LowRank], folder: Path) -> None:

@@ -118,3 +118,9 @@ def check_size(path: Path, lm: EditableModel) -> None:
 def bytes_of(lm: EditableModel) -> int:
     """Of all parameters, as a full checkpoint holds them."""
     return sum(p.numel() * p.element_size() for p in lm.model.parameters())
+
+
+def size_note(lm: EditableModel, patch: Path) -> str:
+    """What a patch takes, beside what the whole model would."""
+    size, whole = patch.stat().st_size, bytes_of(lm)
+    return f"{patch}: {size / 2**20:.2f} MiB, {size / whole:.2%} of a full checkpoint"

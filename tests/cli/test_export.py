@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from alphaedit_plugin.cli.export_run import server_note
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin.cli.export_run import server_note
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.editing.session import EditSession

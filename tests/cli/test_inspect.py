@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from alphaedit_plugin.cli.inspect_run import measure, plot_spectra
+
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config.build import load_model

@@ -6,10 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from alphaedit_plugin.cli.unused import READERS, USED_BY, unused
 
 from alphaedit_plugin.cli import COMMANDS
 from alphaedit_plugin.cli.main import main
-from alphaedit_plugin.cli.unused import READERS, USED_BY, unused
 from alphaedit_plugin.config.schema import EditorConfig, ProjectorConfig
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from alphaedit_plugin.config.checks import build_method
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import groups, options
-from alphaedit_plugin.config.checks import build_method
 from alphaedit_plugin.config.compose import as_config, load_config, register_configs
 from alphaedit_plugin.config.schema import DataConfig, EditorConfig, Host
 from alphaedit_plugin.data.base import DATA

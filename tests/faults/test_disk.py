@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alphaedit_plugin.cli.export_run import session_layers
 from transformers import AutoModelForCausalLM
 
-from alphaedit_plugin.cli.export_run import session_layers
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.common.files import filled_folder

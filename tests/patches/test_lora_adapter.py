@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from alphaedit_plugin.cli.export_run import session_layers
 from peft import PeftModel
 from torch import Tensor
 
-from alphaedit_plugin.cli.export_run import session_layers
 from alphaedit_plugin.common.delta import Delta, LowRank, factorise
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.editing.session import EditSession

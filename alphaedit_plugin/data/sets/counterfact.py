@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from alphaedit_plugin.common.errors import ConfigError, RequestError, require
+from alphaedit_plugin.common.errors import ConfigError, RequestError
+from alphaedit_plugin.common.validation import Text
 from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.fields import Fields
 from alphaedit_plugin.data.records import read_records
@@ -39,11 +40,7 @@ class CounterfactOptions(FileOptions):
         references: ROME's reference texts (``attribute_snippets.json``), for consistency.
     """
 
-    references: str | None = None
-
-    def __post_init__(self) -> None:
-        given = self.references is None or bool(self.references.strip())
-        require(given, "data.references", repr(self.references), "a file, or null for none")
+    references: Text | None = None
 
     @property
     def conventions(self) -> str:

@@ -44,7 +44,7 @@ class Pocket(DataSet):
 
     def load(self, options: NoOptions, config: Chosen) -> EditData:
         """See `load_pocket_data`."""
-        return load_pocket_data(config.seed, config.compare.retention)
+        return load_pocket_data(config.seed, config.retention)
 
 
 class Default(Pocket):
