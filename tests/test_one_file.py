@@ -55,14 +55,15 @@ def name_length(context: EvalContext) -> MetricValues:
 RUN = """
 import {module}
 from hydra import compose, initialize_config_module
-from alphaedit_plugin.config.checks import build_method
+from alphaedit_plugin.config.build import build_method
 from alphaedit_plugin.config.compose import as_config, register_configs
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.base import METRICS, lower_is_better
 
-register_configs()
+register_configs(ComparisonConfig)
 with initialize_config_module("alphaedit_plugin.conf", version_base="1.3"):
-    config = as_config(compose("config", overrides={overrides}))
+    config = as_config(compose("config", overrides={overrides}), ComparisonConfig)
 {show}
 """
 
@@ -94,7 +95,7 @@ def test_a_base_method(tmp_path: Path) -> None:
 
 
 def test_a_data_set(tmp_path: Path) -> None:
-    yaml(tmp_path, "data", "mine", "name: mine\n")
+    yaml(tmp_path, "data", "mine", "name: mine\npath: null\n")
     records = '[{"question": "Ada speaks", "about": "Ada", "answer": "French"}]'
     (tmp_path / "mine.json").write_text(records)
     words = ["data=mine", f"data.path={tmp_path / 'mine.json'}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from alphaedit_plugin.cli.base import ANY_LAYER, COMMANDS, Command, split_words, working
 from alphaedit_plugin.cli.fit import table_of
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.errors import ConfigError
+from alphaedit_plugin.common.errors import ConfigError, ProjectorError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import ProjectorSettings
 
@@ -35,6 +36,8 @@ def run_inspect(words: Sequence[str], console: Console) -> None:
     (name,), overrides = split_words("inspect", ("PROJECTOR",), words)
     config = load_config([ANY_LAYER, *overrides], ProjectorSettings)
     path, with_model = Path(name).expanduser(), bool(overrides)
+    if not os.path.isfile(path):  # False also for a name that is too long
+        raise ProjectorError(f"no projector file at {path}: make one with alphaedit fit")
     from alphaedit_plugin.nullspace.reference import SUFFIXES
 
     with working(config):

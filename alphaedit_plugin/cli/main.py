@@ -137,10 +137,8 @@ def _group_help(console: Console, name: str | None = None) -> None:
         table.add_row(f"{group}=", escape(" | ".join(named)))
     table.add_row("null_space=", "true | false")
     console.print(table)
-    say(
-        console,
-        f"any other setting: see alphaedit config {name or 'COMMAND'}, e.g. model.layers=[13,14]",
-    )
+    shown = f"alphaedit config {name or 'COMMAND'}"
+    say(console, f"any other setting: see {shown}, e.g. model.layers=[13,14]")
 
 
 def _print_anything() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +31,8 @@ def config_for(path: str, overrides: Sequence[str], schema: type[Schema]) -> Sch
         ConfigError: see `load_config`.
     """
     load_config([ANY_LAYER, *overrides], schema)  # answers a typing error at once
+    if not os.path.exists(Path(path).expanduser()):  # False also for a name that is too long
+        raise PatchError(f"no patch or journal at {path}: alphaedit edit makes both")
     from alphaedit_plugin.config.build import DTYPES
     from alphaedit_plugin.patches.journal import read_header
 

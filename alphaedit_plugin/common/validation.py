@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import MappingProxyType
@@ -16,13 +17,7 @@ T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", coerce_numbers_to_str=True)  # save=2026 names a folder
 BOUNDS: Mapping[str, str] = MappingProxyType(
-    {
-        "greater_than_equal": "at least {ge}",
-        "greater_than": "greater than {gt}",
-        "less_than_equal": "at most {le}",
-        "less_than": "less than {lt}",
-        "finite_number": "finite",
-    }
+    {"greater_than_equal": "at least {ge}", "less_than": "less than {lt}"}
 )
 
 
@@ -39,7 +34,7 @@ def must_be(what: str, holds: Callable[[Any], bool]) -> AfterValidator:
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, must_be("positive and finite", lambda x: 0 < x < math.inf)]
 Text = Annotated[str, must_be("a text that is not blank", lambda text: bool(text.strip()))]
 Distinct = must_be("without repetitions", lambda names: len(set(names)) == len(names))
 

@@ -220,8 +220,7 @@ def load_contexts(lm: EditableModel, config: EditingSettings) -> ContextTemplate
     contexts = config.model.contexts
     templates = contexts.templates
     if templates is None:
-        pairs = [(int(length), int(count)) for length, count in contexts.lengths]
-        templates = generate_contexts(lm, pairs, config.seed)
+        templates = generate_contexts(lm, contexts.lengths, config.seed)
     return ContextTemplates.of(templates, contexts.bare_apart)
 
 

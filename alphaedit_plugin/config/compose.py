@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from alphaedit_plugin.common.errors import ConfigError, first_line
+from alphaedit_plugin.common.errors import ConfigError, first_line, unknown_name
 from alphaedit_plugin.common.groups import CONFIG_MODULE, groups
 from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.config.overrides import defaults_of, key_of, read_overrides, unowned
@@ -100,6 +100,10 @@ def as_config(composed: DictConfig, schema: type[Any] = EditorConfig) -> Any:
         ConfigError: a key is unknown, or a value is missing or does not fit; one line.
     """
     _register_resolver()
+    known = get_type_hints(schema)
+    for name in composed:
+        if name not in known:
+            raise ConfigError(unknown_name("key", str(name), known))
     try:
         merged = OmegaConf.merge(defaults_of(schema), OmegaConf.to_container(composed))
         plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)

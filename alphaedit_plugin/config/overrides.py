@@ -20,12 +20,13 @@ OWNING = ("base", "data")  # groups whose options have settings of their own
 WHOLE = "compare"  # the node that an experiment=… is about
 
 
-def read_overrides(overrides: Sequence[str], schema: type) -> list[str]:
+def read_overrides(overrides: Sequence[str], schema: type, sweeping: bool = False) -> list[str]:
     """The overrides as Hydra wants them: the text of a request in quotes.
 
     Args:
         overrides: as typed.
         schema: a dataclass of the settings that are read.
+        sweeping: one may give several values, ``a,b``.
 
     Raises:
         ConfigError: one text instead of a list, an override without a key or with one that is not
@@ -34,18 +35,35 @@ def read_overrides(overrides: Sequence[str], schema: type) -> list[str]:
     if isinstance(overrides, str) or not all(isinstance(text, str) for text in overrides):
         raise ConfigError(f'overrides are {overrides!r}: give a list of texts, ["base=rect"]')
     quoted = [_quote_request(override) for override in overrides]
-    searched = any(key_of(override).startswith("hydra.") for override in quoted)
+    searched = any(key_of(override).startswith("hydra.searchpath") for override in quoted)
     for override in quoted:
-        key, value = key_of(override), override.partition("=")[2].strip("'\"")
-        if not key:
+        key = key_of(override)
+        if not key or not ("=" in override or override.startswith("~")):
             raise ConfigError(f"cannot read {override!r}: overrides look like key=value")
-        if key in groups() and reads(schema, key):
-            _check_option(key, value, override, searched)
-        elif not key.startswith("hydra"):
-            if not reads(schema, key):
-                raise ConfigError(_unknown_key(key, schema))
-            _check_single(override)
+        if key.startswith("hydra"):
+            continue
+        if not reads(schema, key):
+            raise ConfigError(_unknown_key(key, schema))
+        values = _values(override, sweeping or key in groups())
+        if key in groups():
+            if len(values) > 1 and not sweeping:
+                values = [",".join(values)]
+            for value in values:
+                _check_option(key, value, override, searched)
     return quoted
+
+
+def _values(override: str, sweeping: bool) -> list[str]:
+    """What an override gives, as typed; several where it sweeps."""
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        raise ConfigError(f"cannot read {override!r}: overrides look like key=value") from None
+    if not parsed.is_sweep_override():
+        return [override.partition("=")[2].strip("'\"")]
+    if not sweeping:
+        raise ConfigError(f"{override}: write a list as [a,b], and a text with commas in quotes")
+    return list(parsed.sweep_string_iterator())
 
 
 def key_of(override: str) -> str:
@@ -73,10 +91,10 @@ def owners(group: str, setting: str) -> list[str]:
     return [option for option in options(group) if setting in settings_of(group, option)]
 
 
-def settings_of(group: str, option: str) -> dict[str, Any]:
-    """What the file of an option sets."""
+def settings_of(group: str, option: str) -> set[str]:
+    """What the file of an option sets, but for what it is."""
     text = files(CONFIG_MODULE).joinpath(f"{group}/{option}.yaml").read_text(encoding="utf-8")
-    return dict(yaml.safe_load(text) or {})
+    return set(yaml.safe_load(text)) - {"name", "span"}
 
 
 def unowned(overrides: Sequence[str], chosen: dict[str, str]) -> str | None:
@@ -84,7 +102,7 @@ def unowned(overrides: Sequence[str], chosen: dict[str, str]) -> str | None:
     for override in overrides:
         group, _, name = key_of(override).partition(".")
         having = owners(group, name) if group in OWNING else []
-        if having and chosen[group] not in having:
+        if having and chosen.get(group, having[0]) not in having:
             of = " and ".join(f"{group}={option}" for option in having)
             return f"{group}.{name} is a setting of {of}, not of {group}={chosen[group]}"
     return None
@@ -117,16 +135,6 @@ def _check_option(group: str, value: str, override: str, searched: bool) -> None
             f"{override}: choose one of {', '.join(options(group))}"
             + (many if group == "base" and value != "null" and value else "")
         )
-
-
-def _check_single(override: str) -> None:
-    """Refuse what Hydra cannot read, or takes for several values."""
-    try:
-        (parsed,) = OverridesParser.create().parse_overrides([override])
-    except HydraException:
-        raise ConfigError(f"cannot read {override!r}: overrides look like key=value") from None
-    if parsed.is_sweep_override():
-        raise ConfigError(f"{override}: write a list as [a,b], and a text with commas in quotes")
 
 
 def _unknown_key(key: str, schema: type) -> str:

@@ -30,7 +30,7 @@ from alphaedit_plugin.experiments.results import Setting
 from alphaedit_plugin.experiments.resuming import digest_of
 from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
 from alphaedit_plugin.metrics.abilities import Abilities
-from alphaedit_plugin.metrics.base import check_scored
+from alphaedit_plugin.metrics.base import METRICS, check_scored
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
@@ -147,8 +147,10 @@ def data_of(config: ComparisonConfig) -> EditData:
     """All configured data, with the held-out text of ``compare.text``.
 
     Raises:
-        ConfigError: see `read_data`; or perplexity is asked for without any text.
+        ConfigError: see `read_data`; an unknown metric, or perplexity without any text.
     """
+    for name in config.compare.metrics or ():
+        METRICS.get(name)
     data = read_data(config)
     if config.compare.text is not None:
         corpus = corpus_from(Path(config.compare.text).expanduser())

@@ -28,10 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.errors import ConfigError, first_line
-from alphaedit_plugin.common.groups import CONFIG_MODULE
+from alphaedit_plugin.common.errors import ConfigError, first_line, unknown_name
+from alphaedit_plugin.common.groups import CONFIG_MODULE, options
 from alphaedit_plugin.config.compose import load_config, register_configs
-from alphaedit_plugin.config.overrides import key_of, owners
+from alphaedit_plugin.config.overrides import key_of, owners, read_overrides, unowned
 from alphaedit_plugin.config.schema import ComparisonConfig
 
 FLAGS = ("-m", "--multirun")
@@ -67,6 +67,7 @@ def run_compare(words: Sequence[str], console: Console) -> list[Path]:
     overrides = [word for word in words if word not in FLAGS]
     sweeping = len(overrides) < len(words)
     refuse_useless(overrides, sweeping)
+    read_overrides(overrides, ComparisonConfig, sweeping)
     multiruns = [overrides] if sweeping else grid(overrides)
     composing = Composing()
     for one in multiruns:
@@ -115,6 +116,9 @@ def grid(overrides: Sequence[str]) -> list[list[str]]:
     compare = load_config(common, ComparisonConfig).compare
     if not compare.bases:
         raise ConfigError("compare.bases is empty: name at least one base method")
+    for base in compare.bases:
+        if base not in options("base"):
+            raise ConfigError(unknown_name("base method", base, options("base")))
     folder = Path(compare.out).expanduser()
     takers = {
         override: owners("base", key_of(override).removeprefix("base.")) for override in of_bases
@@ -233,8 +237,10 @@ def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> N
         with _as_application(["--multirun", *overrides, _short_names(overrides)]):
             application()
     except (HydraException, OmegaConfBaseException) as error:
-        missing = _missing_launcher(error)
-        raise ConfigError(missing or first_line(error)) from None
+        bases = next((o.partition("=")[2] for o in overrides if key_of(o) == "base"), "memit")
+        foreign = (unowned(overrides, {"base": base}) for base in bases.split(","))
+        told = _missing_launcher(error) or next(filter(None, foreign), None)
+        raise ConfigError(told or first_line(error)) from None
 
 
 def _missing_launcher(error: Exception) -> str | None:

@@ -14,16 +14,15 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin.cli import COMMANDS, OVERRIDES, edit_run, fit_run
+from alphaedit_plugin.cli import edit
 from alphaedit_plugin.cli import main as cli
-from alphaedit_plugin.cli.base import ANY_LAYER
+from alphaedit_plugin.cli.base import ANY_LAYER, COMMANDS, OVERRIDES
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config import build as loading
 from alphaedit_plugin.config.build import load_model, load_moments
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.config.schema import Host
 from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.easyedit import edit_quality
@@ -70,10 +69,10 @@ def test_help(capsys: Capture, argv: list[str]) -> None:
     for group in groups():
         names = [name for name in options(group) if name != "default"]
         assert re.search(rf"{group}= +{re.escape(' | '.join(names))} *\n", out)
-    assert re.search(rf"host= +{re.escape(' | '.join(host.value for host in Host))} *\n", out)
+    assert re.search(r"null_space= +true \| false *\n", out)
 
 
-@pytest.mark.parametrize("command", ["edit", "compare", "config"])
+@pytest.mark.parametrize("command", ["edit", "compare", "fit"])
 @pytest.mark.parametrize("words", [["--help"], ["base=nonsense", "-h"]])
 def test_help_of_a_command(capsys: Capture, command: str, words: list[str]) -> None:
     assert main([command, *words]) == 0
@@ -87,22 +86,23 @@ def test_examples_compose() -> None:
     """The example lines of the help are valid overrides, or another command's own words."""
     import shlex
 
-    for command in COMMANDS:
+    for name in COMMANDS:
+        command = COMMANDS.get(name)
         for example in command.examples:
-            program, name, *overrides = shlex.split(example)
-            assert (program, name) == ("alphaedit", command.name)
+            program, typed, *overrides = shlex.split(example)
+            assert (program, typed) == ("alphaedit", name)
             if "-m" in overrides:  # of a sweep its first cell
                 swept = [word for word in overrides if not word.startswith(("-m", "hydra"))]
                 overrides = [word.split(",")[0] for word in swept]
-            if command.usage == OVERRIDES:
-                load_config([ANY_LAYER, *overrides] if name == "suggest" else overrides)
+            if command.usage == OVERRIDES and command.schema is not None:
+                load_config([ANY_LAYER, *overrides], command.schema)
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from alphaedit_plugin.cli.main import main; main(['--help']); "
         "main(['edit', '-h']); main(['run', '-h']); main(['nonsense']); "
-        "assert not {'torch', 'transformers', 'hydra', 'matplotlib'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
 
@@ -128,10 +128,10 @@ def test_python_dash_m() -> None:
         (["base=rect"], "put a command first: alphaedit edit base=rect"),
         (["config", "bse=rect"], "unknown key 'bse'; did you mean 'base'?"),
         (["config", "base=rct"], "unknown option for base 'rct'; did you mean 'rect'?"),
-        (["config", "--nonsense"], "cannot read '--nonsense'"),
-        (["compare", "host=easyedit"], "it runs host=native only"),
+        (["edit", "--nonsense"], "cannot read '--nonsense'"),
+        (["compare", "host=easyedit"], "compare does not read host: edit does"),
         (["edit", "model=gpt2-xl"], "no requests for openai-community/gpt2-xl"),
-        (["edit", "data.path=x.json"], "data=default does not read data.path"),
+        (["edit", "data.path=x.json"], "data.path is a setting of data="),
         (["edit", "model.device=" + "x" * 500], "cannot be used: "),
         (["edit", "data=easyedit"], "data=easyedit needs a file: set data.path"),
         (["edit", "data=easyedit", "data.path=none.json"], "no data at none.json"),
@@ -145,9 +145,9 @@ def test_python_dash_m() -> None:
             "subject 'x' is not in prompt 'The is'",
         ),
         (["edit", "model=custom", "model.layers=[0]"], "model.path is not set"),
-        (["edit", "model.moment_weight=0"], "model.moment_weight is 0.0: it must be positive"),
+        (["edit", "model.moment_weight=0"], "model.moment_weight is 0: it must be positive"),
         (["edit", "base.moment_weight=0"], "base.moment_weight is 0.0: it must be positive"),
-        (["edit", "model.l2=0"], "model.l2 is 0.0: it must be positive"),
+        (["edit", "model.l2=0"], "model.l2 is 0: it must be positive"),
         (
             [
                 "edit",
@@ -186,7 +186,7 @@ def test_messages_of_several_lines_are_folded(
     def fail(*_: object) -> None:
         raise NumericalError("[bold]first\nsecond[/bold]")
 
-    monkeypatch.setattr(edit_run, "run_edit", fail)
+    monkeypatch.setattr(edit, "request_of", fail)
     assert main(["edit"]) == 2
     assert capsys.readouterr().err == "alphaedit: error: [bold]first second[/bold]\n"
 
@@ -208,13 +208,13 @@ def test_whatever_else_fails_takes_one_line(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(edit_run, "run_edit", fail)
+    monkeypatch.setattr(edit, "request_of", fail)
     assert main(["edit"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("alphaedit: error: ")
     assert message in line
     if "out of memory" in message:
-        monkeypatch.setattr(fit_run, "run_fit", fail)
+        monkeypatch.setattr("alphaedit_plugin.nullspace.projector_file.require_place", fail)
         assert main(["fit"]) == 2
         said = capsys.readouterr().err
         assert "fit fewer model.layers at a time" in said
@@ -229,7 +229,7 @@ def test_whatever_else_fails_takes_one_line(
 
 def test_a_terminal_that_lacks_characters() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "alphaedit_plugin", "config", "request.prompt=北京 ‖Δ‖"],
+        [sys.executable, "-m", "alphaedit_plugin", "config", "edit", "request.prompt=北京 ‖Δ‖"],
         env=os.environ | {"PYTHONIOENCODING": "latin-1"},
         capture_output=True, check=True, timeout=120,
     )  # fmt: skip
@@ -260,7 +260,7 @@ def test_interrupted(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(edit_run, "run_edit", interrupt)
+    monkeypatch.setattr(edit, "request_of", interrupt)
     assert main(["edit"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from alphaedit_plugin.cli.export_run import server_note
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from alphaedit_plugin.cli.export import server_note
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.editing.session import EditSession
@@ -72,14 +72,14 @@ def test_a_checkpoint(saved: Path, session: EditSession, capsys: Capture) -> Non
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model=pocket", "out=model"], "export.out=model is not empty"),
+        (["model=pocket", "out=model"], "out=model is not empty"),
         (["out=text.txt"], "text.txt is a file; give a folder"),
-        (["out="], "export.out is '': it must be a folder"),
-        (["rank=0"], "export.rank is 0: it must be at least 1"),
-        (["rank=x"], "export.rank"),
+        (["out="], "out is '': it must be a text that is not blank"),
+        (["rank=0"], "rank is 0: it must be at least 1"),
+        (["rank=x"], "rank is 'x'"),
         (["--format"], "--format needs one"),
-        (["--format", "onnx"], "export.format"),
-        (["other.safetensors"], "export takes one patch"),
+        (["--format", "onnx"], "format is 'onnx': it must be 'peft' or 'full'"),
+        (["other.safetensors"], "type alphaedit export PATCH"),
         (["out=new", "model.path=none"], "cannot load model 'none'"),
     ],
 )

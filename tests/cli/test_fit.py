@@ -129,7 +129,7 @@ def test_convergence_is_told_with_its_tokens(saved: Path, capsys: Capture) -> No
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["fit.dtype=int8"], "fit.dtype is 'int8': use one of float32"),
+        (["fit.dtype=int8"], "fit.dtype is 'int8': it must be 'float32'"),
         (["fit.out=model"], "model is a folder"),
         (
             ["fit.out=text.txt/p"],
@@ -139,7 +139,7 @@ def test_convergence_is_told_with_its_tokens(saved: Path, capsys: Capture) -> No
         ([f"model.moments.corpus={ENDLESS}"], "cannot be read: File name too long"),
         ([f"model.moments.stats_dir={ENDLESS}"], "cannot be read: File name too long"),
         (["fit.converge=1.5"], "fit.converge is 1.5"),
-        (["fit.converge=0.5", "model.moments.stats_dir=x"], "leave one of them away"),
+        (["fit.converge=0.5", "model.moments.stats_dir=x"], "remove one of them"),
         (["projector.cut.value=129"], "rank=129: needs a whole number from 0 to 128"),
         (["projector.cut.value=-1"], "rank=-1: needs a whole number"),
         (["model.moments.tokens=0"], "model.moments.tokens is 0: it must be at least 1"),

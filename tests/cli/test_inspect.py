@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from alphaedit_plugin.cli.inspect_run import measure, plot_spectra
 
+from alphaedit_plugin.cli.inspect import measure, plot_spectra
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.config.build import load_model
@@ -81,7 +81,7 @@ def test_a_degenerate_cut_is_named(
         ([], "type alphaedit inspect PROJECTOR"),
         (["a", "b"], "type alphaedit inspect PROJECTOR"),
         (["gone"], "no projector file at gone"),
-        (["x" * 300], "cannot be read: File name too long"),
+        (["x" * 300], "no projector file at xxx"),
         (["{saved}/text.txt"], "is damaged, or not a file of alphaedit_plugin"),
         (["{saved}/p.safetensors", "{model}"], "no held-out text: give corpus="),
         (["{saved}/p.safetensors", "{model}", "corpus=gone.txt"], "no corpus at gone.txt"),

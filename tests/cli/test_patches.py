@@ -55,18 +55,18 @@ def test_from_edit_to_verify(capsys: Capture) -> None:
         assert torch.equal(parameter, second.get_parameter(name))
     assert main(["verify", "p.safetensors", *QUICK]) == 0
     out = said(capsys)
-    assert "4 of 4 edits hold; all is well" in out
+    assert "4 of 4 edits hold; all checks passed" in out
     assert re.search(r"0\s+\S+\s+\d\.\de-\d\d\s+\S+\s+yes", out)
     assert (
         main(["verify", "p.safetensors", *QUICK, "projector=rank", "projector.cut.value=900"]) == 1
     )
-    assert "4 of 4 edits hold; not all is well" in said(capsys)
+    assert "4 of 4 edits hold; some checks failed" in said(capsys)
     # The edited model itself, which the patch must not be applied to once more.
     held = ["verify", "p.safetensors", "model=custom", "model.path=run"]
     for more in ([], ["null_space=false"]):
         assert main([*held, *more]) == 0
         out = said(capsys)
-        assert "4 of 4 edits hold; all that was asked is well" in out
+        assert "4 of 4 edits hold; the checks that could be made passed" in out
         assert re.search(r"0\s+\S+\s+not measured\s+–", out)
         assert "not checked is what old keys see" in out
         assert "give projector.path=" in out
@@ -79,7 +79,7 @@ def test_edits_that_a_model_lost_are_told_without_a_projector(capsys: Capture) -
     forge(Path("p.safetensors"), tensors, content)
     said(capsys)
     assert main(["verify", "p.safetensors", "model=custom", "model.path=run"]) == 1
-    assert "3 of 4 edits hold; not all that was asked is well" in said(capsys)
+    assert "3 of 4 edits hold; some checks failed" in said(capsys)
 
 
 def test_the_invariant_of_a_model_that_holds_the_edits_is_measured_with_its_file(
@@ -90,7 +90,7 @@ def test_the_invariant_of_a_model_that_holds_the_edits_is_measured_with_its_file
     said(capsys)
     held = ["verify", "p.safetensors", "model=custom", "model.path=run", "projector.path=u"]
     assert main(held) == 0
-    assert "4 of 4 edits hold; all is well" in said(capsys)
+    assert "4 of 4 edits hold; all checks passed" in said(capsys)
 
 
 def test_a_strangers_projector_alone_certifies_nothing(capsys: Capture) -> None:
@@ -103,10 +103,10 @@ def test_a_strangers_projector_alone_certifies_nothing(capsys: Capture) -> None:
     held = ["verify", "p.safetensors", "model=custom", "model.path=run"]
     main([*held, "projector.path=stranger.pt"])
     out = said(capsys)
-    assert "all that was asked is well" in out
+    assert "the checks that could be made passed" in out
     assert "not checked is what this model's own text sees of the edits" in out
     assert main(["verify", "p.safetensors", *QUICK, "projector.path=stranger.pt"]) == 1
-    assert "4 of 4 edits hold; not all is well" in said(capsys)
+    assert "4 of 4 edits hold; some checks failed" in said(capsys)
 
 
 def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> None:
@@ -130,7 +130,7 @@ def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> No
     assert main(EDIT) == 0  # three of the four are to be edited again
     assert "in the journal already: 1 of 4" in said(capsys)
     assert main(["verify", "j", *QUICK]) == 0
-    assert "4 of 4 edits hold; all is well" in said(capsys)
+    assert "4 of 4 edits hold; all checks passed" in said(capsys)
 
 
 def test_an_answer_that_was_replaced_is_asked_for_again(capsys: Capture) -> None:
@@ -149,7 +149,7 @@ def test_an_answer_that_was_replaced_is_asked_for_again(capsys: Capture) -> None
     assert main([*words, "request.target_new=writer"]) == 0
     assert "in the journal already: 1 of 1" in said(capsys)
     assert main(["verify", "j", *QUICK]) == 0
-    assert "1 of 1 edits hold; all is well" in said(capsys)
+    assert "1 of 1 edits hold; all checks passed" in said(capsys)
 
 
 def test_a_run_with_nothing_left_to_do_shows_no_bar(
@@ -174,7 +174,7 @@ def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys:
     out = said(capsys)
     assert "2 of 2 batches were edited plainly" in out
     assert "\x1b" not in out
-    assert "3 of 4 edits hold; not all is well" in out
+    assert "3 of 4 edits hold; some checks failed" in out
     rows = [line for line in out.splitlines() if re.match(r"e[0-9a-f]{10} ", line)]
     assert [row.split()[-1] for row in rows] == ["no", "yes", "yes", "yes"]
 
@@ -188,7 +188,7 @@ def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys:
         (["undo", "nowhere"], "no journal at nowhere"),
         (["undo", "j", "1", "2"], r"type alphaedit undo JOURNAL [N|EDIT]"),
         (["edit", "host=easyedit", "journal=j"], "host=easyedit keeps no journal"),
-        (["edit", "journal=' '"], "journal is ' ': it must be a folder"),
+        (["edit", "journal=' '"], "journal is ' ': it must be a text that is not blank"),
         (["edit", "patch=."], "is a folder"),
     ],
 )
@@ -209,7 +209,7 @@ def test_a_file_of_another_kind_is_not_overwritten(
     assert main(edit) == main(fit) == 0  # one of the same kind is replaced
     Path("notes").write_text("mine")
     monkeypatch.setattr("alphaedit_plugin.config.build.load_model", loaded)
-    monkeypatch.setattr("alphaedit_plugin.cli.fit_run.load_model", loaded)
+    monkeypatch.setattr("alphaedit_plugin.config.build.load_model", loaded)
     for taken in ("notes", "b" if command == "edit" else "a"):
         before = Path(taken).read_bytes()
         setting = "patch" if command == "edit" else "fit.out"

@@ -45,7 +45,7 @@ def test_a_model_without_settings_needs_no_layers(saved: Path, capsys: Capture) 
     [
         ("suggest.noise=0", "positive"),
         ("suggest.facts=0", "at least 1"),
-        ("suggest.out=' '", "a folder"),
+        ("suggest.out=' '", "not blank"),
     ],
 )
 def test_bad_settings(override: str, message: str, capsys: Capture) -> None:

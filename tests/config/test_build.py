@@ -15,7 +15,13 @@ from safetensors.torch import load_file, save_file
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import ConfigError, ModelError, ProjectorError
 from alphaedit_plugin.config import statistics as sources
-from alphaedit_plugin.config.build import load_contexts, load_method, load_model, load_recipe
+from alphaedit_plugin.config.build import (
+    check_sources,
+    load_contexts,
+    load_method,
+    load_model,
+    load_recipe,
+)
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.editor import NullSpaceEditor
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
@@ -290,7 +296,7 @@ def test_recipe_plain_and_projected(saved: Path) -> None:
 
 def test_a_mode_the_base_cannot_do(saved: Path) -> None:
     with pytest.raises(ConfigError, match=r"Rome is not a least-squares method.*mode=post"):
-        config_of(saved, "base=rome", "projector.mode=solve")
+        check_sources(config_of(saved, "base=rome", "projector.mode=solve"))
     plain = config_of(saved, "base=rome", "projector.mode=solve", "null_space=false")
     assert load_recipe(load_model(plain.model), plain).method == Rome()
 

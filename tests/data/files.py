@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,11 +31,14 @@ def write(folder: Path, content: Any, name: str = "edits.json") -> Path:
 
 def load(name: str, path: Path | None = None, **settings: Any) -> EditData:
     """The data of a file, with further settings of ``data``."""
+    shared = {field.name for field in fields(DataConfig)}
+    own = {key: settings.pop(key) for key in list(settings) if key not in shared}
+    options = {key: value for key, value in own.items() if value is not None}
     if path is not None:
-        settings["path"] = str(path)
-    pocket, compare = SimpleNamespace(path=None), SimpleNamespace(retention=9)
-    data = DataConfig(name=name, **settings)
-    return load_data(SimpleNamespace(data=data, seed=0, model=pocket, compare=compare))
+        options["path"] = str(path)
+    data = DataConfig(name=name, options=options, **settings)
+    pocket = SimpleNamespace(path=None)
+    return load_data(SimpleNamespace(data=data, seed=0, model=pocket, retention=9))
 
 
 def without(record: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.config.schema import EditorConfig
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.experiments import cell as cell_module
 from alphaedit_plugin.experiments import cell_setup
 from alphaedit_plugin.experiments.cell import run_cell
@@ -40,8 +40,8 @@ class Ended(Exception):
     """What ends a run here, where a process would be killed."""
 
 
-def config_of(*more: str) -> EditorConfig:
-    return load_config([*QUICK, *more])
+def config_of(*more: str) -> ComparisonConfig:
+    return load_config([*QUICK, *more], ComparisonConfig)
 
 
 def measured(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from alphaedit_plugin.cli.export_run import session_layers
 from transformers import AutoModelForCausalLM
 
 from alphaedit_plugin.cli.main import main
@@ -17,7 +16,7 @@ from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.experiments.report import MARKDOWN
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.patches.full_checkpoint import save_checkpoint
-from alphaedit_plugin.patches.lora_adapter import save_adapter
+from alphaedit_plugin.patches.lora_adapter import save_adapter, session_layers
 from alphaedit_plugin.patches.sessions import save_session
 from tests.common.test_files import disk_of
 from tests.killed import killed_at

@@ -13,6 +13,7 @@ import pytest
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.experiments.cell_setup import set_up
@@ -107,7 +108,7 @@ def test_every_cell_of_a_comparison_edits_the_same(
     settings = []
     for base in ("rome", "memit"):
         caplog.clear()
-        cell = set_up(load_config([*chosen, f"base={base}", "compare.edits=4"]))
+        cell = set_up(load_config([*chosen, f"base={base}", "compare.edits=4"], ComparisonConfig))
         prompts = [request.filled for request in cell.data.requests]
         assert prompts == [row["prompt"] for row in (GOOD[1], MERGED, *GOOD[2:])]
         said = [m for m in caplog.messages if "dropped" in m or "at a token that" in m]

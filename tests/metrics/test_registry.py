@@ -9,7 +9,9 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.experiments.cell_setup import data_of
 from alphaedit_plugin.metrics.base import (
     METRICS,
     EvalContext,
@@ -40,7 +42,9 @@ def test_a_users_metric_is_one_function(gpt2: EditableModel, name_length: str) -
     assert found.summary[name_length] == pytest.approx(sum(expected) / len(expected))
     assert lower_is_better(name_length)
     assert not lower_is_better("efficacy.success")
-    assert load_config([f"compare.metrics=[{name_length}]"]).compare.metrics == [name_length]
+    assert load_config([f"compare.metrics=[{name_length}]"], ComparisonConfig).compare.metrics == [
+        name_length
+    ]
 
 
 def test_only_what_is_asked_for_is_measured(gpt2: EditableModel) -> None:
@@ -59,7 +63,7 @@ def test_unknown_and_doubled_names_are_refused(gpt2: EditableModel) -> None:
     with pytest.raises(ConfigError, match="unknown metric 'fluencey'; did you mean 'fluency'"):
         evaluate(gpt2, REQUESTS, {}, metrics=["fluencey"])
     with pytest.raises(ConfigError, match="fluencey"):
-        load_config(["compare.metrics=[fluencey]"])
+        data_of(load_config(["compare.metrics=[fluencey]"], ComparisonConfig))
     with pytest.raises(ConfigError, match="registered already"):
         metric("fluency")(lambda context: {})
 

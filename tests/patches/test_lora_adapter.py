@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from alphaedit_plugin.cli.export_run import session_layers
 from peft import PeftModel
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from alphaedit_plugin.common.delta import Delta, LowRank, factorise
 from alphaedit_plugin.common.errors import AlphaEditError
 from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.patches.lora_adapter import save_adapter
+from alphaedit_plugin.patches.lora_adapter import save_adapter, session_layers
 from tests.tiny import REQUESTS, relative
 
 LAYERS = (0, 1, 3)

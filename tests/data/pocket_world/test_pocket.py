@@ -12,6 +12,7 @@ import torch
 from alphaedit_plugin import NullSpaceEditor
 from alphaedit_plugin.config.build import DTYPES, load_model
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.pocket_world.assets import ASSETS
 from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.data.request import Request
@@ -54,7 +55,7 @@ def test_it_knows_its_world_in_every_phrasing(editor: NullSpaceEditor, world: Wo
 
 
 def test_a_batch_of_twenty_edits_takes_and_spares_the_rest(editor: NullSpaceEditor) -> None:
-    data = load_data(load_config(["compare.retention=1000"]))
+    data = load_data(load_config(["compare.retention=1000"], ComparisonConfig))
     batch = data.requests[:20]
     assert len({request.subject for request in batch}) == 20
     editor.apply(batch)

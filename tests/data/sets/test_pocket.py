@@ -8,6 +8,7 @@ import pytest
 
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.request import NEIGHBOURHOOD
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.data.sets.pocket import load_pocket_data
@@ -54,6 +55,6 @@ def test_the_default_data_are_those_of_the_pocket_model() -> None:
 
 
 def test_by_name_with_limit_and_retention() -> None:
-    data = load_data(load_config(["data.limit=7", "compare.retention=9"]))
+    data = load_data(load_config(["data.limit=7", "compare.retention=9"], ComparisonConfig))
     assert len(data.requests) == 7
     assert {len(probe.prompts) for probe in data.retention.values()} == {9}

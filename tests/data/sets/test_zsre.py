@@ -50,9 +50,10 @@ def test_a_full_record(
 
 def test_the_convention_must_be_chosen(tmp_path: Path) -> None:
     path = write(tmp_path, [RECORD])
-    for target in (None, "answer"):
-        with pytest.raises(ConfigError, match=r"data\.target is .*=alt .*data\.target=answers"):
-            load("zsre", path, target=target)
+    with pytest.raises(ConfigError, match=r"data\.target is .*=alt .*data\.target=answers"):
+        load("zsre", path)
+    with pytest.raises(ConfigError, match=r"data\.target is 'answer': it must be 'alt' or"):
+        load("zsre", path, target="answer")
     chosen = ["data=zsre", f"data.path={path}", "data.target=answers"]
     assert load_data(load_config(chosen)).requests[0].target_new == "coats"
 
