@@ -12,8 +12,9 @@ from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.distributed import Group, group_from_environment
 from alphaedit_plugin.common.errors import ConfigError, counted
 from alphaedit_plugin.config.build import dtype_of, load_model
+from alphaedit_plugin.config.corpora import corpus_name
 from alphaedit_plugin.config.schema import EditorConfig
-from alphaedit_plugin.config.statistics import check_cut, corpus_for, load_moments
+from alphaedit_plugin.config.statistics import check_cut, load_moments
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.collect import memory_needed
 from alphaedit_plugin.nullspace.convergence import Convergence
@@ -36,7 +37,7 @@ def run_fit(config: EditorConfig, console: Console) -> None:
 
 
 def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> None:
-    corpus, watch = corpus_for(config.model), _watch(config)
+    corpus, watch = corpus_name(config.model), _watch(config)
     lm = load_model(config.model)
     check_cut(lm, config.projector.cut, config.model.layers)
     if group.leads:
@@ -45,11 +46,11 @@ def _fit(config: EditorConfig, out: Path, group: Group, console: Console) -> Non
     if not group.leads:
         return
     projectors = fit_projectors(moments, config.projector.cut)
-    save_projectors(lm, projectors, out, corpus.name, dtype_of("fit.dtype", config.fit.dtype))
+    save_projectors(lm, projectors, out, corpus, dtype_of("fit.dtype", config.fit.dtype))
     console.print(table_of(projectors))
     if watch is not None:
         say(console, _verdict(watch))
-    say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus.name}")
+    say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus}")
 
 
 def _memory(lm: EditableModel, layers: Sequence[int], halves: bool) -> str:

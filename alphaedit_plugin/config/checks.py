@@ -72,6 +72,8 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("export.out", _says_something, "a folder"),
     ("export.rank", _at_least(1), "at least 1, or null for all"),
     ("model.path", _says_something, "a folder or hub name, or null for the pocket model"),
+    ("model.gguf_file", _says_something, "a file in model.path, or null"),
+    ("model.package", _says_something, "an installed package, or null"),
     ("model.layout.block", _has_slot, "a path with one {} for the layer's number"),
     ("model.layout.down_proj", _has_slot, "a path with one {} for the layer's number"),
     ("model.moment_weight", _is_positive, "positive and finite"),
@@ -80,6 +82,9 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("model.contexts.lengths", _are_pairs, "pairs [tokens per text, number of texts], from 1"),
     ("model.moments.texts", _at_least(1), "at least 1, or null for all"),
     ("model.moments.tokens", _at_least(1), "at least 1, or null for all"),
+    ("model.moments.written.tokens", _at_least(1), "at least 1, or null for 32 per dimension"),
+    ("model.moments.written.length", _at_least(2), "at least 2: the start, and one more"),
+    ("model.moments.written.seed", _at_least(0), "at least 0"),
     ("model.moments.stats_samples", _at_least(1), "at least 1"),
     ("model.moments.checkpoint", _at_least(1), "at least 1"),
 )
