@@ -96,6 +96,8 @@ def _texts(write: Callable[[range], list[list[int]]], tokens: int) -> list[list[
                 "model.moments.written.start to the token that begins its documents"
             )
         for text in part:
+            if not missing:
+                break
             texts.append(text[:missing])
             missing -= len(texts[-1])
         start += PART

@@ -87,7 +87,7 @@ def test_edited_saved_exported_and_patched(
     monkeypatch.chdir(saved_gguf)
     model = [*overrides_of(saved_gguf), f"model.gguf_file={FILE}"]
     request = ["request.prompt=The capital of {} is", "request.subject=Norland",
-               "request.target_new=Spanish", "model.target.steps=4"]  # fmt: skip
+               "request.target_new=Spanish", "model.target.lr=1"]  # fmt: skip
     assert main(["edit", *model, *request, "save=edited", "patch=p.safetensors"]) == 0
     assert main(["apply", "p.safetensors", *model, "save=applied"]) == 0
     assert main(["export", "p.safetensors", *model, "out=adapter"]) == 0
