@@ -29,7 +29,7 @@ class Manuscript:
         start: the token that begins a document.
         keeps_start: whether it is part of the text: where the tokenizer puts it before every text,
             so that the model reads its own texts as it reads any other.
-        ends: tokens that end one; never part of it.
+        ends: tokens that end one, padding among them; never part of it.
         length: of a text at most, with ``start``.
         seed: of the sampling.
     """
@@ -50,9 +50,10 @@ class Manuscript:
             ConfigError: ``start`` is no token of the tokenizer's, or it has neither bos nor eos.
         """
         token = _start(lm, start)
-        generation = getattr(lm.model.generation_config, "eos_token_id", None)
+        generation = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
         named = generation if isinstance(generation, list) else [generation]
-        ends = {token, lm.tokenizer.eos_token_id, *named} - {None}
+        tokenizer = lm.tokenizer
+        ends = {token, tokenizer.eos_token_id, tokenizer.pad_token_id, *named} - {None}
         return cls(
             token,
             tokenise(lm.tokenizer, "")[:1] == [token],
@@ -122,10 +123,12 @@ def _draws(manuscript: Manuscript, numbers: Sequence[int]) -> Tensor:
 
 
 def _token_bytes(lm: EditableModel, length: int) -> float:
-    """Memory per token: a row of logits per text, and keys and values of every block."""
+    """Memory per token of a text: one token's activations and logits, and the cache."""
+    if not can_resume(lm):
+        return activation_bytes(lm, length=length, logits=1 / length)
     weight = lm.parameter(0)
     cached = 2 * lm.depth * weight.dtype.itemsize * weight.numel() / lm.key_size(0)
-    return activation_bytes(lm, logits=1 / length) / length + cached
+    return activation_bytes(lm, length=length, logits=1) / length + cached
 
 
 def _write(
@@ -137,7 +140,7 @@ def _write(
     going, past = torch.ones(len(draws), dtype=torch.bool, device=lm.device), None
     for column in range(1, manuscript.length):
         logits, past = _next(lm, ids, past)
-        token = sample(logits, draws[:, column].to(lm.device))
+        token = sample(logits, draws[:, column].to(ids.device))
         going = going & ~torch.isin(token, ends)
         count = int(going.sum())
         if count == 0:
@@ -163,7 +166,9 @@ def _next(lm: EditableModel, ids: Tensor, past: Any) -> tuple[Tensor, Any]:
         arguments[cache_name(lm)] = past
     with head_only_at(lm.model, rows, torch.full_like(rows, fresh.shape[1] - 1)):
         output = lm.model(input_ids=fresh, attention_mask=torch.ones_like(ids), **arguments)
-    return refuse_nan(ids, output.logits[0]), getattr(output, cache_name(lm)) if cached else None
+    return refuse_nan(ids, output.logits[0].to(ids.device)), getattr(
+        output, cache_name(lm)
+    ) if cached else None
 
 
 def sample(logits: Tensor, draws: Tensor) -> Tensor:

@@ -105,7 +105,8 @@ def test_they_begin_as_the_model_reads_any_text(
     lm = EditableModel.wrap(build_model("llama", len(tokenizer)), tokenizer)
     manuscript = Manuscript.of(lm, 8, start=start)
     assert manuscript.start == tokenizer.convert_tokens_to_ids(token)
-    assert tokenizer.eos_token_id in manuscript.ends
+    ends = {tokenizer.eos_token_id, tokenizer.pad_token_id, manuscript.start} - {None}
+    assert set(manuscript.ends) == ends
     texts = write_texts(lm, replace(manuscript, ends=()), range(3))
     assert all((text[0] == manuscript.start) == kept for text in texts)
     assert {len(text) for text in texts} == {8 if kept else 7}
