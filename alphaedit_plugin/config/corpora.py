@@ -109,8 +109,8 @@ def _kept(
 ) -> list[list[int]]:
     """Some texts from the cache, where every part is kept, so that a killed run goes on."""
     key = key | {"first": numbers.start, "count": len(numbers)}
-    path = cache.path("written", key)
-    with cache.alone("written", key):
+    path = cache.path("texts", key)
+    with cache.alone("texts", key):
         stored = cache.stored(path, _read)
         if stored is not None:
             return stored

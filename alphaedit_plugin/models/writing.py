@@ -166,9 +166,8 @@ def _next(lm: EditableModel, ids: Tensor, past: Any) -> tuple[Tensor, Any]:
         arguments[cache_name(lm)] = past
     with head_only_at(lm.model, rows, torch.full_like(rows, fresh.shape[1] - 1)):
         output = lm.model(input_ids=fresh, attention_mask=torch.ones_like(ids), **arguments)
-    return refuse_nan(ids, output.logits[0].to(ids.device)), getattr(
-        output, cache_name(lm)
-    ) if cached else None
+    logits = refuse_nan(ids, output.logits[0].to(ids.device))
+    return logits, getattr(output, cache_name(lm)) if cached else None
 
 
 def sample(logits: Tensor, draws: Tensor) -> Tensor:
