@@ -81,6 +81,7 @@ def _add_tokenizer(writer: Any, tokenizer: Any) -> None:
     writer.add_token_list(vocabulary)
     writer.add_token_types([3 if token in special else 1 for token in vocabulary])
     writer.add_token_merges([" ".join(pair) for pair in content["merges"]])
+    writer.add_add_bos_token(tokenizer("")["input_ids"] != [])
     writer.add_bos_token_id(tokenizer.bos_token_id)
     writer.add_eos_token_id(tokenizer.eos_token_id)
 

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import transformers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import cached_file
 
 from alphaedit_plugin.common.errors import ModelError
 
 SUFFIX = ".gguf"
+# Keys of a file, and what Transformers calls the token.
+SPECIAL: Mapping[str, str] = MappingProxyType(
+    {
+        "bos_token_id": "bos_token",
+        "eos_token_id": "eos_token",
+        "unknown_token_id": "unk_token",
+        "padding_token_id": "pad_token",
+    }
+)
 READERS = ("gguf", "accelerate")  # without which Transformers reads no such file
 
 
@@ -63,6 +76,38 @@ def unpacking() -> dict[str, Any]:
     """What ``from_pretrained`` is told so that no weight stays in GGUF's blocks."""
     config = getattr(transformers, "GgufConfig", None)  # before 5.24 none could
     return {} if config is None else {"quantization_config": config(dequantize=True)}
+
+
+def ordinary_tokenizer(tokenizer: Any, path: str, name: str) -> Any:
+    """A tokenizer as its GGUF file has it, of the class that is saved and loaded as it is.
+
+    Older Transformers (5.5, say) make a Llama tokenizer for any Llama: it adds a bos and takes
+    special tokens whatever the file says, and becomes another when it is saved and loaded again.
+
+    Args:
+        tokenizer: as Transformers made it.
+        path: a folder or hub name.
+        name: of the file in it.
+    """
+    if type(tokenizer) is PreTrainedTokenizerFast:
+        return tokenizer
+    from gguf import GGUFReader
+
+    fields = GGUFReader(cached_file(path, name)).fields
+    said = {key: _number(fields, key) for key in ("add_bos_token", *SPECIAL)}
+    if said["add_bos_token"] == 0:
+        tokenizer.add_bos_token = False
+    special = {SPECIAL[key]: said[key] for key in SPECIAL if said[key] is not None}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        chat_template=tokenizer.chat_template,
+        **{name: tokenizer.convert_ids_to_tokens(token) for name, token in special.items()},
+    )
+
+
+def _number(fields: Any, key: str) -> int | None:
+    field = fields.get(f"tokenizer.ggml.{key}")
+    return None if field is None else int(field.parts[field.data[0]][0])
 
 
 def as_ordinary(model: Any, path: str) -> None:

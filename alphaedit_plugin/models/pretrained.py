@@ -103,6 +103,8 @@ def load_pretrained(checkpoint: Checkpoint, **settings: Any) -> tuple[Any, Any]:
         check_config(config)  # gigabytes of what cannot be edited need not be read first
     with _explained(f"cannot load the tokenizer of {name!r}"):
         tokenizer = pretrained(AutoTokenizer, path, **file)
+        if checkpoint.gguf_file is not None:
+            tokenizer = gguf.ordinary_tokenizer(tokenizer, path, checkpoint.gguf_file)
     if tokenizer.vocab_size == 0:
         raise ModelError(f"{name!r} holds no tokenizer: put tokenizer.json beside the model")
     if file:

