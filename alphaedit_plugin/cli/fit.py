@@ -78,13 +78,14 @@ def run_fit(overrides: Sequence[str], console: Console) -> None:
 
 def _fit(config: FitSettings, out: Path, group: Group, console: Console) -> None:
     from alphaedit_plugin.config.build import DTYPES, load_model
-    from alphaedit_plugin.config.statistics import check_cut, corpus_for, load_moments
+    from alphaedit_plugin.config.corpora import corpus_name
+    from alphaedit_plugin.config.statistics import check_cut, load_moments
     from alphaedit_plugin.nullspace.convergence import Convergence
     from alphaedit_plugin.nullspace.projector import fit_projectors
     from alphaedit_plugin.nullspace.projector_file import save_projectors
 
     cut, converge = config.projector.cut, config.fit.converge
-    corpus, watch = corpus_for(config.model), None
+    corpus, watch = corpus_name(config.model), None
     if converge is not None:
         watch = Convergence(converge, cut)
     lm = load_model(config.model)
@@ -95,11 +96,11 @@ def _fit(config: FitSettings, out: Path, group: Group, console: Console) -> None
     if not group.leads:
         return
     projectors = fit_projectors(moments, cut)
-    save_projectors(lm, projectors, out, corpus.name, DTYPES[config.fit.dtype])
+    save_projectors(lm, projectors, out, corpus, DTYPES[config.fit.dtype])
     console.print(table_of(projectors))
     if watch is not None:
         say(console, _verdict(watch))
-    say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus.name}")
+    say(console, f"{out}: {out.stat().st_size / 2**20:.1f} MiB, from {corpus}")
 
 
 def _memory(lm: EditableModel, layers: Sequence[int], halves: bool) -> str:

@@ -92,22 +92,23 @@ def _show_leakage(
     config: ProjectorSettings,
     console: Console,
 ) -> None:
-    corpus = held_out(config)
+    corpus = held_out(lm, config)
     console.print(leakage_table(measure(lm, projectors, corpus, config.model.moments.tokens)))
     say(console, f"on {corpus.name}; edits write where P k is, so this is what they can harm")
 
 
-def held_out(config: ProjectorSettings) -> Corpus:
+def held_out(lm: EditableModel, config: ProjectorSettings) -> Corpus:
     """Text that the projector was not fitted on: the user's own or, for the pocket model, ours.
 
     Raises:
         ConfigError: none was given.
     """
-    from alphaedit_plugin.data.corpus import corpus_from, corpus_of
+    from alphaedit_plugin.config.corpora import corpus_for
+    from alphaedit_plugin.data.corpus import corpus_of
     from alphaedit_plugin.data.pocket_world.assets import read_texts
 
     if config.corpus is not None:
-        return corpus_from(Path(config.corpus).expanduser(), config.model.moments.text_field)
+        return corpus_for(lm, config.model)
     if config.model.path is None:
         texts = read_texts("held_out.txt")
         return corpus_of("text about people whom the projector has not seen", texts)

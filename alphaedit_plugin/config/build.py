@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, ModelError, first_line
+from alphaedit_plugin.common.errors import ConfigError, ModelError, first_line
 from alphaedit_plugin.common.validation import validated
+from alphaedit_plugin.config.corpora import corpus_name
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import EditingSettings
-from alphaedit_plugin.config.statistics import corpus_for, load_moments, provide_projectors
+from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.editing.recipe import Recipe
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import METHODS, BaseMethod
+from alphaedit_plugin.models import gguf
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.families import check_config
 from alphaedit_plugin.models.generation import generate_contexts
-from alphaedit_plugin.models.pretrained import pretrained
+from alphaedit_plugin.models.pretrained import find_checkpoint, load_pretrained
 from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
@@ -92,9 +92,9 @@ def load_model(config: ModelConfig) -> EditableModel:
         if config.path is None:
             model, tokenizer = load_pocket(dtype, **spread)
         else:  # a slash at the end would hide the name by which the host's files go
-            model, tokenizer = _load_pretrained(
-                config.path.rstrip("/") or "/", dtype=dtype, **spread
-            )
+            path = config.path.rstrip("/") or "/"
+            checkpoint = find_checkpoint(path, config.gguf_file, config.package)
+            model, tokenizer = load_pretrained(checkpoint, dtype=dtype, **spread)
         placed = model if device is None else model.to(device)
         lm = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given, config.separator)
     lm.check_layers(config.layers)
@@ -118,39 +118,6 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
     if importlib.util.find_spec("accelerate") is None:
         raise ConfigError("model.device_map needs accelerate: pip install accelerate")
     return {"device_map": config.device_map, "max_memory": config.max_memory}
-
-
-def _load_pretrained(path: str, **settings: Any) -> tuple[Any, Any]:
-    """A model and its tokenizer from a folder or the hub, both of them whole."""
-    with _explained(f"cannot load model {path!r}"):
-        # Gigabytes of what cannot be edited need not be read first.
-        check_config(pretrained(AutoConfig, path))
-    with _explained(f"cannot load the tokenizer of {path!r}"):
-        tokenizer = pretrained(AutoTokenizer, path)
-    if tokenizer.vocab_size == 0:
-        raise ModelError(f"{path!r} holds no tokenizer: put tokenizer.json beside the model")
-    with _explained(f"cannot load model {path!r}"):
-        model, report = pretrained(AutoModelForCausalLM, path, output_loading_info=True, **settings)
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise ModelError(
-            f"{path!r} lacks {len(missing)} weights, {missing[0]} among them, which would be "
-            "random numbers: get the whole checkpoint"
-        )
-    return model, tokenizer
-
-
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Say in one line what failed: a damaged file can make transformers raise anything."""
-    try:
-        yield
-    except AlphaEditError:
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = " ".join(lines[:2] if lines and lines[0].endswith(":") else lines[:1])
-        raise ModelError(f"{what}: {reason} ({type(error).__name__})") from None
 
 
 def _device(name: str) -> torch.device:
@@ -179,13 +146,16 @@ def check_sources(config: EditingSettings) -> None:
     """Refuse second moments that cannot be collected, before a large model is loaded for them.
 
     Raises:
-        ModelError: a folder for the model that is not there.
+        ModelError: a folder for the model that is not there, or a file.
         ConfigError: settings of the base method that do not fit, a corpus that is not there, or
             the ``datasets`` package is not.
     """
     method, given = build_method(config.base), config.projector.path is not None
     method.check_layers(config.model.layers)
     folder = config.model.path or ""
+    if folder.endswith(gguf.SUFFIX):
+        above, name = Path(folder).parent, Path(folder).name
+        raise ModelError(f"{folder} is a file: set model.path={above} and model.gguf_file={name}")
     if folder.startswith(("/", "./", "../")) and not Path(folder).is_dir():
         raise ModelError(f"no model at {folder}: model.path is a folder or a hub name")
     if config.null_space:
@@ -193,7 +163,7 @@ def check_sources(config: EditingSettings) -> None:
     if config.model.moments.stats_dir is None and (
         method.needs_moment or (config.null_space and not given)
     ):
-        corpus_for(config.model)
+        corpus_name(config.model)
 
 
 def load_method(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from alphaedit_plugin.common.validation import (
     STRICT,
+    Natural,
     Positive,
     PositiveFloat,
     Text,
@@ -45,21 +47,40 @@ class ContextsConfig:
 
 
 @dataclass(config=STRICT)
+class WrittenConfig:
+    """Text that the model writes itself, sampled at temperature 1.
+
+    Attributes:
+        tokens: how many of it; ``None`` for 32 per dimension of the keys.
+        length: tokens of a text at most: the start, and at least one more.
+        start: the token that begins a document; ``None`` for the tokenizer's bos, or else its eos.
+        seed: of the sampling.
+    """
+
+    tokens: Positive | None = None
+    length: Annotated[int, Field(ge=2)] = 256
+    start: str | None = None
+    seed: Natural = 0
+
+
+@dataclass(config=STRICT)
 class MomentsConfig:
-    """Where second moments come from: the first of these that is there.
+    """Where second moments come from: the first of these that is there, or the model's own text.
 
     Attributes:
         stats_dir: EasyEdit's folder of second moments.
         stats_dataset: the data set in the name of EasyEdit's files.
         stats_precision: the precision in their name.
         stats_samples: the number of samples in their name.
-        corpus: a text, JSONL or NPY file, or a folder of them; ``corpus=…`` sets it.
+        corpus: a text, JSONL or NPY file, or a folder of them, or ``self`` for text that the model
+            writes; ``corpus=…`` sets it.
         hub: a Hugging Face data set to stream.
         hub_config: its configuration.
         hub_split: its split.
         text_field: of a JSONL object or a data set: text, or token ids.
         texts: how many texts of a corpus to read; ``None`` for all.
         tokens: how many tokens of them to read; ``None`` for all.
+        written: what the model writes where it writes the text itself.
         checkpoint: tokens between two checkpoints of a long collection.
         cache: keep what was collected, and projectors made from it, in the cache folder.
     """
@@ -75,6 +96,7 @@ class MomentsConfig:
     text_field: str = "text"
     texts: Positive | None = None
     tokens: Positive | None = 1_000_000
+    written: WrittenConfig = field(default_factory=WrittenConfig)
     checkpoint: Positive = 100_000
     cache: bool = True
 
@@ -120,6 +142,10 @@ class ModelConfig:
 
     Attributes:
         path: folder or hub name; ``None`` is the embedded pocket model.
+        gguf_file: a GGUF file in ``path``, whose weights are dequantized; ``None`` for an ordinary
+            checkpoint.
+        package: an installed distribution that carries the model as a GGUF file (``gguf_file`` says
+            which, if several), used where ``path`` is neither a folder nor in the hub's cache.
         layers: to edit, in this order.
         layout: module paths, where the family's are not known or not right.
         dtype: of the weights: float32, bfloat16 or float16.
@@ -143,6 +169,8 @@ class ModelConfig:
 
     path: Text | None
     layers: list[int]
+    gguf_file: Text | None = None
+    package: Text | None = None
     layout: LayoutConfig = field(default_factory=LayoutConfig)
     dtype: str = "float32"
     device: str = "auto"

@@ -14,13 +14,13 @@ from typing import Any
 
 from alphaedit_plugin.common.cache import Cache, hash_of
 from alphaedit_plugin.common.distributed import Group
-from alphaedit_plugin.common.errors import ConfigError, ProjectorError, counted
+from alphaedit_plugin.common.errors import ProjectorError, counted
 from alphaedit_plugin.common.files import is_file, require_writable
 from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
+from alphaedit_plugin.config.corpora import corpus_for, corpus_name
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import ProjectorSettings, SourceConfig
-from alphaedit_plugin.data.corpus import Corpus, Text, corpus_from, corpus_of, corpus_on_hub
-from alphaedit_plugin.data.pocket_world.assets import read_texts
+from alphaedit_plugin.data.corpus import Corpus, Text
 from alphaedit_plugin.models.editable import EditableModel, check_size
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, upstream_digests
 from alphaedit_plugin.nullspace.checkpoint import Checkpoint
@@ -46,25 +46,6 @@ logger = logging.getLogger(__name__)
 
 Key = dict[str, object]
 Load = Callable[[EditableModel, ModelConfig, Sequence[int]], dict[int, SecondMoment]]
-
-
-def corpus_for(config: ModelConfig) -> Corpus:
-    """What the second moments of this model are made from.
-
-    Raises:
-        ConfigError: there is nothing, or it is not there.
-    """
-    moments = config.moments
-    if moments.corpus is not None:
-        return corpus_from(Path(moments.corpus).expanduser(), moments.text_field)
-    if config.path is None:
-        return corpus_of("the pocket world", read_texts("corpus.txt"))
-    if moments.hub is not None:
-        return corpus_on_hub(moments.hub, moments.hub_config, moments.hub_split, moments.text_field)
-    raise ConfigError(
-        "no source of second moments: set corpus to a text file, or model.moments.stats_dir to "
-        "EasyEdit's folder"
-    )
 
 
 def load_moments(
@@ -102,7 +83,7 @@ def load_moments(
     if missing:
         logger.warning(
             "stats_dir has no second moment of %s: looked for %s; collecting on %s",
-            counted(len(missing), "layer"), files[missing[0]], corpus_for(config).name,
+            counted(len(missing), "layer"), files[missing[0]], corpus_name(config),
         )  # fmt: skip
         for layer in missing:
             require_writable(files[layer])
@@ -119,19 +100,19 @@ def _keep_for_host(
     """Write moments into EasyEdit's folder, under the names of what they really are."""
     folder = Path(config.moments.stats_dir or "").expanduser()
     for layer, moment in collected.items():
-        moments = replace(config.moments, **_kept_as(config, moment))
+        moments = replace(config.moments, **_kept_as(lm, config, moment))
         files = host_files(lm, replace(config, moments=moments), folder, [layer])
         write_host_moment(moment, files[layer], moments.stats_samples)
         logger.info("kept for EasyEdit: %s", files[layer])
 
 
-def _kept_as(config: ModelConfig, moment: SecondMoment) -> dict[str, Any]:
+def _kept_as(lm: EditableModel, config: ModelConfig, moment: SecondMoment) -> dict[str, Any]:
     """Data set and number of samples that a collected moment is of, in EasyEdit's file names.
 
     Those of the settings where it is just that; of another corpus its name and a hash of it, and
     the number of tokens.
     """
-    moments, corpus = config.moments, corpus_for(config)
+    moments, corpus = config.moments, corpus_for(lm, config)
     streamed = moments.corpus is None and config.path is not None and moments.hub is not None
     if (
         streamed
@@ -193,7 +174,7 @@ def provide_projectors(
         fitted = fit_projectors(load(lm, config.model, wanted), cut)
         return {layer: replace(one, source=sources[layer]) for layer, one in fitted.items()}
     found = _cached_projectors(lm, config.model, wanted, cut, cache, load)
-    return _of(found, corpus_for(config.model).name)
+    return _of(found, corpus_name(config.model))
 
 
 def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> dict[int, str]:
@@ -201,7 +182,7 @@ def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> d
     folder = config.moments.stats_dir
     files = {} if folder is None else host_files(lm, config, Path(folder).expanduser(), layers)
     return {
-        layer: folder if folder and is_file(files[layer]) else corpus_for(config).name
+        layer: folder if folder and is_file(files[layer]) else corpus_name(config)
         for layer in layers
     }
 
@@ -242,7 +223,7 @@ def _cached_projectors(
     cache: Cache,
     load: Load,
 ) -> dict[int, Projector]:
-    corpus = corpus_for(config)
+    corpus = corpus_for(lm, config)
     by = {"cut": [cut.rule.value, cut.value]}
     keys = {layer: key | by for layer, key in _keys(lm, config, layers, corpus).items()}
     paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
@@ -268,7 +249,7 @@ def _collected(
     group: Group,
 ) -> dict[int, SecondMoment]:
     """From the cache, or else from the corpus, going on where a killed run left it."""
-    corpus, settings = corpus_for(config), config.moments
+    corpus, settings = corpus_for(lm, config, hide=not group.leads), config.moments
 
     def texts() -> Iterator[Text]:
         return islice(corpus.texts(), settings.texts)

@@ -78,7 +78,7 @@ def corpus_on_hub(name: str, config: str | None, split: str, field: str = "text"
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(
             f"reading {name} needs the datasets package: pip install 'alphaedit-plugin[data]', "
-            "or give corpus=<text file>"
+            "or give corpus=<text file>, or corpus=self for text that the model writes"
         )
 
     def texts() -> Iterator[Text]:

@@ -10,8 +10,9 @@ from rich.console import Console
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.config.build import load_model
+from alphaedit_plugin.config.corpora import corpus_name
 from alphaedit_plugin.config.schema import SuggestionConfig
-from alphaedit_plugin.config.statistics import corpus_for, load_moments
+from alphaedit_plugin.config.statistics import load_moments
 from alphaedit_plugin.data.selection import read_data, select_fitting
 from alphaedit_plugin.experiments.causal_tracing import check_fact, known_facts, trace
 from alphaedit_plugin.experiments.suggest_cut import choose_cut, choose_layers, spectra_of
@@ -38,7 +39,7 @@ def run_suggest(config: SuggestionConfig, console: Console) -> None:
     chosen = config.suggest
     folder = writable_folder("suggest.out", chosen.out)
     data = read_data(config)
-    corpus_for(config.model)  # refuses before a large model is loaded
+    corpus_name(config.model)  # refuses before a large model is loaded
     lm = load_model(config.model)
     data = select_fitting(data, config.data, partial(check_fact, lm))
     facts = known_facts(lm, data.requests, chosen.facts)

@@ -56,7 +56,9 @@ def settings_yaml(config: ModelConfig, trace: Trace, layers: Layers, cut: Cut) -
     """A model configuration with the proposal; the rest is as in model=custom."""
     return f"""\
 # Proposed by alphaedit suggest, from {trace.facts} facts; steps, learning rate and λ are not.
-path: {"null" if config.path is None else repr(config.path)}
+path: {_yaml(config.path)}
+gguf_file: {_yaml(config.gguf_file)}
+package: {_yaml(config.package)}
 layers: ${{model.presets.${{base.span}}.layers}}
 cut:
   rule: {cut.rule.value}
@@ -71,6 +73,10 @@ presets:
     layers: {list(layers.spread)}
     bare_apart: true
 """
+
+
+def _yaml(text: str | None) -> str:
+    return "null" if text is None else repr(text)
 
 
 def overrides_of(layers: Layers, cut: Cut) -> dict[str, str]:

@@ -120,13 +120,13 @@ def _sample(
         eos_token_id=lm.tokenizer.eos_token_id,
     )
     drawn: Tensor = lm.model.generate(
-        ids, attention_mask=mask, generation_config=config, logits_processor=[_refuse_nan]
+        ids, attention_mask=mask, generation_config=config, logits_processor=[refuse_nan]
     )
     return drawn
 
 
-def _refuse_nan(_: Tensor, scores: Tensor) -> Tensor:
-    """Stop before torch fails to sample from nan."""
+def refuse_nan(_: Tensor, scores: Tensor) -> Tensor:
+    """``scores``, if none is nan: a logits processor, as torch fails to sample from nan."""
     if scores.isnan().any():
         raise NumericalError(
             "the model predicts nan: its weights are damaged, or overflow (try "

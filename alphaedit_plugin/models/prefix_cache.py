@@ -100,7 +100,7 @@ def _begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail
         "attention_mask": torch.cat([mask, batch.attention_mask], dim=1),
         **_positions(lm, batch, starts),
     }
-    past = getattr(output, _cache_name(lm))
+    past = getattr(output, cache_name(lm))
     below = _run_below(lm, layer, inputs, past)
     return Tail(layer, torch.zeros_like(starts), inputs, past, below)
 
@@ -229,14 +229,14 @@ def _accepted(lm: EditableModel) -> Collection[str]:
     return inspect.signature(lm.model.forward).parameters.keys()
 
 
-def _cache_name(lm: EditableModel) -> str:
+def cache_name(lm: EditableModel) -> str:
     """The name of the cache in the model's forward pass and in its output."""
     return next((name for name in CACHES if name in _accepted(lm)), CACHES[-1])
 
 
 def _cache_arguments(lm: EditableModel, past: Any) -> dict[str, Any]:
     """A forward pass appends to its cache, so it gets a copy."""
-    return {_cache_name(lm): _copy(past), "use_cache": past is not None}
+    return {cache_name(lm): _copy(past), "use_cache": past is not None}
 
 
 def _copy(past: Any) -> Any:

@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from alphaedit_plugin.common.files import filled_folder
 from alphaedit_plugin.models.editable import EditableModel, dtype_name
-from alphaedit_plugin.models.pretrained import pretrained
+from alphaedit_plugin.models.pretrained import is_at_hand, pretrained
 
 
 def save_checkpoint(lm: EditableModel, folder: Path) -> None:
@@ -42,6 +42,11 @@ def dtype_note(lm: EditableModel, path: str | None) -> str:
 
 
 def _dtype_of(path: str) -> Any:
-    """The dtype that a checkpoint names, if it names one."""
-    config = pretrained(AutoConfig, path)
+    """The dtype that a checkpoint names; ``None`` where it names none, as a GGUF file."""
+    if not is_at_hand(path):  # the model came from a package
+        return None
+    try:
+        config = pretrained(AutoConfig, path)
+    except (OSError, ValueError):
+        return None
     return config.dtype or config.get_text_config().dtype

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from alphaedit_plugin.data.request import FactToken
@@ -21,6 +23,7 @@ from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.families import LAYOUTS
 from alphaedit_plugin.models.prefix_cache import can_resume
 from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.models.writing import Manuscript, write_texts
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule
 from alphaedit_plugin.nullspace.projector import Projector
@@ -68,6 +71,14 @@ def test_the_search_is_the_published_loop(animal: EditableModel, part: Part) -> 
     value, loss = published_loop(animal, TWO[column], site, SEARCH)
     assert relative(found.values[:, column], value) < 1e-4
     assert found.loss[column].item() == pytest.approx(loss, rel=1e-3)
+
+
+def test_it_writes_the_same_text_with_its_cache_and_in_whole_passes(animal: EditableModel) -> None:
+    manuscript = replace(Manuscript.of(animal, 16), ends=())
+    texts = write_texts(animal, manuscript, range(3))
+    assert write_texts(replace(animal, findings={"prefix cache": False}), manuscript, range(3)) == (
+        texts
+    )
 
 
 def test_every_base_edits_it_and_is_undone(animal: EditableModel) -> None:

@@ -105,12 +105,6 @@ def test_moments_of_the_host(saved: Path, gpt2_moments: dict[int, SecondMoment])
         )
 
 
-def test_no_source_of_moments(saved: Path) -> None:
-    config = config_of(saved, "model.moments.corpus=null", "model.moments.hub=null")
-    with pytest.raises(ConfigError, match="no source of second moments"):
-        load_moments(load_model(config.model), config.model)
-
-
 # ---------------------------------------------------------------------------------------------
 # EasyEdit's folder
 
@@ -142,7 +136,8 @@ def test_what_really_is_of_the_named_samples_is_kept_under_their_name(
     saved: Path, collected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = corpus_from(saved / "text.txt")
-    monkeypatch.setattr(sources, "corpus_for", lambda config: texts)
+    monkeypatch.setattr(sources, "corpus_for", lambda *_, **__: texts)
+    monkeypatch.setattr(sources, "corpus_name", lambda config: texts.name)
     settings = ["corpus=null", "hub=wikimedia/wikipedia", "texts=7", "tokens=null"]
     for samples, kept in ((7, True), (8, False)):
         folder = saved / f"stats{samples}"
