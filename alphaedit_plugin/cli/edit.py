@@ -121,13 +121,13 @@ def _edit(
 
     editor, check = _editor(config)
     lm, recipe = editor.lm, editor.recipe
-    if request is None:
-        data, encoded = encode_fitting(lm, recipe, data, config.data, check)
-    else:
-        encoded = encode(lm, recipe, [request])
-    warn_of_shared_tokens(encoded)
     with editor.session.unedited():  # a journal's edits are in the model already
+        if request is None:
+            data, encoded = encode_fitting(lm, recipe, data, config.data, check)
+        else:
+            encoded = encode(lm, recipe, [request])
         before = take(lm, data.requests)
+    warn_of_shared_tokens(encoded)
     failed = [
         request
         for step in editor.run(_still_to_edit(editor.session, encoded, console))

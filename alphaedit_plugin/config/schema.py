@@ -74,7 +74,8 @@ class CompareConfig:
     Attributes:
         bases: base methods to compare.
         edits: sequential edits per cell.
-        retention: how many untouched facts of each kind are asked.
+        retention: how many facts that no edit is about are asked: of each kind that the data
+            have for it, or else of the data's own facts that the unedited model knows.
         every: evaluate after this many batches, too; 0 for only at the end.
         out: folder for the report.
         metrics: names of metrics to ask; ``None`` for all that the data has something for.

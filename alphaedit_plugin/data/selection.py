@@ -192,6 +192,8 @@ def _say(settings: DataConfig) -> str:
         parts.append(f"shuffled with seed {settings.shuffle_seed}")
     if settings.offset:
         parts.append(f"from case {settings.offset} on")
+    if settings.known:
+        parts.append("facts that the unedited model knows")
     if not settings.unique:
         parts.append("repeated and contradicting requests kept")
     return ", ".join(parts)

@@ -12,6 +12,7 @@ from alphaedit_plugin.data.request import SLOT, Request
 from alphaedit_plugin.data.selection import select_fitting
 from alphaedit_plugin.data.settings import DataConfig
 from alphaedit_plugin.editing.recipe import Recipe
+from alphaedit_plugin.metrics.known import only_known
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import Sentence, complete, locate
 
@@ -92,13 +93,15 @@ def encode_fitting(
     """Select the requests of a data set that can be edited, see `select_fitting`, and encode them.
 
     Args:
-        lm: the model.
+        lm: the model, unedited where ``settings.known`` asks what it knows.
         recipe: how they are to be edited.
         data: all there is.
         settings: which of it.
         check: raises `RequestError` for what else does not fit.
     """
     encoded: dict[tuple[str, str, str], EncodedRequest] = {}
+    if settings.known:
+        data = only_known(lm, data)
 
     def fits(request: Request) -> None:
         encoded[_edit_of(request)] = encode_request(lm, recipe, request)

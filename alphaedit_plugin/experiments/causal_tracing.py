@@ -19,6 +19,7 @@ from torch import Tensor
 from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.data.request import FactToken, Request
+from alphaedit_plugin.metrics.known import knows
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.batching import in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
@@ -30,7 +31,7 @@ from alphaedit_plugin.models.hooks import (
     per_token,
     with_hidden,
 )
-from alphaedit_plugin.models.scoring import score, tokenise_pairs
+from alphaedit_plugin.models.scoring import tokenise_pairs
 from alphaedit_plugin.models.tokens import (
     Batch,
     Sentence,
@@ -93,8 +94,8 @@ def known_facts(lm: EditableModel, requests: Sequence[Request], limit: int) -> l
         ConfigError: there is none.
     """
     asked = [r for r in requests if r.ground_truth is not None and r.subject]
-    answers = score(lm, [(r.filled, r.ground_truth or "") for r in asked])
-    known = [r for r, answer in zip(asked, answers, strict=True) if answer.accuracy == 1]
+    right = knows(lm, [(r.filled, r.ground_truth or "", ()) for r in asked])
+    known = [request for request, one in zip(asked, right, strict=True) if one]
     if not known:
         raise ConfigError(
             f"the model answers none of {len(asked)} facts right (of {len(requests)} requests, "

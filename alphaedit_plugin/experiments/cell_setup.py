@@ -31,6 +31,7 @@ from alphaedit_plugin.experiments.resuming import digest_of
 from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
 from alphaedit_plugin.metrics.abilities import Abilities
 from alphaedit_plugin.metrics.base import METRICS, check_scored
+from alphaedit_plugin.metrics.known import facts_beside
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
@@ -38,6 +39,7 @@ from alphaedit_plugin.nullspace.second_moment import SecondMoment
 logger = logging.getLogger(__name__)
 
 READ_BY_SOLVE = ("moment_weight", "sequential_cache")  # which AlphaEdit's closed form replaces
+KNOWN = "known"  # facts of the data that the model knows and no edit is about
 SMALL_MODEL = 2**28  # bytes of weights; a larger model keeps all cores busy by itself
 
 
@@ -129,9 +131,13 @@ def set_up(config: ComparisonConfig) -> CellSetup:
 def _select(
     data: EditData, config: ComparisonConfig, lm: EditableModel, recipe: Recipe
 ) -> tuple[EditData, tuple[EncodedRequest, ...]]:
-    """The requests that are edited, each asked once."""
+    """The requests that are edited, each asked once, and facts that must survive them."""
     settings = replace(config.data, limit=most_edits(config))
+    everything = data
     data, encoded = encode_fitting(lm, recipe, data, settings, partial(check_scored, lm))
+    if not data.retention and config.retention:
+        beside = facts_beside(lm, everything, data.requests, config.retention, config.seed)
+        data = replace(data, retention={} if beside is None else {KNOWN: beside})
     if len(encoded) < config.compare.edits:
         logger.warning("the data holds %d requests: editing all of them", len(encoded))
     warn_of_shared_tokens(encoded)

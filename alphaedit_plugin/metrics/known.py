@@ -1,0 +1,130 @@
+"""What the unedited model knows: which facts are worth editing, and which must survive."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from alphaedit_plugin.common.console import progress_bar
+from alphaedit_plugin.common.errors import ConfigError, RequestError
+from alphaedit_plugin.data.base import EditData
+from alphaedit_plugin.data.request import Probe, Request, Row
+from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.scoring import score, tokenise_pairs
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 256  # facts between two updates of the bar
+ASKED_PER_FACT = 10  # candidates; a model that knows fewer than one in ten is not asked on
+
+
+def knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:
+    """Whether the model gives each answer, every token of it, or another that is as right.
+
+    A fact that cannot be asked, as it exceeds the model's context, is not known.
+    """
+    right = []
+    with progress_bar("what the model knows", len(facts), "facts") as bar:
+        for start in range(0, len(facts), AT_ONCE):
+            part = facts[start : start + AT_ONCE]
+            right += _knows(lm, part)
+            bar.update(len(part))
+    return right
+
+
+def _knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:
+    asked = [
+        (number, (prompt, text))
+        for number, (prompt, answer, others) in enumerate(facts)
+        for text in (answer, *others)
+        if _can_be_asked(lm, prompt, text)
+    ]
+    given = score(lm, [pair for _, pair in asked])
+    right = {number for (number, _), a in zip(asked, given, strict=True) if a.accuracy == 1}
+    return [number in right for number in range(len(facts))]
+
+
+def _can_be_asked(lm: EditableModel, prompt: str, answer: str) -> bool:
+    try:
+        tokenise_pairs(lm, [(prompt, answer)])
+    except RequestError:
+        return False
+    return True
+
+
+def only_known(lm: EditableModel, data: EditData) -> EditData:
+    """The records whose facts the model knows, all of them, and so with what must survive.
+
+    Args:
+        lm: the unedited model.
+        data: a request without a ground truth is not known.
+
+    Raises:
+        ConfigError: the model knows none.
+    """
+    facts = [_fact_of(request) for request in data.requests]
+    right = iter(knows(lm, [fact for fact in facts if fact is not None]))
+    known = [fact is not None and next(right) for fact in facts]
+    records = [where.record for where in data.locations] or list(range(len(known)))
+    complete = {
+        record: all(one for _, one in group)
+        for record, group in groupby(zip(records, known, strict=True), key=lambda pair: pair[0])
+    }
+    stay = [number for number, record in enumerate(records) if complete[record]]
+    if not stay:
+        raise ConfigError(
+            f"the model answers none of {len(facts)} facts right: remove data.known, or give "
+            "data=… with facts that it knows"
+        )
+    logger.info("the model knows %d of %d facts: the others are left out", len(stay), len(facts))
+    return replace(
+        data,
+        requests=tuple(data.requests[number] for number in stay),
+        locations=tuple(data.locations[number] for number in stay) if data.locations else (),
+        retention=known_of(lm, data.retention),
+    )
+
+
+def known_of(lm: EditableModel, probes: Mapping[str, Probe]) -> dict[str, Probe]:
+    """Of each group of facts those that the model knows; groups of which it knows none are gone."""
+    known = {}
+    for name, probe in probes.items():
+        right = knows(lm, probe.rows)
+        rows = [row for row, one in zip(probe.rows, right, strict=True) if one]
+        if rows:
+            known[name] = Probe.of(rows)
+    return known
+
+
+def facts_beside(
+    lm: EditableModel, data: EditData, edited: Sequence[Request], count: int, seed: int
+) -> Probe | None:
+    """Facts of a data set that the model knows and no edit is about.
+
+    Args:
+        lm: the unedited model.
+        data: all that was read; facts are what its requests would replace.
+        edited: the requests that are edited.
+        count: how many facts at most.
+        seed: draws them.
+
+    Returns:
+        ``None`` where there is none.
+    """
+    subjects = {request.subject for request in edited}
+    apart = [request for request in data.requests if request.subject not in subjects]
+    facts = dict.fromkeys(fact for fact in map(_fact_of, apart) if fact is not None)
+    drawn = random.Random(seed).sample(list(facts), min(len(facts), count * ASKED_PER_FACT))
+    known: list[Row] = []
+    while len(known) < count and drawn:
+        part, drawn = drawn[:AT_ONCE], drawn[AT_ONCE:]
+        known += [fact for fact, right in zip(part, knows(lm, part), strict=True) if right]
+    return Probe.of(known[:count]) if known else None
+
+
+def _fact_of(request: Request) -> Row | None:
+    """What the request replaces."""
+    return None if request.ground_truth is None else (request.filled, request.ground_truth, ())
