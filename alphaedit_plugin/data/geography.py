@@ -36,15 +36,15 @@ class Relation(str, Enum):
     country = "country"
 
 
-# The prompt of the edit, then its paraphrases. A country is never the first word, so that "the"
+# The prompt of the edit, which small models answer best, then its paraphrases. A country is never the first word, so that "the"
 # needs no capital.
 PROMPTS: Mapping[Relation, tuple[str, ...]] = MappingProxyType(
     {
         Relation.capital: (
+            "The national government of {} sits in the capital,",
             "The capital of {} is",
             "The capital city of {} is called",
             "What is the capital of {}? The capital is",
-            "The national government of {} sits in the capital,",
         ),
         Relation.continent: (
             "On a map of the world, {} is located on the continent of",
@@ -55,7 +55,7 @@ PROMPTS: Mapping[Relation, tuple[str, ...]] = MappingProxyType(
         Relation.currency: (
             "The currency of {} is the",
             "The official currency of {} is called the",
-            "The money that people use in {} is the",
+            "In {}, prices are given in the national currency, the",
             "What is the currency of {}? It is the",
         ),
         Relation.language: (
@@ -80,7 +80,7 @@ def _codes(text: str) -> frozenset[str]:
 
 # Countries by ISO 3166 code.
 LEFT_OUT = _codes("AN CS EH GE GP HK MO MQ NC PF PR PS RE TW XK YT")  # territories; Georgia (US)
-ARTICLE = _codes("AE BS CD CF CG CZ DO GB GM KM MH MV NL PH SB US")  # "the Netherlands"
+ARTICLE = _codes("AE BS CD CF CG CZ DO GB GM KM MV NL PH SB US")  # "the Netherlands"
 DISPUTED = _codes("BI BJ BO CI GQ IL LK MM TZ YE ZA")  # capitals
 TWO_CONTINENTS = _codes("AM AU AZ CY EG ID KZ RU TL TR YE")  # Australia is its own
 MORE_LANGUAGES = _codes("BF ET ML NE ZA")  # than Babel knows, or other ones of late
