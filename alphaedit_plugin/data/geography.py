@@ -36,8 +36,8 @@ class Relation(str, Enum):
     country = "country"
 
 
-# The prompt of the edit, which small models answer best, then its paraphrases. A country is never the first word, so that "the"
-# needs no capital.
+# The prompt of the edit, which small models answer best, then its paraphrases. A country is never
+# the first word, so that "the" needs no capital.
 PROMPTS: Mapping[Relation, tuple[str, ...]] = MappingProxyType(
     {
         Relation.capital: (
