@@ -59,14 +59,14 @@ PROMPTS: Mapping[Relation, tuple[str, ...]] = MappingProxyType(
             "What is the currency of {}? It is the",
         ),
         Relation.language: (
-            "The official language of {} is",
             "In {}, the official language is",
+            "The official language of {} is",
             "What is the official language of {}? It is",
             "The laws of {} are written in the official language,",
         ),
         Relation.country: (
-            "{} is a city in the country of",
             "The city of {} is located in the country of",
+            "{} is a city in the country of",
             "In which country is the city of {}? It is in",
             "The country in which {} lies is",
         ),
@@ -92,7 +92,7 @@ CAPITALS: Mapping[str, str] = MappingProxyType({"KZ": "Astana"})
 ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "AE": ("the UAE",),
-        "CD": ("the DRC", "the Congo", "Congo"),
+        "CD": ("Democratic Republic of Congo", "the DRC", "the Congo", "Congo"),
         "CG": ("the Congo", "Congo"),
         "CI": ("Côte d'Ivoire",),
         "CN": ("the People's Republic of China",),
