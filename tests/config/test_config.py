@@ -285,7 +285,7 @@ def test_quoted_request_text_is_taken_as_hydra_does() -> None:
         ),
         (["base.moment_weight=1", "base=rome"], "of base=memit and base=prune and base=rect, not"),
         (["base="], "base=: choose one of memit, prune, rect, rome"),
-        (["data="], "data=: choose one of counterfact, default, easyedit, knowedit"),
+        (["data="], "data=: choose one of atlas, counterfact, default, easyedit, knowedit"),
         (["base=null"], "base=null: choose one of"),
         (["base=[rect]"], "compare.bases=[rome,rect]"),
         (["base=rome,rect"], "compare.bases=[rome,rect]"),

@@ -45,6 +45,38 @@ def test_zsre(target: Target) -> None:
         assert request.target_new == wanted
 
 
+def test_known_facts() -> None:
+    path = sample("known-800.json")
+    data = load("known", path)
+    records = json.loads(path.read_text(encoding="utf-8"))
+    assert len(data.requests) + len(data.dropped) == len(records) == 800
+    unfit = ("asks the same", "repeats", " times in prompt")
+    assert all(any(why in one.reason for why in unfit) for one in data.dropped)
+    answers = {(record["relation_id"], record["attribute"]) for record in records}
+    for request, location in zip(data.requests, data.locations, strict=True):
+        record = records[location.record]
+        assert (request.filled, request.ground_truth) == (record["prompt"], record["attribute"])
+        assert (request.relation, request.target_new) in answers
+        assert request.target_new != request.ground_truth
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "neighbours"),
+    [("qaedit", "qaedit-600.json", 5), ("wikibigedit", "wikibigedit-1k.json", 1)],
+)
+def test_questions(name: str, file: str, neighbours: int) -> None:
+    path = sample(file)
+    data = load(name, path)
+    records = json.loads(path.read_text(encoding="utf-8"))
+    assert len(data.requests) + len(data.dropped) == len(records)
+    unfit = ("asks the same", "repeats", " times in prompt")
+    assert all(any(why in one.reason for why in unfit) for one in data.dropped)
+    for request, location in zip(data.requests, data.locations, strict=True):
+        assert request.filled == records[location.record]["prompt"]
+        assert len(request.rephrase) == 1
+        assert len(request.locality[NEIGHBOURHOOD].prompts) == neighbours
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [
@@ -54,6 +86,9 @@ def test_zsre(target: Target) -> None:
         ("zsre", "zsre-2k.json"),
         ("knowedit", "knowedit-wiki-counterfact-500.json"),
         ("mquake", "mquake-hard-250.json"),
+        ("known", "known-800.json"),
+        ("qaedit", "qaedit-600.json"),
+        ("wikibigedit", "wikibigedit-1k.json"),
     ],
 )
 def test_what_is_asked_once_contradicts_nothing(name: str, file: str) -> None:
