@@ -119,7 +119,7 @@ COMMANDS.register(
     Command(
         "write a patch as a LoRA adapter, or as a whole edited model",
         "--format peft, the default, writes what the edits add as an adapter that peft and vLLM "
-        "load beside the unedited model; rank=16 keeps only so many dimensions of each layer and "
+        "load beside the unedited model; rank=16 keeps only 16 dimensions of each layer and "
         "says what that loses. --format full writes an edited checkpoint for from_pretrained.",
         (
             "alphaedit export edits.safetensors model=gpt2-xl out=adapter",

@@ -77,7 +77,7 @@ def _one_line(text: str) -> str:
 
 
 def _unexpected(error: Exception, words: Sequence[str]) -> str:
-    """One line for an error that nobody raised on purpose."""
+    """One line for an error that was not raised on purpose."""
     if is_out_of_memory(error):
         return f"out of memory: {COMMANDS.get(words[0]).memory}"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -113,7 +113,7 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
         return {}
     if config.device != "auto":
         raise ConfigError(
-            f"model.device={config.device} and model.device_map are both set: leave one away"
+            f"model.device={config.device} and model.device_map are both set: remove one of them"
         )
     if importlib.util.find_spec("accelerate") is None:
         raise ConfigError("model.device_map needs accelerate: pip install accelerate")
@@ -133,7 +133,7 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def cpu_threads(most: int | None) -> Iterator[None]:
-    """Let torch use at most so many CPU threads inside; as before on exit."""
+    """Limit torch to ``most`` CPU threads inside; as before on exit."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(most or before, before))
     try:

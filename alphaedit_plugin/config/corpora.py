@@ -85,7 +85,7 @@ def _given(config: ModelConfig) -> Corpus:
 
 
 def _texts(write: Callable[[range], list[list[int]]], tokens: int) -> list[list[int]]:
-    """The first texts of a model, of exactly so many ``tokens`` together."""
+    """The first texts of a model, ``tokens`` in all."""
     texts: list[list[int]] = []
     missing, start = tokens, 0
     while missing:

@@ -85,10 +85,10 @@ class CompareConfig:
         resume: go on where the same comparison was ended before it was done.
         abilities: tasks of lm-evaluation-harness, asked before, during and after all edits:
             sst, mrpc, cola, rte, mmlu and nli are the paper's.
-        abilities_every: ask them at every so many of the evaluations on the way; 0 for none.
+        abilities_every: ask them at every n-th evaluation on the way; 0 for none.
         abilities_limit: documents per task; ``None`` for all.
         abilities_shots: examples before each question; ``None`` for as many as a task says.
-        abilities_folder: of task files of one's own.
+        abilities_folder: of your own task files.
         share_targets: keep target values in the cache folder, for cells whose search is the same.
     """
 

@@ -47,7 +47,7 @@ class Manuscript:
         """Texts of a model; ``start`` by default is its bos, or else its eos.
 
         Raises:
-            ConfigError: ``start`` is no token of the tokenizer's, or it has neither bos nor eos.
+            ConfigError: the tokenizer has no token ``start``, or it has neither bos nor eos.
         """
         token = _start(lm, start)
         generation = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
@@ -77,7 +77,7 @@ def write_texts(
         manuscript: decides the texts.
         numbers: which of them. The same ones in other batches are the same, unless a draw falls
             on what rounding moves.
-        on_tokens: is told of so many more tokens, as they are written.
+        on_tokens: called with the number of tokens just written.
         budget: tokens at once.
 
     Returns:

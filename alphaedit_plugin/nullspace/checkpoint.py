@@ -31,7 +31,7 @@ class Position:
 
 @dataclass
 class Checkpoint:
-    """The state of one run, kept every so many tokens.
+    """The state of one run, saved at intervals.
 
     Attributes:
         folder: of this run alone: whoever names it makes sure that model, corpus, layers and
@@ -40,7 +40,7 @@ class Checkpoint:
         last: tokens that had been read at the last one.
 
     Raises:
-        ConfigError: ``every`` is no number of tokens.
+        ConfigError: ``every`` is not a positive number of tokens.
     """
 
     folder: Path

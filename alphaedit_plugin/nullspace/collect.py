@@ -34,7 +34,7 @@ class Watch(Protocol):
     """Looks at the two halves of what has been read, to say when it is enough."""
 
     def due(self, before: int, now: int) -> bool:
-        """Whether to look, between so many tokens ``before`` and ``now``."""
+        """Whether to look, having gone from ``before`` to ``now`` tokens."""
 
     def enough(self, halves: Halves, tokens: int) -> bool:
         """Whether reading on would change nothing; the same in every process."""
@@ -174,7 +174,7 @@ class _Reader:
         lm: the model.
         tokens: at which to stop; ``None`` for never.
         size: largest number of tokens in a chunk, unless one window alone has more.
-        position: where it is: behind the last chunk.
+        position: after the last chunk.
     """
 
     lm: EditableModel
@@ -206,7 +206,7 @@ class _Reader:
             yield self._step(number + 1, 0, held), chunk
 
     def _step(self, texts: int, windows: int, held: int) -> int:
-        """Go on behind a chunk of ``held`` tokens; its number."""
+        """Go on after a chunk of ``held`` tokens; its number."""
         number = self.position.chunks
         self.position = Position(number + 1, texts, self.position.tokens + held, windows)
         return number

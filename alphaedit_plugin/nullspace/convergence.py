@@ -70,7 +70,7 @@ def disagreement(one: SecondMoment, other: SecondMoment, rank: int) -> float:
     The root mean square sine of the angles between each eigenvector ``uᵢ`` of the one and the
     subspace ``U`` of the other, weighted by eigenvalue, ``√(Σ λᵢ ‖(I − U Uᵀ)uᵢ‖² / Σ λᵢ)``, and the
     larger of both ways. 0 where the subspaces are the same, 1 where they are orthogonal. Weighted,
-    as the last eigenvectors before the cut are near to those behind it and never settle.
+    as the last eigenvectors before the cut are close to those after it and never settle.
 
     Args:
         one: spans its subspace by its ``rank`` leading eigenvectors.
@@ -84,7 +84,7 @@ def disagreement(one: SecondMoment, other: SecondMoment, rank: int) -> float:
         for values, vectors in (torch.linalg.eigh(moment.mean) for moment in (one, other))
     )
     overlap = (first.T @ second).square()
-    if a.sum() == 0 or b.sum() == 0:  # without energy there is no direction to agree about
+    if a.sum() == 0 or b.sum() == 0:  # no energy, no directions to compare
         return 1.0
     shared = min((a @ overlap.sum(1) / a.sum()).item(), (b @ overlap.sum(0) / b.sum()).item())
     return max(0.0, 1 - shared) ** 0.5

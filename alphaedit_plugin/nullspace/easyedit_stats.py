@@ -58,7 +58,7 @@ def read_host_moment(path: Path) -> SecondMoment:
         ) from None
     except (
         OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile,
-        AttributeError, TypeError, OverflowError,  # a single array, or a count that is no number
+        AttributeError, TypeError, OverflowError,  # a single array, or a count that is not a number
     ) as error:  # fmt: skip
         raise ConfigError(f"{path} is not a second moment of EasyEdit's: {error}") from None
     problem = _problem(total, count)

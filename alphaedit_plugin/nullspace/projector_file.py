@@ -114,7 +114,7 @@ def read_projectors(path: Path, layers: Sequence[int] | None = None) -> Projecto
         tensors, content = read_tensors(path, is_wanted)
         if not set(content) >= PARTS:
             raise ProjectorError(
-                f"{path} is no projector file{_instead(content)}: make one with alphaedit fit"
+                f"{path} is not a projector file{_instead(content)}: make one with alphaedit fit"
             )
         known = {int(layer): facts for layer, facts in content["layers"].items()}
         missing = [layer for layer in layers or () if layer not in known]
@@ -218,7 +218,7 @@ def refuse_other_cut(projectors: Mapping[int, Projector], wanted: Cut | None, pa
         if wanted is not None and projector.cut != wanted:
             raise ProjectorError(
                 f"{path} was made with the cut {projector.cut} in layer {layer}, but {wanted} is "
-                "asked for: leave the cut away, or fit a projector with it"
+                "asked for: remove the cut, or fit a projector with it"
             )
 
 

@@ -84,12 +84,12 @@ def _load(path: Path) -> Any:
         raise ProjectorError(f"no projector file at {path}") from None
     except (
         RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError,
-        LookupError, TypeError, AttributeError,  # of the unpickler, on what is no pickle
+        LookupError, TypeError, AttributeError,  # of the unpickler, on other files
     ) as error:  # fmt: skip
         said = str(error).strip().splitlines() or [type(error).__name__]
         # What torch advises there is to run whatever the file holds.
         why = "it cannot be read safely" if isinstance(error, pickle.UnpicklingError) else said[0]
-        raise ProjectorError(f"{path} is no file of tensors: {why}") from None
+        raise ProjectorError(f"{path} is not a file of tensors: {why}") from None
     raise ProjectorError(
         f"{path} is a web page: the download failed, or wanted a login; get the file again"
     )
@@ -124,4 +124,4 @@ def _from_dense(dense: Tensor, path: Path) -> Projector:
         tolerance = max(TOLERANCE, 2 * torch.finfo(dense.dtype).eps)
         if (made.apply(test) - p @ test).norm() <= tolerance * test.norm():
             return made
-    raise ProjectorError(f"{path} holds a matrix that is no orthogonal projector")
+    raise ProjectorError(f"{path} holds a matrix that is not an orthogonal projector")

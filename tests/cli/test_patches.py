@@ -222,7 +222,7 @@ def test_a_file_of_another_kind_is_not_overwritten(
 def test_a_patch_is_no_projector(capsys: Capture) -> None:
     assert main(["edit", *QUICK, "data.limit=1", "patch=a"]) == 0
     assert main(["edit", *QUICK, "data.limit=1", "projector.path=a"]) == 2
-    assert "a is no projector file, but a patch: make one with alphaedit fit" in said(capsys)
+    assert "a is not a projector file, but a patch: make one with alphaedit fit" in said(capsys)
 
 
 @pytest.mark.parametrize("foreign", [False, True])

@@ -394,7 +394,7 @@ def test_a_stored_projector_keeps_its_cut(
     save_projectors(templates["gpt2"], made, saved / "p.safetensors")
     torch.save(torch.stack([made[k].apply(torch.eye(128)) for k in (1, 2)]), saved / "p.pt")
     path = f"projector.path={saved / name}"
-    with pytest.raises(ProjectorError, match="leave the cut"):
+    with pytest.raises(ProjectorError, match="remove the cut"):
         projectors_of(config_of(saved, path, asked))
     assert set(projectors_of(config_of(saved, path))) == {1, 2}
 

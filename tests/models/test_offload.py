@@ -282,7 +282,7 @@ def test_device_map_on_the_command_line(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.device_map=auto", "model.device=cpu"], "both set: leave one away"),
+        (["model.device_map=auto", "model.device=cpu"], "both set: remove one of them"),
         (["model.max_memory={cpu: 1GiB}"], r"max_memory is for model\.device_map=auto"),
     ],
 )

@@ -61,7 +61,7 @@ def test_nothing_in_it_is_executed(gpt2: EditableModel, tmp_path: Path, by_torch
         torch.save(Malicious(trap), path)
     else:
         path.write_bytes(pickle.dumps(Malicious(trap)))
-    with pytest.raises(ProjectorError, match=r"p\.pt is no file of tensors"):
+    with pytest.raises(ProjectorError, match=r"p\.pt is not a file of tensors"):
         load_reference(gpt2, [1], path)
     assert not trap.exists()
     with pytest.raises(ProjectorError) as caught:
@@ -81,10 +81,10 @@ def test_nothing_in_it_is_executed(gpt2: EditableModel, tmp_path: Path, by_torch
         (torch.zeros(2, 0, 0), r"holds \(2, 0, 0\)"),
         ([torch.zeros(D_IN, D_IN)], "holds list"),
         ({"a": 1}, "holds dict"),
-        (2 * torch.eye(D_IN)[None], "no orthogonal projector"),
-        (torch.full((1, D_IN, D_IN), torch.nan), "no orthogonal projector"),
-        (torch.randn(1, D_IN, D_IN), "no orthogonal projector"),
-        (torch.eye(D_IN)[None] / 2, "no orthogonal projector"),
+        (2 * torch.eye(D_IN)[None], "not an orthogonal projector"),
+        (torch.full((1, D_IN, D_IN), torch.nan), "not an orthogonal projector"),
+        (torch.randn(1, D_IN, D_IN), "not an orthogonal projector"),
+        (torch.eye(D_IN)[None] / 2, "not an orthogonal projector"),
         (torch.eye(D_IN)[None].to_sparse(), "holds sparse"),
         (torch.eye(D_IN)[None].to(torch.complex64), "holds torch.complex64"),
     ],
@@ -101,7 +101,7 @@ def test_what_is_no_stack_of_projectors(
 def test_a_truncated_file(gpt2: EditableModel, tmp_path: Path, keep: int) -> None:
     torch.save(dense(5)[None], tmp_path / "p.pt")
     (tmp_path / "p.pt").write_bytes((tmp_path / "p.pt").read_bytes()[:keep])
-    with pytest.raises(ProjectorError, match=r"p\.pt is no file of tensors"):
+    with pytest.raises(ProjectorError, match=r"p\.pt is not a file of tensors"):
         load_reference(gpt2, [1], tmp_path / "p.pt")
 
 
@@ -143,5 +143,5 @@ def test_it_can_be_looked_into(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_no_file(gpt2: EditableModel, tmp_path: Path) -> None:
     with pytest.raises(ProjectorError, match="no projector file at"):
         load_reference(gpt2, [1], tmp_path / "p.pt")
-    with pytest.raises(ProjectorError, match="no file of tensors"):
+    with pytest.raises(ProjectorError, match="not a file of tensors"):
         load_reference(gpt2, [1], tmp_path)
