@@ -200,8 +200,7 @@ def _given_projectors(
         return found
     if config.chosen:
         raise ProjectorError(
-            f"{path} was cut when it was made, and does not say where: remove the cut "
-            f"{config.cut}"
+            f"{path} was cut when it was made, and does not say where: remove the cut {config.cut}"
         )
     return load_reference(lm, layers, path)
 
