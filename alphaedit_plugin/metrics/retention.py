@@ -10,18 +10,26 @@ from alphaedit_plugin.metrics.base import (
     MetricValues,
     means,
     metric,
-    pairs_of,
 )
 from alphaedit_plugin.models.scoring import log_likelihoods
 
 
 @metric("retention")
 def retention(context: EvalContext) -> MetricValues:
-    """Share of untouched facts that are still answered right, every token; a column per group."""
-    asked = context.ask([pairs_of(probe) for probe in context.retention.values()])
+    """Share of untouched facts that are still answered right, every token; a column per group.
+
+    Another answer that is as right counts, too (`Probe.accept`).
+    """
+    facts = [
+        [(prompt, text) for text in (answer, *others)]
+        for probe in context.retention.values()
+        for prompt, answer, others in probe.rows
+    ]
+    asked = iter(context.ask(facts))
     columns: dict[str, MetricValue] = {}
-    for name, answers in zip(context.retention, asked, strict=True):
-        column, right = f"retention.{name}", [[float(answer.accuracy == 1)] for answer in answers]
+    for name, probe in context.retention.items():
+        column, answers = f"retention.{name}", [next(asked) for _ in probe.prompts]
+        right = [[float(any(one.accuracy == 1 for one in given))] for given in answers]
         columns |= means({column: right}, unit=column)
     return columns
 

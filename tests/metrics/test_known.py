@@ -16,6 +16,7 @@ from alphaedit_plugin.data.base import EditData, Location
 from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.sets.pocket import load_pocket_data
 from alphaedit_plugin.experiments.cell_setup import KNOWN, set_up
+from alphaedit_plugin.metrics.evaluation import evaluate
 from alphaedit_plugin.metrics.known import facts_beside, knows, only_known
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.scoring import continue_greedily
@@ -50,6 +51,8 @@ def test_a_fact_is_known_if_its_whole_answer_or_an_alias_is_given(
     prompt, answer, _ = next(f for f, known in zip(facts, knows(lm, facts), strict=True) if known)
     assert knows(lm, [(prompt, "nonsense", (answer,)), (prompt, "nonsense", ())]) == [True, False]
     assert knows(lm, [(prompt * 1000, answer, ())]) == [False]  # beyond the context
+    asked = {"facts": Probe.of([(prompt, "nonsense", (answer,)), (prompt, "nonsense", ())])}
+    assert evaluate(lm, data.requests[:1], asked).retention == {"facts": 0.5}
 
 
 def test_records_with_a_fact_that_is_not_known_are_left_out(
