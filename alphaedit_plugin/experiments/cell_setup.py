@@ -33,6 +33,7 @@ from alphaedit_plugin.metrics.abilities import Abilities
 from alphaedit_plugin.metrics.base import METRICS, check_scored
 from alphaedit_plugin.metrics.known import facts_beside
 from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.pretrained import find_checkpoint
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
@@ -188,14 +189,20 @@ def is_small(config: ModelConfig) -> bool:
     """Whether copies of the model cost little, and one core is enough for each: a CPU model's.
 
     Read from the files, before any model is loaded: the pocket model is small, and so is a folder
-    with less than `SMALL_MODEL` bytes of weights. What a hub name stands for is not looked up.
+    or an installed package with less than `SMALL_MODEL` bytes of weights. What a hub name stands
+    for is not looked up.
     """
     if not on_cpu(config):
         return False
     if config.path is None:
         return True
-    weights = [*Path(config.path).glob("*.safetensors"), *Path(config.path).glob("*.bin")]
-    return bool(weights) and sum(file.stat().st_size for file in weights) <= SMALL_MODEL
+    checkpoint = find_checkpoint(config.path, config.gguf_file, config.package)
+    folder, file = Path(checkpoint.path), checkpoint.gguf_file
+    weights = (
+        [*folder.glob("*.safetensors"), *folder.glob("*.bin")] if file is None else [folder / file]
+    )
+    sizes = [one.stat().st_size for one in weights if one.is_file()]
+    return 0 < sum(sizes) <= SMALL_MODEL
 
 
 def threads_of(config: ModelConfig) -> int | None:
