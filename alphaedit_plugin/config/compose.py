@@ -14,17 +14,23 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from alphaedit_plugin.common.errors import ConfigError, first_line, unknown_name
+from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.groups import CONFIG_MODULE, groups
 from alphaedit_plugin.common.validation import validated
-from alphaedit_plugin.config.overrides import defaults_of, key_of, read_overrides, unowned
+from alphaedit_plugin.config.overrides import (
+    OWNING,
+    defaults_of,
+    dotted,
+    read_overrides,
+    reads,
+    unknown_key,
+    unowned,
+)
 from alphaedit_plugin.config.schema import EditorConfig, MethodSettings, ProjectorConfig
 from alphaedit_plugin.data.base import options_of
 from alphaedit_plugin.data.settings import DataConfig
 
 Schema = TypeVar("Schema", bound=MethodSettings)
-
-DEFAULTS = {"base": "memit", "data": "default"}  # as in config.yaml
 
 
 def register_configs(schema: type[MethodSettings] = EditorConfig) -> None:
@@ -61,8 +67,7 @@ def load_config(overrides: Sequence[str] = (), schema: type[Any] = EditorConfig)
         with _outside_hydra(), initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             composed = compose("config", overrides=given)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        chosen = DEFAULTS | {key_of(o): o.partition("=")[2] for o in given}
-        raise ConfigError(unowned(given, chosen) or first_line(error)) from None
+        raise ConfigError(unowned(given) or first_line(error)) from None
     return as_config(_read_of(composed, schema), schema)
 
 
@@ -100,12 +105,13 @@ def as_config(composed: DictConfig, schema: type[Any] = EditorConfig) -> Any:
         ConfigError: a key is unknown, or a value is missing or does not fit; one line.
     """
     _register_resolver()
-    known = get_type_hints(schema)
-    for name in composed:
-        if name not in known:
-            raise ConfigError(unknown_name("key", str(name), known))
+    given = OmegaConf.to_container(composed)
+    for key in dotted(given):
+        owned = key.startswith(tuple(f"{group}." for group in OWNING))  # by whatever is chosen
+        if not owned and not reads(schema, key):
+            raise ConfigError(unknown_key(key, schema))
     try:
-        merged = OmegaConf.merge(defaults_of(schema), OmegaConf.to_container(composed))
+        merged = OmegaConf.merge(defaults_of(schema), given)
         plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key or 'a setting'} is not set: give it a value") from None

@@ -43,7 +43,7 @@ def read_overrides(overrides: Sequence[str], schema: type, sweeping: bool = Fals
         if key.startswith("hydra"):
             continue
         if not reads(schema, key):
-            raise ConfigError(_unknown_key(key, schema))
+            raise ConfigError(unknown_key(key, schema))
         values = _values(override, sweeping or key in groups())
         if key in groups():
             if len(values) > 1 and not sweeping:
@@ -97,15 +97,25 @@ def settings_of(group: str, option: str) -> set[str]:
     return set(yaml.safe_load(text)) - {"name", "span"}
 
 
-def unowned(overrides: Sequence[str], chosen: dict[str, str]) -> str | None:
-    """What to say of a setting that other options of its group have, not the chosen one."""
-    for override in overrides:
-        group, _, name = key_of(override).partition(".")
-        having = owners(group, name) if group in OWNING else []
-        if having and chosen.get(group, having[0]) not in having:
-            of = " and ".join(f"{group}={option}" for option in having)
-            return f"{group}.{name} is a setting of {of}, not of {group}={chosen[group]}"
+def unowned(overrides: Sequence[str]) -> str | None:
+    """What to say of a setting that other options of its group have, not a chosen one."""
+    given = {key_of(override): override.partition("=")[2] for override in overrides}
+    for group in OWNING:
+        chosen = given.get(group, _default_of(group)).split(",")  # several where it is swept
+        for name in (key.partition(".")[2] for key in given if key.startswith(f"{group}.")):
+            having = owners(group, name)
+            lacking = [option for option in chosen if option not in having]
+            if having and lacking:
+                of = " and ".join(f"{group}={option}" for option in having)
+                return f"{group}.{name} is a setting of {of}, not of {group}={lacking[0]}"
     return None
+
+
+def _default_of(group: str) -> str:
+    """The option that config.yaml chooses."""
+    text = files(CONFIG_MODULE).joinpath("config.yaml").read_text(encoding="utf-8")
+    chosen = [one[group] for one in yaml.safe_load(text)["defaults"] if group in one]
+    return str(chosen[0])
 
 
 def defaults_of(schema: type) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def _check_option(group: str, value: str, override: str, searched: bool) -> None
         )
 
 
-def _unknown_key(key: str, schema: type) -> str:
+def unknown_key(key: str, schema: type) -> str:
     """Name the nearest keys: those that end alike, or those beside it, or any."""
     known = list(_known_keys(schema))
     alike = [name for name in known if name.endswith(f".{key}")]
@@ -148,17 +158,18 @@ def _unknown_key(key: str, schema: type) -> str:
     return unknown_name("key", key, beside or known)
 
 
+def dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of nested dictionaries: ``"model"``, ``"model.target"``, ``"model.target.lr"``."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield prefix + str(key)
+        yield from dotted(value, f"{prefix}{key}.")
+
+
 def _known_keys(schema: type) -> Iterator[str]:
     """Every key that can be overridden, dotted."""
-
-    def walk(node: Any, prefix: str) -> Iterator[str]:
-        for key, value in node.items() if isinstance(node, dict) else ():
-            yield prefix + str(key)
-            yield from walk(value, f"{prefix}{key}.")
-
     defaults = defaults_of(schema)
     defaults.get("data", {}).pop("options", None)
-    yield from walk(defaults, "")
+    yield from dotted(defaults)
     for group in OWNING:
         own = {name for option in options(group) for name in settings_of(group, option)}
         yield from (f"{group}.{name}" for name in sorted(own) if group in defaults)

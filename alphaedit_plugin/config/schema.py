@@ -141,6 +141,11 @@ class MethodSettings:
     null_space: bool = True
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    @property
+    def retention(self) -> int:
+        """How many untouched facts of each kind are asked: none but in a comparison."""
+        return 0
+
 
 @dataclass(config=STRICT)
 class ProjectorSettings(MethodSettings):
@@ -178,11 +183,6 @@ class EditorConfig(EditingSettings):
 
     journal: Text | None = None
 
-    @property
-    def retention(self) -> int:
-        """How many untouched facts of each kind are asked."""
-        return 0
-
 
 @dataclass(config=STRICT)
 class ComparisonConfig(EditingSettings):
@@ -203,8 +203,3 @@ class SuggestionConfig(MethodSettings):
     corpus: Text | None = None
     data: DataConfig = field(default_factory=DataConfig)
     suggest: SuggestConfig = field(default_factory=SuggestConfig)
-
-    @property
-    def retention(self) -> int:
-        """How many untouched facts of each kind are asked."""
-        return 0

@@ -237,10 +237,8 @@ def _multirun(task: Callable[[DictConfig], None], overrides: Sequence[str]) -> N
         with _as_application(["--multirun", *overrides, _short_names(overrides)]):
             application()
     except (HydraException, OmegaConfBaseException) as error:
-        bases = next((o.partition("=")[2] for o in overrides if key_of(o) == "base"), "memit")
-        foreign = (unowned(overrides, {"base": base}) for base in bases.split(","))
-        told = _missing_launcher(error) or next(filter(None, foreign), None)
-        raise ConfigError(told or first_line(error)) from None
+        told = _missing_launcher(error) or unowned(overrides) or first_line(error)
+        raise ConfigError(told) from None
 
 
 def _missing_launcher(error: Exception) -> str | None:

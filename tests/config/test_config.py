@@ -359,6 +359,8 @@ def test_load_config_works_while_hydra_runs(tmp_path: Path) -> None:
 def test_as_config_explains_an_unknown_key_and_a_missing_base() -> None:
     with pytest.raises(ConfigError, match="unknown key 'modle'; did you mean 'model'"):
         as_config(OmegaConf.create({"modle": {}}))
+    with pytest.raises(ConfigError, match=r"'model.target.lrr'; did you mean 'model.target.lr'"):
+        as_config(OmegaConf.create({"model": {"target": {"lrr": 1}}}))
     with pytest.raises(ConfigError, match="base is not set"):
         as_config(OmegaConf.create({"model": {"path": None, "layers": [0]}}))
 
