@@ -29,25 +29,25 @@ from alphaedit_plugin.common.errors import ConfigError
         ("compare", "journal=j", "compare does not read journal: edit does"),
         ("verify", "save=s", "verify does not read save: apply, edit and undo do"),
         ("verify", "projector.l2=1", "verify does not read projector.l2: compare and edit do"),
+        (
+            "edit",
+            "base=rome model=gpt2-xl seed=1 data.limit=3 data.path=x projector.l2=1 save=s",
+            None,
+        ),
+        ("compare", "-m compare.edits=3 seed=1,2 null_space=true hydra/launcher=cores", None),
+        ("export", "p --format full out=x model=pocket model.presets.single.lr=1", None),
+        ("run", "save=s compare.edits=3", None),  # of a script's own
     ],
 )
-def test_a_setting_of_another_command_is_refused(command: str, words: str, told: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+def test_only_a_setting_of_another_command_is_refused(
+    command: str, words: str, told: str | None
+) -> None:
+    try:
         refuse_unread(command, words.split())
-    assert str(caught.value) == told
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("edit", "base=rome model=gpt2-xl seed=1 data.limit=3 data.path=x projector.l2=1 save=s"),
-        ("compare", "-m compare.edits=3 seed=1,2 null_space=true hydra/launcher=cores"),
-        ("export", "p.safetensors --format full out=x model=pocket model.presets.single.lr=1"),
-        ("run", "save=s compare.edits=3"),  # of a script's own
-    ],
-)
-def test_what_is_read_is_not(command: str, words: str) -> None:
-    refuse_unread(command, words.split())
+        said = None
+    except ConfigError as error:
+        said = str(error)
+    assert said == told
 
 
 @pytest.mark.parametrize(
