@@ -48,7 +48,7 @@ COMMANDS: Registry[Command] = Registry("command", "alphaedit_plugin.cli")
 def split_words(
     command: str, names: Sequence[str], words: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """The words that are no overrides, and the overrides.
+    """Split words into those that are not overrides, and the overrides.
 
     Args:
         command: for the message.
@@ -84,7 +84,7 @@ def refuse_unread(name: str, words: Sequence[str]) -> None:
 
     Args:
         name: of the command.
-        words: as typed; those that are no overrides are skipped.
+        words: as typed; those that are not overrides are skipped.
 
     Raises:
         ConfigError: there is one; the message names the commands that read it.

@@ -1,4 +1,4 @@
-"""Plain values as typed settings, checked by pydantic; its complaints said to people."""
+"""Plain values as typed settings, validated by pydantic; errors are one readable line."""
 
 from __future__ import annotations
 

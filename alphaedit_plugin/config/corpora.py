@@ -43,7 +43,7 @@ def corpus_for(lm: EditableModel, config: ModelConfig, hide: bool = False) -> Co
     Args:
         lm: the model, which writes its own text as it is now, once that is asked for.
         config: names the source.
-        hide: show no progress of the writing.
+        hide: hide the progress bar.
 
     Raises:
         ConfigError: it is not there.
@@ -107,7 +107,7 @@ def _texts(write: Callable[[range], list[list[int]]], tokens: int) -> list[list[
 def _kept(
     cache: Cache, key: Key, write: Callable[[range], list[list[int]]], numbers: range
 ) -> list[list[int]]:
-    """Some texts from the cache, where every part is kept, so that a killed run goes on."""
+    """Texts from the cache, or written and cached; each part is a file, so a killed run resumes."""
     key = key | {"first": numbers.start, "count": len(numbers)}
     path = cache.path("texts", key)
     with cache.alone("texts", key):

@@ -87,18 +87,18 @@ def reads(schema: type, key: str) -> bool:
 
 
 def owners(group: str, setting: str) -> list[str]:
-    """The options of a group that have such a setting of their own."""
+    """The options of a group whose files have this setting."""
     return [option for option in options(group) if setting in settings_of(group, option)]
 
 
 def settings_of(group: str, option: str) -> set[str]:
-    """What the file of an option sets, but for what it is."""
+    """The settings in an option's file."""
     text = files(CONFIG_MODULE).joinpath(f"{group}/{option}.yaml").read_text(encoding="utf-8")
     return set(yaml.safe_load(text)) - {"name", "span"}
 
 
 def unowned(overrides: Sequence[str]) -> str | None:
-    """What to say of a setting that other options of its group have, not a chosen one."""
+    """The error for a setting that only other options of its group have; ``None`` without one."""
     given = {key_of(override): override.partition("=")[2] for override in overrides}
     for group in OWNING:
         chosen = given.get(group, _default_of(group)).split(",")  # several where it is swept

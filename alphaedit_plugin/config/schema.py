@@ -1,8 +1,8 @@
 """What commands read, typed: the nodes of a configuration, and the schemas made of them.
 
 Each command validates its settings against a schema of its own; a setting that the schema lacks is
-refused. pydantic does it, as it understands the dataclasses that the settings are anyway, and
-imports in milliseconds.
+refused. pydantic validates: it takes the dataclasses that settings already are, and imports in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class CompareConfig:
     Attributes:
         bases: base methods to compare.
         edits: sequential edits per cell.
-        retention: how many facts that no edit is about are asked: of each kind that the data
-            have for it, or else of the data's own facts that the unedited model knows.
+        retention: how many facts that no edit is about are asked: of each of the data set's
+            retention groups, or, where it has none, of its facts that the unedited model knows.
         every: evaluate after this many batches, too; 0 for only at the end.
         out: folder for the report.
         metrics: names of metrics to ask; ``None`` for all that the data has something for.

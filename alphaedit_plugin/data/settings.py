@@ -19,7 +19,7 @@ class DataConfig:
         shuffle_seed: shuffles the records; ``None`` keeps the file's order.
         unique: drop records that repeat or contradict an earlier one: see `Request.questions`.
         strict: refuse a record that cannot be read, edited or evaluated instead of dropping it.
-        known: only facts that the unedited model answers right, also of those that must survive.
+        known: keep only facts that the unedited model answers right, retention facts included.
         offset: skip this many usable records.
         limit: at most this many requests; ``None`` for all.
         options: the data set's own settings, see `DataSet.options`; on the command line and in

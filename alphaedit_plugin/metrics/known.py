@@ -18,13 +18,13 @@ from alphaedit_plugin.models.scoring import score, tokenise_pairs
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 256  # facts between two updates of the bar
-ASKED_PER_FACT = 10  # candidates; a model that knows fewer than one in ten is not asked on
+ASKED_PER_FACT = 10  # candidates per wanted fact: bounds the time on a model that knows few
 
 
 def knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:
-    """Whether the model gives each answer, every token of it, or another that is as right.
+    """Whether the model gives each answer in full, or one of its aliases.
 
-    A fact that cannot be asked, as it exceeds the model's context, is not known.
+    A fact that exceeds the model's context is not known.
     """
     right = []
     with progress_bar("what the model knows", len(facts), "facts") as bar:
@@ -56,7 +56,7 @@ def _can_be_asked(lm: EditableModel, prompt: str, answer: str) -> bool:
 
 
 def only_known(lm: EditableModel, data: EditData) -> EditData:
-    """The records whose facts the model knows, all of them, and so with what must survive.
+    """Drop records with a fact that the model does not know, and filter retention facts alike.
 
     Args:
         lm: the unedited model.
@@ -89,7 +89,7 @@ def only_known(lm: EditableModel, data: EditData) -> EditData:
 
 
 def known_of(lm: EditableModel, probes: Mapping[str, Probe]) -> dict[str, Probe]:
-    """Of each group of facts those that the model knows; groups of which it knows none are gone."""
+    """Each group's facts that the model knows; empty groups are dropped."""
     known = {}
     for name, probe in probes.items():
         right = knows(lm, probe.rows)
@@ -102,7 +102,7 @@ def known_of(lm: EditableModel, probes: Mapping[str, Probe]) -> dict[str, Probe]
 def facts_beside(
     lm: EditableModel, data: EditData, edited: Sequence[Request], count: int, seed: int
 ) -> Probe | None:
-    """Facts of a data set that the model knows and no edit is about.
+    """Facts of a data set that the model knows and that no edit is about.
 
     Args:
         lm: the unedited model.

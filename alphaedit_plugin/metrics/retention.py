@@ -18,7 +18,7 @@ from alphaedit_plugin.models.scoring import log_likelihoods
 def retention(context: EvalContext) -> MetricValues:
     """Share of untouched facts that are still answered right, every token; a column per group.
 
-    Another answer that is as right counts, too (`Probe.accept`).
+    An alias (`Probe.accept`) counts as right.
     """
     facts = [
         [(prompt, text) for text in (answer, *others)]

