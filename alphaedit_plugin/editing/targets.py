@@ -7,8 +7,8 @@ the forward pass runs at every step, and the language-model head only where a to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.encoding import EncodedRequest
 from alphaedit_plugin.editing.target_settings import TargetError, TargetSettings
 from alphaedit_plugin.models.activations import Part, Site, read
-from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
+from alphaedit_plugin.models.batching import activation_bytes, alike, in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import head_only_at, inference
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, can_resume, run
@@ -26,7 +26,7 @@ from alphaedit_plugin.models.tokens import Sentence
 
 FLOAT16_LOSS_SCALE = 2.0**10  # or gradients underflow
 
-Row = tuple[Sentence, tuple[int, ...]]  # and the tokens that it has to predict
+ESSENCE = -1  # instead of a token, where the subject's other traits must not change
 
 
 @dataclass(frozen=True)
@@ -49,45 +49,69 @@ TargetSearch = Callable[[EditableModel, Sequence[EncodedRequest], Site, TargetSe
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """The sentences of one micro-batch of requests, and what each has to predict.
+class _Row:
+    """A sentence of request ``owner``, the tokens that it predicts, and their weight in the loss.
 
-    ``initial (n, d_model)`` is the unedited value after the bare context, ``place`` the module to
-    whose output ``δ`` is added, and ``owner`` the request of each sentence. The head runs at
-    ``rows`` and ``columns``: first at the ``m`` positions whose next token is scored (``token``,
-    ``weight``, ``token_owner``, all ``(m,)``), then at each request's essence.
+    The essence predicts none.
     """
 
-    initial: Tensor
-    place: nn.Module
+    owner: int
+    sentence: Sentence
+    answer: tuple[int, ...] = ()
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Sentences of similar length, which run together.
+
+    ``owner`` is the request of each. The head runs at ``rows`` and ``columns``, ``(m,)``, where
+    ``request`` has to predict ``token``, or is at its `ESSENCE`; ``weight`` is its share of the
+    loss.
+    """
+
     tail: Tail
     owner: Tensor
     rows: Tensor
     columns: Tensor
+    request: Tensor
     token: Tensor
     weight: Tensor
-    token_owner: Tensor
 
-    @property
-    def count(self) -> int:
-        return len(self.initial)
+    def select(self, requests: Tensor) -> _Part:
+        """The same for some of the requests, ``(n,)`` bool."""
+        sentences, places = requests[self.owner], requests[self.request]
+        if sentences.all():
+            return self
+        return _Part(
+            self.tail.select(sentences.nonzero().flatten()),
+            self.owner[sentences],
+            (sentences.cumsum(0) - 1)[self.rows[places]],
+            self.columns[places],
+            self.request[places],
+            self.token[places],
+            self.weight[places],
+        )
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What a micro-batch of ``n`` requests has to predict.
+
+    ``initial (n, d_model)`` is the unedited value after the bare context, and ``place`` the module
+    to whose output ``δ`` is added. ``reference (n, vocabulary)`` takes the log-probabilities at
+    each essence while ``δ = 0``.
+    """
+
+    initial: Tensor
+    place: nn.Module
+    parts: tuple[_Part, ...]
+    reference: Tensor
 
     def select(self, requests: Tensor) -> _Problem:
         """The same for some of the requests, ``(n,)`` bool: no other is computed on."""
-        sentences, tokens = requests[self.owner], requests[self.token_owner]
-        request, sentence = (mask.cumsum(0) - 1 for mask in (requests, sentences))
-        places = torch.cat([tokens, requests])
-        return _Problem(
-            self.initial[requests],
-            self.place,
-            self.tail.select(sentences.nonzero().flatten()),
-            request[self.owner[sentences]],
-            sentence[self.rows[places]],
-            self.columns[places],
-            self.token[tokens],
-            self.weight[tokens],
-            request[self.token_owner[tokens]],
-        )
+        parts = [part.select(requests) for part in self.parts if requests[part.owner].any()]
+        return replace(self, parts=tuple(parts))
 
 
 def optimise_targets(
@@ -106,17 +130,16 @@ def optimise_targets(
         TargetError: a loss is not finite; it names the requests.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [_rows(encoded) for encoded in batch]
-    sizes = [max(len(s.ids) for s, _ in sentences) * len(sentences) for sentences in rows]
+    sizes = [sum(len(row.sentence.ids) for row in _rows([encoded])) for encoded in batch]
     columns: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def work(indices: list[int]) -> None:
-        problem = _assemble(lm, [rows[i] for i in indices], site)
+        problem = _assemble(lm, [batch[i] for i in indices], site)
         columns.update(zip(indices, zip(*_search(lm, problem, settings), strict=True), strict=True))
 
     # The caller may have gradients off.
     with torch.inference_mode(False), torch.enable_grad(), inference(lm.model):
-        needed = _token_bytes(lm, rows, site)
+        needed = _token_bytes(lm, _rows(batch), site)
         in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
     values, losses, probabilities = zip(*(columns[i] for i in range(len(batch))), strict=True)
     targets = Targets(torch.stack(values, dim=1), torch.stack(losses), torch.stack(probabilities))
@@ -126,20 +149,30 @@ def optimise_targets(
     return targets
 
 
-def _rows(encoded: EncodedRequest) -> list[Row]:
-    """What runs for a request; last the essence, which has nothing to predict."""
-    return [*zip(encoded.sentences, encoded.answers, strict=True), (encoded.essence, ())]
+def _rows(batch: Sequence[EncodedRequest]) -> list[_Row]:
+    """What runs for these requests."""
+    rows = []
+    for number, encoded in enumerate(batch):
+        share = 1 / len(encoded.sentences)
+        for sentence, answer in zip(encoded.sentences, encoded.answers, strict=True):
+            rows.append(_Row(number, sentence, answer, share / len(answer)))
+        rows.append(_Row(number, encoded.essence))
+    return rows
 
 
-def _token_bytes(lm: EditableModel, rows: Sequence[Sequence[Row]], site: Site) -> float:
-    """Bytes per padded token, with what the backward pass needs."""
-    flat = [row for sentences in rows for row in sentences]
-    length = max(len(s.ids) for s, _ in flat)
-    # Tokens before the fact token run once, without gradients.
-    tail = max(len(s.ids) - s.position for s, _ in flat) if can_resume(lm) else length
-    scored = sum(max(len(target), 1) for _, target in flat) / len(flat) / length
-    blocks = activation_bytes(lm, lm.depth - site.layer, length)
-    return blocks * tail / length + activation_bytes(lm, 0, logits=scored)
+def _lengths(lm: EditableModel, rows: Sequence[_Row]) -> list[int]:
+    """Tokens that run at every step; those before the fact token run once, without gradients."""
+    resumes = can_resume(lm)
+    return [len(row.sentence.ids) - row.sentence.position * resumes for row in rows]
+
+
+def _token_bytes(lm: EditableModel, rows: Sequence[_Row], site: Site) -> float:
+    """Bytes per token of the sentences, with what the backward pass needs."""
+    lengths = [len(row.sentence.ids) for row in rows]
+    blocks = activation_bytes(lm, lm.depth - site.layer, max(lengths))
+    running = sum(_lengths(lm, rows)) / sum(lengths)
+    scored = sum(max(len(row.answer), 1) for row in rows) / sum(lengths)
+    return blocks * running + activation_bytes(lm, 0, logits=scored)
 
 
 def _failure(failed: Sequence[Request], loss: float) -> TargetError:
@@ -151,102 +184,86 @@ def _failure(failed: Sequence[Request], loss: float) -> TargetError:
     )
 
 
-def _assemble(lm: EditableModel, requests: Sequence[Sequence[Row]], site: Site) -> _Problem:
-    flat = [(i, s, target) for i, rows in enumerate(requests) for s, target in rows]
-    bare = [rows[0][0] for rows in requests]
+def _assemble(lm: EditableModel, batch: Sequence[EncodedRequest], site: Site) -> _Problem:
+    bare = [encoded.sentences[0] for encoded in batch]
     initial = read(lm, [site], bare)[site].T.to(lm.device)  # where the loss is
     # What changes a block's output only need not run the block again.
     outside = site.part is Part.BLOCK or bool(lm.layout.adds_mlp)
     place = lm.block(site.layer) if outside else site.module(lm)
-    tail = begin(lm, [sentence for _, sentence, _ in flat], site.layer + outside)
-    cut = [s.position - c for (_, s, _), c in zip(flat, tail.column.tolist(), strict=True)]
-    predict = [
-        (
-            row,
-            len(s.ids) - len(target) + k - cut[row],
-            token,
-            1 / len(target) / (len(requests[i]) - 1),
-        )
-        for row, (i, s, target) in enumerate(flat)
-        for k, token in enumerate(target)
-    ]
-    row, column, token, weight = (
-        torch.tensor(list(values), device=lm.device) for values in zip(*predict, strict=True)
-    )
-    essence = torch.tensor(
-        [row for row, (_, _, target) in enumerate(flat) if not target], device=lm.device
-    )
-    owner = torch.tensor([i for i, _, _ in flat], device=lm.device)
-    rows, columns = torch.cat([row, essence]), torch.cat([column, tail.column[essence]])
-    return _Problem(initial, place, tail, owner, rows, columns, token, weight, owner[row])
+    rows = _rows(batch)
+    groups = alike(lm, _lengths(lm, rows))
+    parts = [_part(lm, [rows[i] for i in group], site.layer + outside) for group in groups]
+    vocabulary = len(lm.model.get_output_embeddings().weight)
+    return _Problem(initial, place, tuple(parts), initial.new_empty(len(batch), vocabulary))
+
+
+def _part(lm: EditableModel, rows: Sequence[_Row], layer: int) -> _Part:
+    tail = begin(lm, [row.sentence for row in rows], layer)
+    places: list[tuple[int, int, int, int, float]] = []
+    for number, (row, fact) in enumerate(zip(rows, tail.column.tolist(), strict=True)):
+        end = len(row.sentence.ids) - row.sentence.position + fact
+        asked = enumerate(row.answer, end - len(row.answer))
+        for column, token in asked if row.answer else [(fact, ESSENCE)]:
+            places.append((number, column, row.owner, token, row.weight))
+    owner = torch.tensor([row.owner for row in rows], device=lm.device)
+    columns = (torch.tensor(values, device=lm.device) for values in zip(*places, strict=True))
+    return _Part(tail, owner, *columns)
 
 
 def _search(
     lm: EditableModel, problem: _Problem, settings: TargetSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adam on all ``δ`` at once. A row is frozen once its loss is small.
-
-    Frozen rows leave the computation once they are half of it.
-    """
+    """Adam on all ``δ`` at once. A request leaves the computation once its loss is small."""
     initial = problem.initial
     radius = settings.clamp_norm_factor * initial.norm(dim=1, keepdim=True)
     delta = torch.zeros_like(initial, requires_grad=True)
     optimiser = torch.optim.Adam([delta], lr=settings.lr)
-    loss, probability = torch.full((2, problem.count), torch.nan, device=initial.device)
+    loss, probability = torch.full((2, len(initial)), torch.nan, device=initial.device)
     active = torch.ones_like(loss, dtype=torch.bool)
-    running = torch.arange(problem.count, device=initial.device)  # those still in `problem`
     scale = FLOAT16_LOSS_SCALE if lm.parameter(0).dtype is torch.float16 else 1.0
-    reference: Tensor | None = None
     for step in range(settings.steps):
-        now, nll, reference = _loss(lm, problem, delta[running], reference, settings)
-        going = active[running]
-        loss[running[going]] = now.detach()[going]
-        probability[running[going]] = (-nll.detach()[going]).exp()
-        active = active & (loss >= settings.stop_loss) & torch.isfinite(loss)
-        if step == settings.steps - 1 or not active.any():
-            break
-        going = active[running]
+        last = step == settings.steps - 1
         optimiser.zero_grad()
-        (scale * now[going].sum()).backward()
+        total, nll = torch.zeros((2, len(initial)), device=initial.device)
+        for term, answer in _losses(lm, problem, delta, settings, first=step == 0):
+            if not last:
+                (scale * term.sum()).backward()  # part by part, so that one graph exists at once
+            total, nll = total + term.detach(), nll + answer.detach()
+        loss = torch.where(active, total, loss)
+        probability = torch.where(active, (-nll).exp(), probability)
+        going = active & (loss >= settings.stop_loss) & torch.isfinite(loss)
+        if last or not going.any():
+            break
         delta.grad = None if delta.grad is None else delta.grad / scale
         before = delta.detach().clone()
         optimiser.step()
         with torch.no_grad():
             shrink = (radius / delta.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1)
-            delta.copy_(torch.where(active[:, None], delta * shrink, before))
-        if 2 * going.sum() <= len(going):
-            problem, reference, running = problem.select(going), reference[going], running[going]
+            delta.copy_(torch.where(going[:, None], delta * shrink, before))
+        if not torch.equal(going, active):
+            active, problem = going, problem.select(going)
     return initial + delta.detach(), loss, probability
 
 
-def _loss(
-    lm: EditableModel,
-    problem: _Problem,
-    delta: Tensor,
-    reference: Tensor | None,
-    settings: TargetSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss ``(n,)`` of each request, the part of it that is the answer's, and the reference.
-
-    ``reference (n, vocabulary)`` is what the essence gave at ``δ = 0``, where it is ``None`` yet.
-    """
-    scores, essence = _forward(lm, problem, delta)
-    reference = essence.detach() if reference is None else reference
-    nll = delta.new_zeros(problem.count)
-    nll = nll.index_add(0, problem.token_owner, -scores * problem.weight)
-    divergence = functional.kl_div(reference, essence, log_target=True, reduction="none").sum(1)
-    decay = delta.norm(dim=1) / problem.initial.norm(dim=1) ** 2
-    total = nll + settings.kl_factor * divergence + settings.weight_decay * decay
-    return total, nll, reference
-
-
-def _forward(lm: EditableModel, problem: _Problem, delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the target tokens ``(m,)`` and at the essence ``(n, vocabulary)``."""
-    with (
-        adding(problem.place, problem.tail, delta[problem.owner]),
-        head_only_at(lm.model, problem.rows, problem.columns),
-    ):
-        logits = run(lm, problem.tail).logits[0]
-    scored, essence = logits.float().split([len(problem.token), problem.count])
-    token = problem.token.to(logits.device)
-    return -functional.cross_entropy(scored, token, reduction="none"), essence.log_softmax(dim=1)
+def _losses(
+    lm: EditableModel, problem: _Problem, delta: Tensor, settings: TargetSettings, first: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Terms ``(n,)`` of the loss, and what of each is the answer's negative log-likelihood."""
+    none = torch.zeros_like(delta[:, 0], requires_grad=False)
+    yield settings.weight_decay * delta.norm(dim=1) / problem.initial.norm(dim=1) ** 2, none
+    for part in problem.parts:
+        with (
+            adding(problem.place, part.tail, delta[part.owner]),
+            head_only_at(lm.model, part.rows, part.columns),
+        ):
+            logits = run(lm, part.tail).logits[0].float().to(delta.device)
+        answers, essence = part.token != ESSENCE, part.token == ESSENCE
+        nll = functional.cross_entropy(logits[answers], part.token[answers], reduction="none")
+        nll = none.index_add(0, part.request[answers], nll * part.weight[answers])
+        now, about = logits[essence].log_softmax(dim=1), part.request[essence]
+        if first:
+            problem.reference[about] = now.detach()
+        divergence = functional.kl_div(
+            problem.reference[about], now, log_target=True, reduction="none"
+        ).sum(1)
+        yield nll.index_add(0, about, settings.kl_factor * divergence), nll

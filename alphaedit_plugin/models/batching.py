@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -16,6 +18,9 @@ from alphaedit_plugin.models.editable import EditableModel
 logger = logging.getLogger(__name__)
 
 MEMORY_PER_ACTIVATION = 4  # bytes of device memory for each byte of activations
+# A pass costs as much as this many of its tokens before it has computed on any: it reads every
+# weight, and starts every operation.
+PASS_TOKENS: Mapping[str, int] = MappingProxyType({"cpu": 32, "accelerator": 512})
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -95,6 +100,28 @@ def _split(lengths: Sequence[int], budget: int) -> list[list[int]]:
         else:
             batches.append([index])
     return batches
+
+
+def alike(lm: EditableModel, lengths: Sequence[int]) -> list[list[int]]:
+    """Group indices of sentences of similar length: padding costs less than one more pass would.
+
+    Args:
+        lm: the model that runs.
+        lengths: token count of each sentence.
+    """
+    worth = PASS_TOKENS["cpu" if lm.device.type == "cpu" else "accelerator"]
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    groups: list[list[int]] = []
+    padding = 0
+    for length, same in groupby(order, key=lambda i: lengths[i]):
+        indices = list(same)
+        if groups:
+            padding += len(indices) * (lengths[groups[-1][0]] - length)
+        if not groups or padding > worth:
+            groups.append([])
+            padding = 0
+        groups[-1] += indices
+    return groups
 
 
 def _fits(work: Callable[[list[int]], None], batch: list[int]) -> bool:

@@ -13,6 +13,7 @@ from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets
+from alphaedit_plugin.models import batching
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, locate
@@ -101,8 +102,11 @@ def test_a_request_that_is_done_stands_still_while_others_go_on(lm: EditableMode
 
 
 @pytest.mark.parametrize("site", SITES, ids=str)
-def test_requests_that_are_done_are_not_computed_on(lm: EditableModel, site: Site) -> None:
+def test_requests_that_are_done_are_not_computed_on(
+    lm: EditableModel, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two of four are done at once; the others go on as the published loop does."""
+    monkeypatch.setattr(batching, "PASS_TOKENS", {"cpu": 10**9})  # all sentences run together
     first = search(lm, REQUESTS, site, TargetSettings(stop_loss=math.inf)).loss
     stop = first.sort().values[1:3].mean().item()
     settings = TargetSettings(steps=4, lr=0.05, stop_loss=stop)
@@ -209,7 +213,10 @@ def test_a_forward_method_patched_by_others_is_put_back(lm: EditableModel) -> No
     assert hook_count(lm.model) == 1
 
 
-def test_blocks_below_the_site_do_not_run_at_every_step(lm: EditableModel) -> None:
+def test_blocks_below_the_site_do_not_run_at_every_step(
+    lm: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "PASS_TOKENS", {"cpu": 10**9})
     runs = [0] * DEPTH
     for layer in range(DEPTH):
 
@@ -233,6 +240,20 @@ def test_the_head_runs_only_where_a_token_is_predicted(lm: EditableModel) -> Non
     tokens = len(target_ids(lm.tokenizer, request.filled, request.target_new))
     scored = tokens * len(CONTEXTS.flat) + 1  # one more for the divergence
     assert places == [0, scored, scored, scored]
+
+
+@pytest.mark.parametrize("worth", [0, 10, 10**9])
+def test_sentences_of_any_length_run_together(
+    lm: EditableModel, worth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However they are grouped, the values are the same."""
+    monkeypatch.setattr(batching, "PASS_TOKENS", {"cpu": 10**9})
+    settings = TargetSettings(steps=4, lr=0.1)
+    together = search(lm, REQUESTS, settings=settings)
+    monkeypatch.setattr(batching, "PASS_TOKENS", {"cpu": worth})
+    found = search(lm, REQUESTS, settings=settings)
+    assert relative(found.values, together.values) < 1e-4
+    assert relative(found.loss, together.loss) < 1e-3
 
 
 def test_a_loss_that_is_not_finite_names_its_request(lm: EditableModel) -> None:

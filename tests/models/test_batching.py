@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from alphaedit_plugin.models.activations import Part, Site
 from alphaedit_plugin.models.batching import (
     activation_bytes,
     activation_room,
+    alike,
     in_token_budget,
     micro_batches,
 )
@@ -41,6 +43,19 @@ def test_everything_is_done_once_within_what_fits(
 
     in_token_budget(LM, lengths, budget, work)
     assert sorted(done) == list(range(len(lengths)))
+
+
+@given(st.lists(st.integers(1, 50), max_size=40))
+def test_sentences_run_together_where_padding_costs_less_than_a_pass(lengths: list[int]) -> None:
+    groups = alike(LM, lengths)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    ordered = [[lengths[i] for i in group] for group in groups]
+    for group, following in zip_longest(ordered, ordered[1:], fillvalue=[]):
+        padding = sum(max(group) - length for length in group)
+        assert padding <= batching.PASS_TOKENS["cpu"]
+        joined = [length for length in following if length == following[0]]
+        more = sum(max(group) - length for length in joined)
+        assert not following or padding + more > batching.PASS_TOKENS["cpu"]
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 200))
