@@ -68,6 +68,32 @@ class ProjectorConfig(SourceConfig):
 
 
 @dataclass(config=STRICT)
+class Grids:
+    """Values to try: by dotted setting, of a base's plain and of its projected cells.
+
+    Both have as many combinations, so that neither side is tuned more than the other.
+    """
+
+    plain: dict[str, list[Any]] = field(default_factory=dict)
+    null_space: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass(config=STRICT)
+class TuningConfig:
+    """What ``alphaedit tune`` tries.
+
+    Attributes:
+        grids: by base method.
+        edits: sequential edits per trial; their records are then left out of the comparison.
+        out: folder of the trials, and of the table and the settings made of them.
+    """
+
+    grids: dict[str, Grids] = field(default_factory=dict)
+    edits: Positive = 200
+    out: Text = "runs/tuning"
+
+
+@dataclass(config=STRICT)
 class CompareConfig:
     """The main job: every base, plain and projected.
 
@@ -90,6 +116,9 @@ class CompareConfig:
         abilities_shots: examples before each question; ``None`` for as many as a task says.
         abilities_folder: of your own task files.
         share_targets: keep target values in the cache folder, for cells whose search is the same.
+        tuned: ``tuned.yaml`` of ``alphaedit tune``: each cell gets what was best for its base and
+            side, unless it is overridden; records that it was tuned on are left out.
+        tuning: how ``alphaedit tune`` finds it.
     """
 
     bases: Annotated[list[str], Distinct] = field(
@@ -109,6 +138,8 @@ class CompareConfig:
     abilities_shots: Natural | None = None
     abilities_folder: str | None = None
     share_targets: bool = True
+    tuned: str | None = None
+    tuning: TuningConfig = field(default_factory=TuningConfig)
 
 
 @dataclass(config=STRICT)

@@ -16,6 +16,7 @@ from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.schema import ComparisonConfig
+from alphaedit_plugin.config.tuned import prompt_digest
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.run import Step, as_ended, run
@@ -195,7 +196,14 @@ class CellRun:
             seconds=self.state.seconds,
             shift=shift_of(self.unedited, self._states(), setup.lm.depth - 1),
             abilities=self.state.abilities,
+            asked=tuple(map(prompt_digest, self._prompts())),
         )
+
+    def _prompts(self) -> Iterator[str]:
+        """All that is edited, or must survive."""
+        yield from (request.filled for request in self.requests)
+        for probe in self.setup.data.retention.values():
+            yield from probe.prompts
 
     def _report(self, layer: int, projector: Projector) -> LayerReport:
         return LayerReport(

@@ -15,8 +15,10 @@ from alphaedit_plugin.config.build import build_method, check_sources, load_mode
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import CompareConfig, ComparisonConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
+from alphaedit_plugin.config.tuned import prompt_digest, read_tuned
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.corpus import corpus_from
+from alphaedit_plugin.data.request import Probe
 from alphaedit_plugin.data.selection import read_data
 from alphaedit_plugin.editing.encoding import (
     EncodedRequest,
@@ -134,7 +136,7 @@ def _select(
 ) -> tuple[EditData, tuple[EncodedRequest, ...]]:
     """The requests that are edited, each asked once, and facts that must survive them."""
     settings = replace(config.data, limit=most_edits(config))
-    everything = data
+    everything = data = _untouched_by_tuning(data, config)
     data, encoded = encode_fitting(lm, recipe, data, settings, partial(check_scored, lm))
     if not data.retention and config.retention:
         beside = facts_beside(lm, everything, data.requests, config.retention, config.seed)
@@ -143,6 +145,25 @@ def _select(
         logger.warning("the data holds %d requests: editing all of them", len(encoded))
     warn_of_shared_tokens(encoded)
     return data, encoded
+
+
+def _untouched_by_tuning(data: EditData, config: ComparisonConfig) -> EditData:
+    """Without requests and facts that ``compare.tuned`` was chosen on."""
+    if config.compare.tuned is None:
+        return data
+    asked = set(read_tuned(config.compare.tuned).asked)
+    stay = [n for n, one in enumerate(data.requests) if prompt_digest(one.filled) not in asked]
+    logger.info("%d requests were used for tuning: left out", len(data.requests) - len(stay))
+    retention = {
+        name: Probe.of([row for row in probe.rows if prompt_digest(row[0]) not in asked])
+        for name, probe in data.retention.items()
+    }
+    return replace(
+        data,
+        requests=tuple(data.requests[n] for n in stay),
+        locations=tuple(data.locations[n] for n in stay) if data.locations else (),
+        retention=retention,
+    )
 
 
 def most_edits(config: ComparisonConfig) -> int:

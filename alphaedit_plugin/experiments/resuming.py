@@ -35,7 +35,7 @@ STATE, JOURNAL = "state.json", "journal"  # in a cell's folder, until it is done
 # Settings that no figure depends on: where things are, and how many cells run at once.
 ELSEWHERE = (
     "compare.out", "compare.jobs", "compare.bases", "compare.resume", "compare.share_targets",
-    "model.path", "data.options.path",
+    "compare.tuned", "compare.tuning", "model.path", "data.options.path",
 )  # fmt: skip
 
 

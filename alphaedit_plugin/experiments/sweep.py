@@ -28,11 +28,14 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from alphaedit_plugin.common.console import say
-from alphaedit_plugin.common.errors import ConfigError, first_line, unknown_name
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, first_line, unknown_name
 from alphaedit_plugin.common.groups import CONFIG_MODULE, options
 from alphaedit_plugin.config.compose import load_config, register_configs
 from alphaedit_plugin.config.overrides import key_of, owners, read_overrides, unowned
 from alphaedit_plugin.config.schema import ComparisonConfig
+from alphaedit_plugin.config.tuned import read_tuned
+
+logger = logging.getLogger(__name__)
 
 FLAGS = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra raises errors only where this is 1
@@ -69,6 +72,49 @@ def run_compare(words: Sequence[str], console: Console) -> list[Path]:
     refuse_useless(overrides, sweeping)
     read_overrides(overrides, ComparisonConfig, sweeping)
     multiruns = [overrides] if sweeping else grid(overrides)
+    cells = run_cells(multiruns, " ".join(["alphaedit compare", *words]), reported=not sweeping)
+    from alphaedit_plugin.experiments.report import run_report
+
+    folders = [cell.folder for cell in cells]
+    out = out_of(cells)
+    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
+    if sweeping:
+        say(console, f"{len(folders)} cells in {shown}: alphaedit report {shown}")
+    else:
+        run_report(folders, str(shown), console, show=True)
+    return folders
+
+
+@dataclass(frozen=True)
+class ComposedCell:
+    """A cell that is to run.
+
+    Attributes:
+        folder: its own.
+        config: what it runs.
+        overrides: as Hydra gave them to it.
+    """
+
+    folder: Path
+    config: ComparisonConfig
+    overrides: tuple[str, ...]
+
+
+def run_cells(
+    multiruns: Sequence[Sequence[str]], command: str, reported: bool = False, patient: bool = False
+) -> list[ComposedCell]:
+    """Run the cells of several of Hydra's multiruns.
+
+    Args:
+        multiruns: the overrides of each.
+        command: as typed, for the report.
+        reported: a report goes to the folder that they share.
+        patient: log what a cell raised instead of raising it.
+
+    Raises:
+        AlphaEditError: see `run_compare`.
+    """
+    given = [key_of(override) for one in multiruns for override in one]
     composing = Composing()
     for one in multiruns:
         composed = [o for o in one if not key_of(o).startswith(LAUNCHER)]
@@ -76,30 +122,37 @@ def run_compare(words: Sequence[str], console: Console) -> list[Path]:
     if composing.errors:
         raise composing.errors[0]
     from alphaedit_plugin.experiments.rehearsal import jobs_of, rehearse
-    from alphaedit_plugin.experiments.report import report_folder, run_report
+    from alphaedit_plugin.experiments.report import report_folder
     from alphaedit_plugin.experiments.watching import progress_of
 
-    folders = [folder for folder, _ in composing.cells]
-    out = Path(os.path.commonpath([folder.parent for folder in folders]))
-    if not sweeping:
-        report_folder("compare.out", str(out))
-    edits = rehearse(composing.cells)
-    title, launcher = f"{len(folders)} cells", list[str]()
-    if not any(key_of(override).startswith(LAUNCHER) for override in overrides):
-        jobs = jobs_of([config for _, config in composing.cells])
+    cells = composing.cells
+    if reported:
+        report_folder("compare.out", str(out_of(cells)))
+    edits = rehearse((cell.folder, cell.config) for cell in cells)
+    title, launcher = f"{len(cells)} cells", list[str]()
+    if not any(key.startswith(LAUNCHER) for key in given):
+        jobs = jobs_of([cell.config for cell in cells])
         if jobs > 1:
             title += f", {jobs} at once"
             launcher = ["hydra/launcher=cores", f"hydra.launcher.n_jobs={jobs}"]
             _start_workers(jobs)
+    failures = []
     with progress_of(edits, title):
         for one in multiruns:
-            _multirun(CellTask(" ".join(["alphaedit compare", *words])), [*one, *launcher])
-    shown = out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out
-    if sweeping:
-        say(console, f"{len(folders)} cells in {shown}: alphaedit report {shown}")
-    else:
-        run_report(folders, str(shown), console, show=True)
-    return folders
+            try:
+                _multirun(CellTask(command), [*one, *launcher])
+            except AlphaEditError as error:
+                failures.append(error)
+                if patient:
+                    logger.warning("a cell failed: %s", error)
+    if failures and not patient:
+        raise failures[0]
+    return cells
+
+
+def out_of(cells: Sequence[ComposedCell]) -> Path:
+    """The folder that the cells' folders are in."""
+    return Path(os.path.commonpath([cell.folder.parent for cell in cells]))
 
 
 def grid(overrides: Sequence[str]) -> list[list[str]]:
@@ -165,9 +218,9 @@ class CellTask:
         from alphaedit_plugin.experiments.cell import run_cell
 
         disable_progress_bar()  # of loading a model; the cell may have its own process
-        config, folder = _this_job()
+        cell = _this_job()
         try:
-            run_cell(config, folder, self.command)
+            run_cell(cell.config, cell.folder, self.command)
         except Exception as error:
             # Hydra keeps the error until all cells have run, and with its frames the model.
             traceback.clear_frames(error.__traceback__)
@@ -176,24 +229,30 @@ class CellTask:
 
 @dataclass
 class Composing:
-    """A task that only notes its folder and configuration."""
+    """A task that only notes what it would run."""
 
-    cells: list[tuple[Path, ComparisonConfig]] = field(default_factory=list)
+    cells: list[ComposedCell] = field(default_factory=list)
     errors: list[ConfigError] = field(default_factory=list)
 
     def __call__(self, _: DictConfig) -> None:
         """Note the cell that Hydra has set up."""
         try:
-            config, folder = _this_job()
-            self.cells.append((folder, config))
+            self.cells.append(_this_job())
         except ConfigError as error:  # which Hydra would report in lines of its own
             self.errors.append(error)
 
 
-def _this_job() -> tuple[ComparisonConfig, Path]:
-    """The configuration and the folder of the cell that Hydra runs now."""
+def _this_job() -> ComposedCell:
+    """The cell that Hydra runs now, with the settings that were tuned for it."""
     job = HydraConfig.get()
-    return load_config(list(job.overrides.task), ComparisonConfig), Path(job.runtime.output_dir)
+    overrides = tuple(job.overrides.task)
+    config = load_config(overrides, ComparisonConfig)
+    if config.compare.tuned is not None:
+        given = {key_of(override) for override in overrides}
+        tuned = read_tuned(config.compare.tuned).overrides(config.base["name"], config.null_space)
+        more = [override for override in tuned if key_of(override) not in given]
+        config = load_config([*more, *overrides], ComparisonConfig)
+    return ComposedCell(Path(job.runtime.output_dir), config, overrides)
 
 
 def _start_workers(jobs: int) -> None:

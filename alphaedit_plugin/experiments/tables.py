@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich import box
 from rich.table import Table as RichTable
@@ -29,6 +30,11 @@ TIMES = (
     "or was found in the cache, and cells may run side by side "
     "(compare.share_targets=false compare.jobs=1 for neither)."
 )
+# In a terminal.
+SHORT: Mapping[str, str] = MappingProxyType(
+    {"efficacy": "effic.", "generalisation": "gener.", "specificity": "specif.",
+     "retention": "retent."}
+)  # fmt: skip
 BOOTSTRAP = "with a 95 % bootstrap interval over seeds, edits and facts"
 
 
@@ -140,15 +146,13 @@ def interval(gain: Gain) -> str:
 def terminal(table: Table, title: str) -> RichTable:
     """The main table in 80 columns: means alone, without norms and times."""
     shown = [n for n, text in enumerate(table.head) if n > 1 and text not in (NORM, SECONDS)]
-    short = {"efficacy": "effic.", "generalisation": "gener.", "specificity": "specif.",
-             "retention": "retent."}  # fmt: skip
     drawn = RichTable(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, header_style="bold",
         padding=(0, 1, 0, 0),
     )  # fmt: skip
     drawn.add_column(table.head[0], no_wrap=True)
     for n in shown:
-        drawn.add_column(short.get(table.head[n], table.head[n]), justify="right", no_wrap=True)
+        drawn.add_column(SHORT.get(table.head[n], table.head[n]), justify="right", no_wrap=True)
     bases = [row[0].text for row in table.rows]
     for row, following in zip(table.rows, [*bases[1:], ""], strict=True):
         base, side = row[0].text, row[1].text
@@ -157,6 +161,19 @@ def terminal(table: Table, title: str) -> RichTable:
         means = [row[n].text.split()[0] if row[n].text else "" for n in shown]
         style = "bold" if projected else "" if side else "dim"
         drawn.add_row(name, *means, style=style, end_section=base != following)
+    return drawn
+
+
+def plain(table: Table) -> RichTable:
+    """All of a table."""
+    drawn = RichTable(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    for n, text in enumerate(table.head):
+        word = n < table.words
+        drawn.add_column(
+            SHORT.get(text, text), justify="left" if word else "right", no_wrap=not word
+        )
+    for row in table.rows:
+        drawn.add_row(*(field.text for field in row), style="bold" if row[0].best else "")
     return drawn
 
 
