@@ -28,7 +28,7 @@ COMMANDS.register(
         (
             "alphaedit tune",
             "alphaedit tune compare.bases=[memit] "
-            "'compare.tuning.grids={memit:{plain:{model.moment_weight:[150,1500]},"
+            "'+compare.tuning.grids={memit:{plain:{model.moment_weight:[150,1500]},"
             "null_space:{projector.l2:[1,10]}}}'",
             "alphaedit compare compare.tuned=runs/tuning",
         ),

@@ -136,7 +136,7 @@ def _select(
 ) -> tuple[EditData, tuple[EncodedRequest, ...]]:
     """The requests that are edited, each asked once, and facts that must survive them."""
     settings = replace(config.data, limit=most_edits(config))
-    everything = data = _untouched_by_tuning(data, config)
+    everything = data
     data, encoded = encode_fitting(lm, recipe, data, settings, partial(check_scored, lm))
     if not data.retention and config.retention:
         beside = facts_beside(lm, everything, data.requests, config.retention, config.seed)
@@ -147,39 +147,21 @@ def _select(
     return data, encoded
 
 
-def _untouched_by_tuning(data: EditData, config: ComparisonConfig) -> EditData:
-    """Without requests and facts that ``compare.tuned`` was chosen on."""
-    if config.compare.tuned is None:
-        return data
-    asked = set(read_tuned(config.compare.tuned).asked)
-    stay = [n for n, one in enumerate(data.requests) if prompt_digest(one.filled) not in asked]
-    logger.info("%d requests were used for tuning: left out", len(data.requests) - len(stay))
-    retention = {
-        name: Probe.of([row for row in probe.rows if prompt_digest(row[0]) not in asked])
-        for name, probe in data.retention.items()
-    }
-    return replace(
-        data,
-        requests=tuple(data.requests[n] for n in stay),
-        locations=tuple(data.locations[n] for n in stay) if data.locations else (),
-        retention=retention,
-    )
-
-
 def most_edits(config: ComparisonConfig) -> int:
     """How many edits are asked for."""
     return min(config.compare.edits, config.data.limit or config.compare.edits)
 
 
 def data_of(config: ComparisonConfig) -> EditData:
-    """All configured data, with the held-out text of ``compare.text``.
+    """All configured data that nothing was tuned on, with the held-out text of ``compare.text``.
 
     Raises:
-        ConfigError: see `read_data`; an unknown metric, or perplexity without any text.
+        ConfigError: see `read_data` and `read_tuned`; an unknown metric, or perplexity without any
+            text.
     """
     for name in config.compare.metrics or ():
         METRICS.get(name)
-    data = read_data(config)
+    data = read_data(config) if config.compare.tuned is None else _untuned(config)
     if config.compare.text is not None:
         corpus = corpus_from(Path(config.compare.text).expanduser())
         texts = tuple(text for text in corpus.texts() if isinstance(text, str))
@@ -187,6 +169,26 @@ def data_of(config: ComparisonConfig) -> EditData:
     if "perplexity" in (config.compare.metrics or ()) and not data.texts:
         raise ConfigError("perplexity needs held-out text: give compare.text=<a text file>")
     return data
+
+
+def _untuned(config: ComparisonConfig) -> EditData:
+    """Data without the requests and facts that ``compare.tuned`` was chosen on."""
+    asked, count = set(read_tuned(str(config.compare.tuned)).asked), config.compare.retention
+    # Of as many more facts, enough are left.
+    more = replace(config.compare, retention=count + len(asked) * bool(count))
+    data = read_data(replace(config, compare=more))
+    stay = [n for n, one in enumerate(data.requests) if prompt_digest(one.filled) not in asked]
+    logger.info("%d requests were used for tuning: left out", len(data.requests) - len(stay))
+    rest = {
+        name: [row for row in probe.rows if prompt_digest(row[0]) not in asked][:count]
+        for name, probe in data.retention.items()
+    }
+    return replace(
+        data,
+        requests=tuple(data.requests[n] for n in stay),
+        locations=tuple(data.locations[n] for n in stay) if data.locations else (),
+        retention={name: Probe.of(rows) for name, rows in rest.items() if rows},
+    )
 
 
 def abilities_of(config: CompareConfig) -> Abilities:

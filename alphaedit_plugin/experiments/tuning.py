@@ -21,7 +21,7 @@ from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.config.overrides import key_of, settings_of
+from alphaedit_plugin.config.overrides import key_of, read_overrides, settings_of
 from alphaedit_plugin.config.schema import ComparisonConfig, Grids
 from alphaedit_plugin.config.tuned import TUNED, side_of
 from alphaedit_plugin.experiments.results import METRICS, read_cell
@@ -154,8 +154,10 @@ def _multiruns(
 
 
 def _swept(grids: Grids, side: bool) -> list[str]:
+    """A side's grid as on the command line; an unknown key is refused."""
     values = grids.null_space if side else grids.plain
-    return [f"{key}={','.join(map(_word, some))}" for key, some in values.items()]
+    words = [f"{key}={','.join(map(_word, some))}" for key, some in values.items()]
+    return read_overrides(words, ComparisonConfig, sweeping=True)
 
 
 def _word(value: Any) -> str:

@@ -116,7 +116,8 @@ def test_an_experiment_without_m_is_not_swept() -> None:
     composing = Composing()
     for words in grid(["experiment=threshold_sweep", "compare.bases=[memit]"]):
         sweep._multirun(composing, [*words, *sweep.REHEARSAL])
-    sides = [(config.null_space, config.projector.cut.value) for _, config in composing.cells]
+    configs = [cell.config for cell in composing.cells]
+    sides = [(config.null_space, config.projector.cut.value) for config in configs]
     assert sides == [(False, 0.99), (True, 0.99)]
 
 
