@@ -97,6 +97,8 @@ class CellSetup:
             if method.solves:
                 read = {key: value for key, value in read.items() if key not in READ_BY_SOLVE}
                 read["l2"] = method.ridge
+            if config.projector.path is not None:
+                read["projector"] = Path(config.projector.path).name
         read |= {"layers": list(config.model.layers), "batch_size": config.batch_size}
         if config.model.dtype != "float32":
             read["dtype"] = config.model.dtype
