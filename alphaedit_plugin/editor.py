@@ -324,10 +324,8 @@ def _search(request: Request, entry: Entry | None, after: Metrics) -> Metrics:
 
 def _check_overrides(name: str, known: bool, overrides: Sequence[str]) -> None:
     """Refuse overrides that contradict the arguments, or lack what the model asks for."""
-    if isinstance(overrides, str):
-        raise ConfigError(f"overrides is {overrides!r}: give a list of them")
     keys = {key_of(override) for override in overrides}
-    for key in ("model", "null_space", "host"):
+    for key in ("model", "null_space"):
         if key in keys:
             raise ConfigError(f"overrides sets {key}: give it as an argument, or use from_config")
     if not known and "model.layers" not in keys:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from alphaedit_plugin.editor import NullSpaceEditor
     from alphaedit_plugin.metrics.easyedit import Metrics
 
-NARROW = 60  # columns of a terminal that has no room for numbers beside texts
 
 
 class Host(str, Enum):
@@ -130,7 +129,7 @@ def _edit(
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
     _note(editor.session, data.requests, after.metrics)
-    console.print(request_table(data.requests, before, after, console.width >= NARROW))
+    console.print(request_table(data.requests, before, after))
     console.print(summary(after.metrics), highlight=False)
     for line in unlearnt_notes(editor.session, data.requests, after.metrics):
         say(console, line)

@@ -1,4 +1,4 @@
-"""What apply, undo and verify share: a patch or a journal, put into a fresh copy of its model."""
+"""What apply and verify share: a patch or a journal, put into a fresh copy of its model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-
 from alphaedit_plugin.cli.base import ANY_LAYER
-from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import MethodSettings
@@ -84,16 +81,3 @@ def exactness(session: EditSession, patch: Patch) -> str:
     if checksums({n: session.pristine(n) for n in session.layers}) != dict(patch.header.before):
         return "forced: the weights are not those of the editing run"
     return "the weights are those of the editing run but for the rounding of another machine"
-
-
-def save_edited(
-    session: EditSession, folder: Path | None, config: MethodSettings, console: Console
-) -> None:
-    """Write the edited model into ``folder``, or say that it was not."""
-    if folder is None:
-        say(console, "nothing was saved: save=<a new folder> writes the model")
-        return
-    from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
-
-    save_checkpoint(session.lm, folder)
-    say(console, f"saved to {folder}{dtype_note(session.lm, config.model.path)}")

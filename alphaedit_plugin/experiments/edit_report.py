@@ -48,15 +48,13 @@ def take(lm: EditableModel, requests: Sequence[Request]) -> Snapshot:
     return Snapshot(answers, edit_quality(lm, requests))
 
 
-def request_table(
-    requests: Sequence[Request], before: Snapshot, after: Snapshot, numbers: bool = True
-) -> Table:
+def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot) -> Table:
     """The first requests: what was answered and what is, against what was wanted, and how well."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("prompt", overflow="fold")
     table.add_column("before → after", overflow="fold")
     table.add_column("wanted", overflow="fold")
-    for name in ("rewrite", "rephrase", "locality") if numbers else ():
+    for name in ("rewrite", "rephrase", "locality"):
         table.add_column(name, justify="right", no_wrap=True)
     for index, request in enumerate(requests[:SHOWN]):
         new, metrics = after.answers[index], after.metrics[index]
@@ -65,7 +63,7 @@ def request_table(
             Text(request.filled),
             Text.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
             Text(request.target_new.strip()),
-            *(_percent(values) for values in accuracies(metrics).values() if numbers),
+            *(_percent(values) for values in accuracies(metrics).values()),
         )
     if len(requests) > SHOWN:
         table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")

@@ -27,7 +27,7 @@ from alphaedit_plugin.common.errors import ConfigError
             "fit does not read projector.path: compare, edit, inspect and verify do",
         ),
         ("compare", "journal=j", "compare does not read journal: edit does"),
-        ("verify", "save=s", "verify does not read save: apply, edit and undo do"),
+        ("verify", "save=s", "verify does not read save: apply and edit do"),
         ("verify", "projector.l2=1", "verify does not read projector.l2: compare and edit do"),
         (
             "edit",
@@ -62,7 +62,7 @@ def test_only_a_setting_of_another_command_is_refused(
         ("export x rank=0", "rank is 0: it must be at least 1"),
         ("inspect none.safetensors", "no projector file at none.safetensors"),
         ("verify none.safetensors", "no patch or journal at none.safetensors"),
-        ("undo j batch_size=3", "undo does not read batch_size: compare and edit do"),
+        ("undo j batch_size=3", "undo reads no settings: remove 'batch_size=3'"),
     ],
 )
 def test_typing_errors_are_answered_before_torch_is_imported(words: str, told: str) -> None:
