@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from alphaedit_plugin.metrics.easyedit import Metrics
 
 
-
 class Host(str, Enum):
     """Whose update functions run: ours, or EasyEdit's."""
 
