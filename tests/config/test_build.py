@@ -83,43 +83,33 @@ def test_a_gpu_that_is_not_there(saved: Path) -> None:
         load_model(config_of(saved, "model.device=cuda").model)
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    with pytest.raises(ModelError, match="cannot load model") as caught:
-        load_model(config_of(tmp_path).model)
-    assert "\n" not in str(caught.value)
-
-
-def test_damaged_weights(saved: Path) -> None:
-    weights = saved / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ModelError, match="cannot load model"):
-        load_model(config_of(saved).model)
+BAD_DEPTH = '{"model_type": "gpt2", "n_layer": "x"}'
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{", "null", '{"model_type": 5}', '{"model_type": "gpt2", "n_layer": "x"}']
+    ("files", "content", "message"),
+    [
+        ("*", None, "cannot load model"),
+        ("model.safetensors", "x", "cannot load model"),
+        *(
+            ("config.json", text, "cannot load model")
+            for text in ("[]", "{", "null", '{"model_type": 5}', BAD_DEPTH)
+        ),
+        *(
+            ("tokenizer.json", text, "cannot load the tokenizer of")
+            for text in ("[]", "{", "{}", "null")
+        ),
+        ("tokenizer*", None, "tokenizer"),
+    ],
 )
-def test_a_damaged_config(saved: Path, content: str) -> None:
-    (saved / "model" / "config.json").write_text(content)
-    with pytest.raises(ModelError, match="cannot load model") as caught:
+def test_a_folder_that_is_damaged(
+    saved: Path, files: str, content: str | None, message: str
+) -> None:
+    for path in (saved / "model").glob(files):
+        path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ModelError, match=message) as caught:
         load_model(config_of(saved).model)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["[]", "{", "{}", "null"])
-def test_a_damaged_tokenizer(saved: Path, content: str) -> None:
-    (saved / "model" / "tokenizer.json").write_text(content)
-    with pytest.raises(ModelError, match="cannot load the tokenizer of") as caught:
-        load_model(config_of(saved).model)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_without_a_tokenizer(saved: Path) -> None:
-    for file in (saved / "model").glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(ModelError, match="tokenizer"):
-        load_model(config_of(saved).model)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
