@@ -142,12 +142,12 @@ def test_settings_of_the_host(
 @pytest.mark.parametrize("model", ["gpt2-xl", "gpt-j-6b", "llama3-8b"])
 def test_presets_follow_the_span_of_the_base(model: str) -> None:
     rome, memit = (load_config([f"base={base}", f"model={model}"]) for base in ("rome", "memit"))
-    assert rome.model.layers == rome.model.presets["single"].layers
+    assert rome.model.layers == rome.model.presets["single"]["layers"]
     assert len(rome.model.layers) == 1
     assert rome.model.target.clamp_norm_factor == 4
     assert rome.model.contexts.lengths == [(5, 10), (10, 10)]
     assert not rome.model.contexts.bare_apart
-    assert memit.model.layers == memit.model.presets["spread"].layers
+    assert memit.model.layers == memit.model.presets["spread"]["layers"]
     assert len(memit.model.layers) > 1
     assert memit.model.contexts.lengths == [(10, 5)]
 
