@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from alphaedit_plugin.cli.base import ANY_LAYER
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.model import Dtype
 from alphaedit_plugin.config.schema import MethodSettings
 
 if TYPE_CHECKING:
@@ -30,12 +31,11 @@ def config_for(path: str, overrides: Sequence[str], schema: type[Schema]) -> Sch
     load_config([ANY_LAYER, *overrides], schema)  # answers a typing error at once
     if not os.path.exists(Path(path).expanduser()):  # False also for a name that is too long
         raise PatchError(f"no patch or journal at {path}: alphaedit edit makes both")
-    from alphaedit_plugin.config.build import DTYPES
     from alphaedit_plugin.patches.journal import read_header
 
     header = read_header(Path(path).expanduser())
     layers = f"model.layers={sorted(header.layers)}".replace(" ", "")
-    own = [layers, *([f"model.dtype={header.dtype}"] if header.dtype in DTYPES else [])]
+    own = [layers, *([f"model.dtype={header.dtype}"] if header.dtype in get_args(Dtype) else [])]
     return load_config([*own, *overrides], schema)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,7 @@ LayerPath = Annotated[
         lambda path: path.count("{}") == 1 and path.replace("{}", "").count("{") == 0,
     ),
 ]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Lengths = list[tuple[Positive, Positive]]  # tokens per text, number of texts
 
 
@@ -135,7 +136,7 @@ class ModelConfig:
             which, if several), used where ``path`` is neither a folder nor in the hub's cache.
         layers: to edit, in this order.
         layout: module paths, where the family's are not known or not right.
-        dtype: of the weights: float32, bfloat16 or float16.
+        dtype: of the weights.
         device: ``auto`` takes a GPU where there is one.
         device_map: spread the model over several devices with accelerate, instead of ``device``:
             ``auto``, or a device per module (``cpu`` and ``disk`` beside a GPU are offloaded).
@@ -160,7 +161,7 @@ class ModelConfig:
     gguf_file: Text | None = None
     package: Text | None = None
     layout: LayoutConfig = field(default_factory=LayoutConfig)
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     device: str = "auto"
     device_map: Any = None
     max_memory: Any = None

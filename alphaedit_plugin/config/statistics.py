@@ -166,15 +166,15 @@ def provide_projectors(
     if given is not None:
         found = _given_projectors(lm, config, wanted, Path(given).expanduser())
         warn_of_degenerate(found)
-        return _of(found, given)
+        return {layer: replace(one, source=given) for layer, one in found.items()}
     check_cut(lm, cut, wanted)
-    cache, folder = (Cache.usable() if config.model.moments.cache else None), config.model.moments
-    if cache is None or folder.stats_dir is not None:
-        sources = _sources(lm, config.model, wanted)  # before what is missing is written
-        fitted = fit_projectors(load(lm, config.model, wanted), cut)
-        return {layer: replace(one, source=sources[layer]) for layer, one in fitted.items()}
-    found = _cached_projectors(lm, config.model, wanted, cut, cache, load)
-    return _of(found, corpus_name(config.model))
+    moments, sources = config.model.moments, _sources(lm, config.model, wanted)
+    cache = Cache.usable() if moments.cache and moments.stats_dir is None else None
+    if cache is None:
+        found = fit_projectors(load(lm, config.model, wanted), cut)
+    else:
+        found = _cached_projectors(lm, config.model, wanted, cut, cache, load)
+    return {layer: replace(one, source=sources[layer]) for layer, one in found.items()}
 
 
 def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> dict[int, str]:
@@ -185,10 +185,6 @@ def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> d
         layer: folder if folder and is_file(files[layer]) else corpus_name(config)
         for layer in layers
     }
-
-
-def _of(projectors: Mapping[int, Projector], source: str) -> dict[int, Projector]:
-    return {layer: replace(one, source=source) for layer, one in projectors.items()}
 
 
 def _given_projectors(
@@ -307,17 +303,15 @@ def _keys(
 ) -> dict[int, Key]:
     """Per layer everything that its second moment depends on."""
     tokenizer = tokenizer_digest(lm.tokenizer)
-    texts = config.moments.texts
-    chosen = {} if texts is None else {"texts": texts}  # as in keys from before it was a setting
     return {
         layer: {
             "weights": weights,
             "layer": layer,
             "tokenizer": tokenizer,
             "corpus": corpus.identity,
+            "texts": config.moments.texts,
             "tokens": config.moments.tokens,
             "window": WINDOW,
-            **chosen,
         }
         for layer, weights in upstream_digests(lm, layers).items()
     }

@@ -56,7 +56,7 @@ def test_only_a_setting_of_another_command_is_refused(
         ("edit base=rct", "did you mean 'rect'?"),
         ("edit base.alpha=3", "base.alpha is a setting of base=prune, not of base=memit"),
         ("edit data=zsre data.path=x", "zsRE can be read in two ways"),
-        ("fit fit.dtype=int8", "fit.dtype is 'int8': it must be 'float32', 'float16' or"),
+        ("fit fit.dtype=int8", "fit.dtype is 'int8': it must be 'float32', 'bfloat16' or"),
         ("compare -m base=rome,rct", "did you mean 'rect'?"),
         ("compare -m base=memit,rect base.keep_percent=9", "a setting of base=rect, not of"),
         ("export x rank=0", "rank is 0: it must be at least 1"),
