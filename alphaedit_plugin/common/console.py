@@ -62,12 +62,7 @@ def progress_bar(
 ) -> Iterator[Bar]:
     """A bar on stderr, which is gone on exit; hidden where it is not `watched`.
 
-    Args:
-        title: what is going on.
-        total: how many there are; ``None`` where that is not known.
-        unit: of what.
-        done: of them already.
-        hide: whoever watches.
+    ``total`` is ``None`` where it is not known.
     """
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     columns = (
