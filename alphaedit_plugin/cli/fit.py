@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alphaedit_plugin.cli.base import COMMANDS, Command, working
-from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.console import plain_table, say
 from alphaedit_plugin.common.errors import ConfigError, counted
 from alphaedit_plugin.common.validation import STRICT, PositiveFloat, Text
 from alphaedit_plugin.config.compose import load_config
@@ -135,9 +135,7 @@ def _verdict(watch: Convergence) -> str:
 
 def table_of(projectors: Mapping[int, Projector]) -> Table:
     """Per layer how the space was divided."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "tokens", "cut", "d_in", "used", "null space"):
-        table.add_column(heading, justify="left" if heading == "cut" else "right")
+    table = plain_table([], ["layer", "tokens", "cut", "d_in", "used", "null space"])
     for layer, projector in sorted(projectors.items()):
         share = projector.null_dimension / projector.d_in
         table.add_row(

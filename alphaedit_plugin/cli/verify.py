@@ -16,7 +16,7 @@ from alphaedit_plugin.cli.patching import (
     exactness,
     read_patch_or_journal,
 )
-from alphaedit_plugin.common.console import printable, say
+from alphaedit_plugin.common.console import plain_table, printable, say
 from alphaedit_plugin.common.errors import counted
 from alphaedit_plugin.config.schema import ProjectorSettings
 
@@ -108,11 +108,7 @@ def _unproven(check: LayerCheck, projectors: Mapping[int, Projector]) -> bool:
 
 def edit_table(edits: Sequence[EditCheck]) -> Table:
     """What was asked, and whether the model answers it; edits that do not hold come first."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("edit", "prompt", "wanted"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("tokens right", justify="right")
-    table.add_column("holds")
+    table = plain_table(["edit", "prompt", "wanted"], ["tokens right", "holds"])
     for check in sorted(edits, key=lambda check: check.holds)[:SHOWN]:
         table.add_row(
             Text(check.name),
@@ -128,10 +124,7 @@ def edit_table(edits: Sequence[EditCheck]) -> Table:
 
 def layer_table(layers: Sequence[LayerCheck]) -> Table:
     """Per layer the size of what was added, and what old keys see of it."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "‖Δ‖", "‖ΔU‖/‖Δ‖", "seen by text"):
-        table.add_column(heading, justify="right")
-    table.add_column("holds")
+    table = plain_table([], ["layer", "‖Δ‖", "‖ΔU‖/‖Δ‖", "seen by text", "holds"])
     for check in layers:
         unknown = "not measured" if check.promised else "plain"
         leakage = unknown if check.leakage is None else f"{check.leakage:.1e}"
