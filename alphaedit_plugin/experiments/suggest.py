@@ -7,7 +7,7 @@ from functools import partial
 
 from rich.console import Console
 
-from alphaedit_plugin.common.console import plain_table, say
+from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.corpora import corpus_name
