@@ -269,7 +269,7 @@ class NullSpaceEditor:
                 if verbose:
                     logger.info("%s → %s: %s", request.filled, request.target_new, metrics[-1])
             if keep and step.entry is not None:
-                self._note(step.entry, step.requests, step.after)
+                self.note([step.entry], step.requests, step.after)
             if len(metrics) < len(encoded):
                 weights = self._weights()
         return metrics, self.lm.model, weights
@@ -279,11 +279,18 @@ class NullSpaceEditor:
         options = {"batch_size": self.batch_size, "apply": self._apply_batch, **options}
         return run(self.session, self.recipe, encoded, **options)
 
-    def _note(self, entry: Entry, batch: Sequence[Request], metrics: Sequence[Metrics]) -> None:
-        """Keep what was measured of an entry's edits; some of its batch may have been left out."""
-        rows = [batch.index(request) for request in entry.requests]
-        pairs = zip(entry.ids, rows, strict=True)
-        self.session.note({name: accuracies(metrics[row]) for name, row in pairs})
+    def note(
+        self, entries: Sequence[Entry], asked: Sequence[Request], metrics: Sequence[Metrics]
+    ) -> None:
+        """Keep in the session what was measured of entries' edits, as far as they were asked."""
+        self.session.note(
+            {
+                name: accuracies(metrics[asked.index(request)])
+                for entry in entries
+                for name, request in zip(entry.ids, entry.requests, strict=True)
+                if request in asked
+            }
+        )
 
     def apply(self, requests: Sequence[Request]) -> Entry:
         """Edit one batch and keep it, without evaluating anything."""
@@ -324,10 +331,8 @@ def _search(request: Request, entry: Entry | None, after: Metrics) -> Metrics:
 
 def _check_overrides(name: str, known: bool, overrides: Sequence[str]) -> None:
     """Refuse overrides that contradict the arguments, or lack what the model asks for."""
-    if isinstance(overrides, str):
-        raise ConfigError(f"overrides is {overrides!r}: give a list of them")
     keys = {key_of(override) for override in overrides}
-    for key in ("model", "null_space", "host"):
+    for key in ("model", "null_space"):
         if key in keys:
             raise ConfigError(f"overrides sets {key}: give it as an argument, or use from_config")
     if not known and "model.layers" not in keys:

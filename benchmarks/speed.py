@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from alphaedit_plugin.config.build import DTYPES, cpu_threads
+from alphaedit_plugin.config.build import cpu_threads
+from alphaedit_plugin.config.model import Dtype
 from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.nullspace.cut import Cut
 from alphaedit_plugin.nullspace.projector import Projector
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of the target search; default: the paper's")
     parser.add_argument("--tokens", type=int, help="of the second moments; default: 2 d_in")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
@@ -90,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def prepare(options: argparse.Namespace, results: Results) -> Workload:
     """The model and all that the sides share; notes what is done once per model."""
     shape = SHAPES[options.model]
-    lm = build(shape, DTYPES[options.dtype], torch.device(options.device), options.seed)
+    lm = build(shape, getattr(torch, options.dtype), torch.device(options.device), options.seed)
     tasks = build_tasks(lm, shape, options.steps or shape.steps, options.seed)
     tasks = {method: tasks[method] for method in METHODS}
     d_in = lm.weight(shape.rome_layer).shape[1]

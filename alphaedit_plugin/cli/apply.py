@@ -13,7 +13,6 @@ from alphaedit_plugin.cli.patching import (
     config_for,
     exactness,
     read_patch_or_journal,
-    save_edited,
 )
 from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import counted
@@ -45,6 +44,7 @@ def run_apply(words: Sequence[str], console: Console) -> None:
     config = config_for(path, overrides, ApplySettings)
     folder = None if config.save is None else empty_folder("save", config.save)
     from alphaedit_plugin.config.build import load_model
+    from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
 
     with working(config):
         lm = load_model(config.model)
@@ -53,7 +53,11 @@ def run_apply(words: Sequence[str], console: Console) -> None:
         count = counted(len(session.requests), "edit")
         say(console, f"{path}: {count} for {patch.header.model}")
         say(console, exactness(session, patch))
-        save_edited(session, folder, config, console)
+        if folder is None:
+            say(console, "nothing was saved: save=<a new folder> writes the model")
+        else:
+            save_checkpoint(lm, folder)
+            say(console, f"saved to {folder}{dtype_note(lm, config.model.path)}")
 
 
 COMMANDS.register(

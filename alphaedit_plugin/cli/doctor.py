@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from alphaedit_plugin.cli.base import COMMANDS, Command
+from alphaedit_plugin.common.console import plain_table
 from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.version import VERSION
 
@@ -55,9 +55,7 @@ def _run(words: Sequence[str], console: Console) -> int:
         except Exception as error:  # a package that is there but cannot be imported
             name, verdict = check.__name__.strip("_"), "note" if check is _host else "broken"
             findings.append(Finding(name, "unknown", verdict, first_line(error), REINSTALL))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("", "what", "found"):
-        table.add_column(heading, overflow="fold")
+    table = plain_table(["", "what", "found"])
     for finding in findings:
         style = STYLES[finding.verdict]
         table.add_row(Text(finding.verdict, style), Text(finding.name), Text(finding.found))

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from alphaedit_plugin.editing.encoding import EncodedRequest
     from alphaedit_plugin.editing.session import EditSession
     from alphaedit_plugin.editor import NullSpaceEditor
-    from alphaedit_plugin.metrics.easyedit import Metrics
-
-NARROW = 60  # columns of a terminal that has no room for numbers beside texts
 
 
 class Host(str, Enum):
@@ -129,8 +126,8 @@ def _edit(
     after = take(lm, data.requests)
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
-    _note(editor.session, data.requests, after.metrics)
-    console.print(request_table(data.requests, before, after, console.width >= NARROW))
+    editor.note(editor.session.journal, data.requests, after.metrics)
+    console.print(request_table(data.requests, before, after))
     console.print(summary(after.metrics), highlight=False)
     for line in unlearnt_notes(editor.session, data.requests, after.metrics):
         say(console, line)
@@ -197,19 +194,6 @@ def _still_to_edit(
     if len(new) < len(asked):
         say(console, f"in the journal already: {len(asked) - len(new)} of {len(asked)}")
     return new
-
-
-def _note(session: EditSession, requests: Sequence[Request], metrics: Sequence[Metrics]) -> None:
-    """Keep in the journal what this run measured."""
-    from alphaedit_plugin.metrics.easyedit import accuracies
-
-    session.note(
-        {
-            name: accuracies(metrics[requests.index(request)])
-            for name, request in zip(session.ids, session.requests, strict=True)
-            if request in requests
-        }
-    )
 
 
 COMMANDS.register(

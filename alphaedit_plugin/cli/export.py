@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from alphaedit_plugin.cli.base import COMMANDS, Command, split_words, working
-from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.console import plain_table, say
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import empty_folder
 from alphaedit_plugin.common.validation import STRICT, Positive, Text
@@ -106,9 +106,7 @@ def server_note(highest: int) -> str:
 
 def rank_table(layers: Mapping[int, LowRank]) -> Table:
     """Per layer its rank, that of the whole delta, and what truncation loses."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("layer", "rank", "of", "lost ‖Δ′ − Δ‖/‖Δ‖"):
-        table.add_column(name, justify="right")
+    table = plain_table([], ["layer", "rank", "of", "lost ‖Δ′ − Δ‖/‖Δ‖"])
     for layer, delta in layers.items():
         table.add_row(str(layer), str(delta.rank), str(delta.full_rank), f"{delta.error:.2g}")
     return table

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
 from alphaedit_plugin.cli.base import COMMANDS, Command, working
-from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.console import plain_table, say
 from alphaedit_plugin.common.errors import ConfigError, counted
 from alphaedit_plugin.common.validation import STRICT, PositiveFloat, Text
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.model import Dtype
 from alphaedit_plugin.config.schema import CutConfig, MethodSettings
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class FitConfig:
     """
 
     out: Text = "projector.safetensors"
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     converge: PositiveFloat | None = None
 
 
@@ -77,7 +78,9 @@ def run_fit(overrides: Sequence[str], console: Console) -> None:
 
 
 def _fit(config: FitSettings, out: Path, group: Group, console: Console) -> None:
-    from alphaedit_plugin.config.build import DTYPES, load_model
+    import torch
+
+    from alphaedit_plugin.config.build import load_model
     from alphaedit_plugin.config.corpora import corpus_name
     from alphaedit_plugin.config.statistics import check_cut, load_moments
     from alphaedit_plugin.nullspace.convergence import Convergence
@@ -96,7 +99,7 @@ def _fit(config: FitSettings, out: Path, group: Group, console: Console) -> None
     if not group.leads:
         return
     projectors = fit_projectors(moments, cut)
-    save_projectors(lm, projectors, out, corpus, DTYPES[config.fit.dtype])
+    save_projectors(lm, projectors, out, corpus, getattr(torch, config.fit.dtype))
     console.print(table_of(projectors))
     if watch is not None:
         say(console, _verdict(watch))
@@ -132,9 +135,7 @@ def _verdict(watch: Convergence) -> str:
 
 def table_of(projectors: Mapping[int, Projector]) -> Table:
     """Per layer how the space was divided."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "tokens", "cut", "d_in", "used", "null space"):
-        table.add_column(heading, justify="left" if heading == "cut" else "right")
+    table = plain_table([], ["layer", "tokens", "cut", "d_in", "used", "null space"])
     for layer, projector in sorted(projectors.items()):
         share = projector.null_dimension / projector.d_in
         table.add_row(

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from alphaedit_plugin.cli.base import ANY_LAYER, COMMANDS, Command, split_words, working
 from alphaedit_plugin.cli.fit import table_of
-from alphaedit_plugin.common.console import say
+from alphaedit_plugin.common.console import plain_table, say
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import ProjectorSettings
@@ -131,12 +131,8 @@ def measure(
 
 def leakage_table(found: Mapping[int, Leakage]) -> Table:
     """Leakage on held-out text, per layer."""
-    table = Table(
-        title="of held-out text, in the null space", title_justify="left", box=None,
-        header_style="bold", pad_edge=False,
-    )  # fmt: skip
-    for heading in ("layer", "tokens", "E‖Pk‖²/E‖k‖²", "E‖WPk‖²/E‖Wk‖²"):
-        table.add_column(heading, justify="right")
+    headings = ["layer", "tokens", "E‖Pk‖²/E‖k‖²", "E‖WPk‖²/E‖Wk‖²"]
+    table = plain_table([], headings, title="of held-out text, in the null space")
     for layer, leakage in sorted(found.items()):
         table.add_row(
             str(layer), str(leakage.tokens), f"{leakage.keys:.2%}", f"{leakage.outputs:.2%}"

@@ -1,18 +1,16 @@
-"""What apply, undo and verify share: a patch or a journal, put into a fresh copy of its model."""
+"""What apply and verify share: a patch or a journal, put into a fresh copy of its model."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-from rich.console import Console
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from alphaedit_plugin.cli.base import ANY_LAYER
-from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import PatchError
 from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.model import Dtype
 from alphaedit_plugin.config.schema import MethodSettings
 
 if TYPE_CHECKING:
@@ -33,12 +31,11 @@ def config_for(path: str, overrides: Sequence[str], schema: type[Schema]) -> Sch
     load_config([ANY_LAYER, *overrides], schema)  # answers a typing error at once
     if not os.path.exists(Path(path).expanduser()):  # False also for a name that is too long
         raise PatchError(f"no patch or journal at {path}: alphaedit edit makes both")
-    from alphaedit_plugin.config.build import DTYPES
     from alphaedit_plugin.patches.journal import read_header
 
     header = read_header(Path(path).expanduser())
     layers = f"model.layers={sorted(header.layers)}".replace(" ", "")
-    own = [layers, *([f"model.dtype={header.dtype}"] if header.dtype in DTYPES else [])]
+    own = [layers, *([f"model.dtype={header.dtype}"] if header.dtype in get_args(Dtype) else [])]
     return load_config([*own, *overrides], schema)
 
 
@@ -59,14 +56,14 @@ def read_patch_or_journal(path: str, lm: EditableModel) -> Patch:
     return journal.patch
 
 
-def apply_patch(path: str, lm: EditableModel, patch: Patch, force: bool) -> EditSession:
+def apply_patch(path: str, lm: EditableModel, patch: Patch, force: bool = False) -> EditSession:
     """Write a patch's edits; raises `PatchError` where it is refused."""
     from alphaedit_plugin.patches.sessions import session_of
 
     try:
         return session_of(patch, lm, force=force)
     except PatchError as error:
-        raise PatchError(f"{path} is refused: {error}; force=true applies it anyway") from None
+        raise PatchError(f"{path} is refused: {error}; apply force=true takes it anyway") from None
 
 
 def exactness(session: EditSession, patch: Patch) -> str:
@@ -84,16 +81,3 @@ def exactness(session: EditSession, patch: Patch) -> str:
     if checksums({n: session.pristine(n) for n in session.layers}) != dict(patch.header.before):
         return "forced: the weights are not those of the editing run"
     return "the weights are those of the editing run but for the rounding of another machine"
-
-
-def save_edited(
-    session: EditSession, folder: Path | None, config: MethodSettings, console: Console
-) -> None:
-    """Write the edited model into ``folder``, or say that it was not."""
-    if folder is None:
-        say(console, "nothing was saved: save=<a new folder> writes the model")
-        return
-    from alphaedit_plugin.patches.full_checkpoint import dtype_note, save_checkpoint
-
-    save_checkpoint(session.lm, folder)
-    say(console, f"saved to {folder}{dtype_note(session.lm, config.model.path)}")

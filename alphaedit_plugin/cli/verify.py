@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,9 +16,8 @@ from alphaedit_plugin.cli.patching import (
     exactness,
     read_patch_or_journal,
 )
-from alphaedit_plugin.common.console import printable, say
+from alphaedit_plugin.common.console import plain_table, printable, say
 from alphaedit_plugin.common.errors import counted
-from alphaedit_plugin.common.validation import STRICT
 from alphaedit_plugin.config.schema import ProjectorSettings
 
 if TYPE_CHECKING:
@@ -33,17 +31,6 @@ if TYPE_CHECKING:
 SHOWN = 50  # edits of the table; those that do not hold come first
 
 
-@dataclass(config=STRICT)
-class VerifySettings(ProjectorSettings):
-    """What ``alphaedit verify`` reads.
-
-    Attributes:
-        force: apply a patch although it was made for another model or other weights.
-    """
-
-    force: bool = False
-
-
 def run_verify(words: Sequence[str], console: Console) -> int:
     """Check every edit and every layer of a patch.
 
@@ -55,12 +42,12 @@ def run_verify(words: Sequence[str], console: Console) -> int:
             model does not hold the edits already.
     """
     (path,), overrides = split_words("verify", ("PATCH",), words)
-    config = config_for(path, overrides, VerifySettings)
+    config = config_for(path, overrides, ProjectorSettings)
     with working(config):
         return 0 if _verify(path, config, console) else 1
 
 
-def _verify(path: str, config: VerifySettings, console: Console) -> bool:
+def _verify(path: str, config: ProjectorSettings, console: Console) -> bool:
     from alphaedit_plugin.common.tensor_file import checksums
     from alphaedit_plugin.config.build import load_model
     from alphaedit_plugin.models.editable import dtype_name
@@ -76,7 +63,7 @@ def _verify(path: str, config: VerifySettings, console: Console) -> bool:
     if present:
         say(console, "the model holds these edits already, bit for bit")
     else:
-        say(console, exactness(apply_patch(path, lm, patch, config.force), patch))
+        say(console, exactness(apply_patch(path, lm, patch), patch))
     edits, layers = check_edits(lm, patch.entries), check_layers(patch, projectors, moments)
     console.print(edit_table(edits))
     console.print(layer_table(layers))
@@ -121,11 +108,7 @@ def _unproven(check: LayerCheck, projectors: Mapping[int, Projector]) -> bool:
 
 def edit_table(edits: Sequence[EditCheck]) -> Table:
     """What was asked, and whether the model answers it; edits that do not hold come first."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("edit", "prompt", "wanted"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("tokens right", justify="right")
-    table.add_column("holds")
+    table = plain_table(["edit", "prompt", "wanted"], ["tokens right", "holds"])
     for check in sorted(edits, key=lambda check: check.holds)[:SHOWN]:
         table.add_row(
             Text(check.name),
@@ -141,10 +124,7 @@ def edit_table(edits: Sequence[EditCheck]) -> Table:
 
 def layer_table(layers: Sequence[LayerCheck]) -> Table:
     """Per layer the size of what was added, and what old keys see of it."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("layer", "‖Δ‖", "‖ΔU‖/‖Δ‖", "seen by text"):
-        table.add_column(heading, justify="right")
-    table.add_column("holds")
+    table = plain_table([], ["layer", "‖Δ‖", "‖ΔU‖/‖Δ‖", "seen by text", "holds"])
     for check in layers:
         unknown = "not measured" if check.promised else "plain"
         leakage = unknown if check.leakage is None else f"{check.leakage:.1e}"
@@ -159,7 +139,7 @@ def _mark(holds: bool) -> Text:
 
 
 def _projectors(
-    lm: EditableModel, patch: Patch, config: VerifySettings, present: bool
+    lm: EditableModel, patch: Patch, config: ProjectorSettings, present: bool
 ) -> dict[int, Projector]:
     """What the invariant is measured with, made while the model is as it was before the edits.
 
@@ -175,7 +155,7 @@ def _projectors(
 
 
 def _moments(
-    lm: EditableModel, patch: Patch, config: VerifySettings, present: bool
+    lm: EditableModel, patch: Patch, config: ProjectorSettings, present: bool
 ) -> dict[int, SecondMoment]:
     """Second moments of text where some is at hand: what the model's own keys see of the edits."""
     from alphaedit_plugin.config.statistics import load_moments
@@ -232,7 +212,7 @@ COMMANDS.register(
             "alphaedit verify edits.safetensors model=gpt2-xl projector.path=p.safetensors",
         ),
         run_verify,
-        VerifySettings,
+        ProjectorSettings,
         usage="PATCH [key=value …]",
     ),
 )

@@ -80,13 +80,7 @@ class Cache:
     def alone(
         self, kind: str, key: Mapping[str, object], level: int = logging.WARNING
     ) -> Iterator[None]:
-        """Let one process at a time compute what ``key`` describes; the others wait for it.
-
-        Args:
-            kind: see `path`.
-            key: see `path`.
-            level: at which a wait is logged.
-        """
+        """Let one process at a time compute what `path` is for; that others wait is logged."""
 
         def say_so() -> None:
             logger.log(level, "another process is computing the same %s: waiting for it", kind)

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 T = TypeVar("T")
 
@@ -33,6 +34,18 @@ def say(console: Console, text: str) -> None:
     """Print `printable` lines: no markup, no colors, no line breaks of rich's own."""
     shown = "\n".join(map(printable, text.split("\n")))
     console.print(shown, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def plain_table(
+    words: Sequence[str], numbers: Sequence[str] = (), title: str | None = None
+) -> Table:
+    """A table without lines; these are its headings, those of words, which fold, first."""
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for heading in words:
+        table.add_column(heading, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def watched(console: Console) -> bool:
@@ -62,12 +75,7 @@ def progress_bar(
 ) -> Iterator[Bar]:
     """A bar on stderr, which is gone on exit; hidden where it is not `watched`.
 
-    Args:
-        title: what is going on.
-        total: how many there are; ``None`` where that is not known.
-        unit: of what.
-        done: of them already.
-        hide: whoever watches.
+    ``total`` is ``None`` where it is not known.
     """
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     columns = (

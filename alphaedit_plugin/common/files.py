@@ -81,11 +81,7 @@ def filled_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Keep other processes out; they wait.
-
-    Args:
-        path: of the lock file.
-        on_wait: called if another process is in.
+    """Keep other processes out; ``on_wait`` is called before this one has to wait.
 
     Raises:
         ConfigError: there can be no such file, or no locks where it is.

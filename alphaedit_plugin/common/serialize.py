@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from enum import Enum
 from functools import partial
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -16,13 +15,12 @@ from alphaedit_plugin.common.errors import AlphaEditError, quoted
 Reader = Callable[[Any, Any], Any]  # of a value, and the type that is wanted
 
 QUOTED = 60  # characters of a refused value in a message
-DIGITS = 15  # of a whole number that is a mapping's key
 
 
 def converter() -> Converter:
     """A converter between dataclasses and JSON's types, to register hooks of further types on.
 
-    It knows dataclasses, text, numbers, booleans, enums (by value), ``X | None``, tuples, and
+    It knows dataclasses, text, numbers, booleans, ``X | None``, tuples, and
     mappings whose keys are text or whole numbers; `Any` and `object` stay as they are. A float
     that is not finite becomes ``null``, and ``null`` nan.
 
@@ -37,7 +35,6 @@ def converter() -> Converter:
     made.register_unstructure_hook(float, lambda number: number if math.isfinite(number) else None)
     made.register_structure_hook_func(_is_raw, lambda value, _: value)
     made.register_unstructure_hook_func(_is_raw, lambda value: value)
-    made.register_structure_hook_func(_is_enum, _read_enum)
     made.register_structure_hook_factory(_is(tuple), partial(_tuple_reader, made))
     made.register_structure_hook_factory(_is(Mapping), partial(_mapping_reader, made))
     made.register_structure_hook_factory(is_dataclass, partial(_dataclass_reader, made))
@@ -71,18 +68,6 @@ def _is_raw(kind: Any) -> bool:
     return kind is Any or kind is object
 
 
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
-
-
-def _read_enum(value: Any, kind: Any) -> Enum:
-    for member in kind:
-        if member.value == value and type(member.value) is type(value):
-            return member
-    options = ", ".join(str(member.value) for member in kind)
-    raise ValueError(f"expected one of {options}, found {quoted(value, QUOTED)}")
-
-
 def _tuple_reader(made: Converter, kind: Any) -> Reader:
     kinds = get_args(kind)
 
@@ -102,19 +87,13 @@ def _mapping_reader(made: Converter, kind: Any) -> Reader:
     def read(value: Any, _: Any) -> dict[Any, Any]:
         rows = expect(value, dict, "an object")
         return {
-            _read_key(key) if of_key is int else made.structure(key, of_key): _at(
+            int(key) if of_key is int else made.structure(key, of_key): _at(
                 key, made, row, of_value
             )
             for key, row in rows.items()
         }
 
     return read
-
-
-def _read_key(key: Any) -> int:
-    if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= DIGITS:
-        return int(key)
-    raise ValueError(f"expected a whole number, found {quoted(key, QUOTED)}")
 
 
 def _dataclass_reader(made: Converter, kind: Any) -> Reader:

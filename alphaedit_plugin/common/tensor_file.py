@@ -100,7 +100,9 @@ class TensorFile:
             entry = self._file.get_slice(name)
         kind, sizes = entry.get_dtype(), tuple(entry.get_shape())
         if shape is not None:
-            fits = len(sizes) == len(shape) and all(map(_fits, sizes, shape))
+            fits = len(sizes) == len(shape) and all(
+                want in (None, size) for size, want in zip(sizes, shape, strict=True)
+            )
             if kind != DTYPES[dtype] or not fits:
                 expected = ", ".join("any" if size is None else str(size) for size in shape)
                 raise ValueError(
@@ -121,19 +123,10 @@ class TensorFile:
             ) from None
 
 
-def _fits(size: int, expected: int | None) -> bool:
-    return expected is None or size == expected
-
-
 def read_tensors(
     path: Path, wanted: Callable[[str], bool] = lambda name: True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and the content of a file of `write_tensors`; see `TensorFile`.
-
-    Args:
-        path: the file.
-        wanted: which tensors to read, by name.
-    """
+    """The ``wanted`` tensors and the content of a file of `write_tensors`; see `TensorFile`."""
     file = TensorFile(path)
     return {name: file.tensor(name) for name in file.names if wanted(name)}, file.content
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,19 +25,6 @@ from alphaedit_plugin.models.generation import generate_contexts
 from alphaedit_plugin.models.pretrained import find_checkpoint, load_pretrained
 from alphaedit_plugin.models.tokens import ContextTemplates
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def dtype_of(key: str, name: str) -> torch.dtype:
-    """The dtype that the setting ``key`` names.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in DTYPES:
-        raise ConfigError(f"{key} is {name!r}: use one of {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def build_method(settings: Mapping[str, Any]) -> BaseMethod:
@@ -83,10 +69,10 @@ def load_model(config: ModelConfig) -> EditableModel:
     """Load the model and tokenizer, in the configured dtype and place.
 
     Raises:
-        ConfigError: an unknown dtype, or a device that is not there, or a ``device_map`` beside it.
+        ConfigError: a device that is not there, or a ``device_map`` beside it.
         ModelError: the model cannot be loaded or lacks weights, or cannot be edited.
     """
-    dtype, spread = dtype_of("model.dtype", config.dtype), _spread(config)
+    dtype, spread = getattr(torch, config.dtype), _spread(config)
     device = None if spread else _device(config.device)
     with torch.inference_mode(False):  # or no target could be searched
         if config.path is None:
@@ -105,7 +91,7 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
     """What ``from_pretrained`` is told to spread the model; empty for one device.
 
     Raises:
-        ConfigError: ``device`` is set, too, or accelerate is not there.
+        ConfigError: ``device`` is set, too.
     """
     if config.device_map is None:
         if config.max_memory is not None:
@@ -115,8 +101,6 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
         raise ConfigError(
             f"model.device={config.device} and model.device_map are both set: remove one of them"
         )
-    if importlib.util.find_spec("accelerate") is None:
-        raise ConfigError("model.device_map needs accelerate: pip install accelerate")
     return {"device_map": config.device_map, "max_memory": config.max_memory}
 
 
@@ -166,25 +150,6 @@ def check_sources(config: EditingSettings) -> None:
         corpus_name(config.model)
 
 
-def load_method(
-    lm: EditableModel, config: EditingSettings
-) -> tuple[BaseMethod, dict[int, SecondMoment]]:
-    """The configured base method, projected where ``config.null_space`` says so.
-
-    Returns:
-        The method, and the second moments that it reads: computing them can take hours.
-
-    Raises:
-        ProjectorError: see `provide_projectors`.
-        ConfigError: there is no source of second moments, or the mode does not suit the base.
-    """
-    method = build_method(config.base)
-    if config.null_space:
-        projectors = provide_projectors(lm, config)
-        method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
-    return method, load_moments(lm, config.model) if method.needs_moment else {}
-
-
 def load_contexts(lm: EditableModel, config: EditingSettings) -> ContextTemplates:
     """The configured context templates, or ones sampled from the model."""
     contexts = config.model.contexts
@@ -195,14 +160,20 @@ def load_contexts(lm: EditableModel, config: EditingSettings) -> ContextTemplate
 
 
 def load_recipe(lm: EditableModel, config: EditingSettings) -> Recipe:
-    """Everything an edit of ``lm`` needs, ready.
+    """Everything an edit of ``lm`` needs, ready; computing second moments can take hours.
 
     Raises:
         ModelError: a layer that cannot be edited.
-        AlphaEditError: see `load_method` and `load_contexts`.
+        ProjectorError: see `provide_projectors`.
+        ConfigError: there is no source of second moments, or the mode does not suit the base.
     """
     lm.check_layers(config.model.layers)
-    return recipe_of(lm, config, *load_method(lm, config))
+    method = build_method(config.base)
+    if config.null_space:
+        projectors = provide_projectors(lm, config)
+        method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
+    moments = load_moments(lm, config.model) if method.needs_moment else {}
+    return recipe_of(lm, config, method, moments)
 
 
 def recipe_of(

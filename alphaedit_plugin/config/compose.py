@@ -18,12 +18,8 @@ from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.groups import CONFIG_MODULE, groups
 from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.config.overrides import (
-    OWNING,
     defaults_of,
-    dotted,
     read_overrides,
-    reads,
-    unknown_key,
     unowned,
 )
 from alphaedit_plugin.config.schema import EditorConfig, MethodSettings, ProjectorConfig
@@ -34,12 +30,8 @@ Schema = TypeVar("Schema", bound=MethodSettings)
 
 
 def register_configs(schema: type[MethodSettings] = EditorConfig) -> None:
-    """Make the settings of a schema, and their defaults, known to Hydra.
-
-    An application of your own calls this before ``@hydra.main`` when it composes our
-    ``config.yaml``, and gives the result to `as_config`.
-    """
-    _register_resolver()
+    """Make known to Hydra a schema's settings and defaults, and ``${not:${null_space}}``."""
+    OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
     ConfigStore.instance().store(name="editor_schema", node=defaults_of(schema))
 
 
@@ -68,7 +60,7 @@ def load_config(overrides: Sequence[str] = (), schema: type[Any] = EditorConfig)
             composed = compose("config", overrides=given)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(unowned(given) or first_line(error)) from None
-    return as_config(_read_of(composed, schema), schema)
+    return _validated(_read_of(composed, schema), schema)
 
 
 def _read_of(composed: DictConfig, schema: type[MethodSettings]) -> DictConfig:
@@ -94,25 +86,10 @@ def _outside_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = running
 
 
-@overload
-def as_config(composed: DictConfig) -> EditorConfig: ...
-@overload
-def as_config(composed: DictConfig, schema: type[Schema]) -> Schema: ...
-def as_config(composed: DictConfig, schema: type[Any] = EditorConfig) -> Any:
-    """A composed Hydra config, ours or from an application of your own, as typed objects.
-
-    Raises:
-        ConfigError: a key is unknown, or a value is missing or does not fit; one line.
-    """
-    _register_resolver()
-    given = OmegaConf.to_container(composed)
-    for key in dotted(given):
-        owned = key.startswith(tuple(f"{group}." for group in OWNING))  # by whatever is chosen
-        if not owned and not reads(schema, key):
-            raise ConfigError(unknown_key(key, schema))
+def _validated(composed: DictConfig, schema: type[Any]) -> Any:
+    """A composed configuration as typed objects."""
     try:
-        merged = OmegaConf.merge(defaults_of(schema), given)
-        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key or 'a setting'} is not set: give it a value") from None
     except OmegaConfBaseException as error:
@@ -120,21 +97,12 @@ def as_config(composed: DictConfig, schema: type[Any] = EditorConfig) -> Any:
     values = cast(dict[str, Any], plain)
     if "data" in values:
         values["data"] = _apart(values["data"])
-    if "projector" in values:
-        cut = merged.projector.cut  # the model's own is written as a reference to it
-        chosen = not all(OmegaConf.is_interpolation(cut, key) for key in cut)
-        values["projector"]["chosen"] = chosen
     config: Any = validated(schema, values)
     if "projector" in values:
         config.projector.cut.check()
     if "data" in values:
         options_of(config.data)
     return config
-
-
-def _register_resolver() -> None:
-    """``${not:${null_space}}`` in YAML."""
-    OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
 
 
 def _apart(data: Mapping[str, Any]) -> dict[str, Any]:

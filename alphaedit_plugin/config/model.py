@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -27,6 +27,7 @@ LayerPath = Annotated[
         lambda path: path.count("{}") == 1 and path.replace("{}", "").count("{") == 0,
     ),
 ]
+Dtype = Literal["float32", "bfloat16", "float16"]
 Lengths = list[tuple[Positive, Positive]]  # tokens per text, number of texts
 
 
@@ -102,19 +103,6 @@ class MomentsConfig:
 
 
 @dataclass(config=STRICT)
-class Preset:
-    """What differs between methods that edit a single layer and those that spread over several."""
-
-    layers: list[int] = field(default_factory=list)
-    steps: int = 25
-    lr: float = 0.5
-    weight_decay: float = 0.5
-    clamp_norm_factor: float = 0.75
-    context_lengths: Lengths = field(default_factory=lambda: [(10, 5)])
-    bare_apart: bool = True
-
-
-@dataclass(config=STRICT)
 class LayoutConfig:
     """Where a model keeps what is edited; ``None`` leaves it to the model's family or structure.
 
@@ -148,7 +136,7 @@ class ModelConfig:
             which, if several), used where ``path`` is neither a folder nor in the hub's cache.
         layers: to edit, in this order.
         layout: module paths, where the family's are not known or not right.
-        dtype: of the weights: float32, bfloat16 or float16.
+        dtype: of the weights.
         device: ``auto`` takes a GPU where there is one.
         device_map: spread the model over several devices with accelerate, instead of ``device``:
             ``auto``, or a device per module (``cpu`` and ``disk`` beside a GPU are offloaded).
@@ -164,7 +152,8 @@ class ModelConfig:
         moments: where second moments come from.
         cut: the projector's default cut for this model.
         l2: AlphaEdit's ridge for this model.
-        presets: what ``layers`` and others take by default, by the base's span.
+        presets: what ``layers`` and others refer to in YAML, by the base's span: methods that edit
+            a single layer need other settings than those that spread an edit over several.
     """
 
     path: Text | None
@@ -172,7 +161,7 @@ class ModelConfig:
     gguf_file: Text | None = None
     package: Text | None = None
     layout: LayoutConfig = field(default_factory=LayoutConfig)
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     device: str = "auto"
     device_map: Any = None
     max_memory: Any = None
@@ -186,4 +175,4 @@ class ModelConfig:
     moments: MomentsConfig = field(default_factory=MomentsConfig)
     cut: Cut = field(default_factory=Cut)
     l2: PositiveFloat = 10.0
-    presets: dict[str, Preset] = field(default_factory=dict)
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from alphaedit_plugin.common.files import is_file, require_writable
 from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
 from alphaedit_plugin.config.corpora import corpus_for, corpus_name
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import ProjectorSettings, SourceConfig
+from alphaedit_plugin.config.schema import ProjectorSettings
 from alphaedit_plugin.data.corpus import Corpus, Text
 from alphaedit_plugin.models.editable import EditableModel, check_size
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, upstream_digests
@@ -164,17 +164,17 @@ def provide_projectors(
     wanted = list(config.model.layers if layers is None else layers)
     given, cut = config.projector.path, config.projector.cut
     if given is not None:
-        found = _given_projectors(lm, config.projector, wanted, Path(given).expanduser())
+        found = _given_projectors(lm, config, wanted, Path(given).expanduser())
         warn_of_degenerate(found)
-        return _of(found, given)
+        return {layer: replace(one, source=given) for layer, one in found.items()}
     check_cut(lm, cut, wanted)
-    cache, folder = (Cache.usable() if config.model.moments.cache else None), config.model.moments
-    if cache is None or folder.stats_dir is not None:
-        sources = _sources(lm, config.model, wanted)  # before what is missing is written
-        fitted = fit_projectors(load(lm, config.model, wanted), cut)
-        return {layer: replace(one, source=sources[layer]) for layer, one in fitted.items()}
-    found = _cached_projectors(lm, config.model, wanted, cut, cache, load)
-    return _of(found, corpus_name(config.model))
+    moments, sources = config.model.moments, _sources(lm, config.model, wanted)
+    cache = Cache.usable() if moments.cache and moments.stats_dir is None else None
+    if cache is None:
+        found = fit_projectors(load(lm, config.model, wanted), cut)
+    else:
+        found = _cached_projectors(lm, config.model, wanted, cut, cache, load)
+    return {layer: replace(one, source=sources[layer]) for layer, one in found.items()}
 
 
 def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> dict[int, str]:
@@ -187,20 +187,18 @@ def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> d
     }
 
 
-def _of(projectors: Mapping[int, Projector], source: str) -> dict[int, Projector]:
-    return {layer: replace(one, source=source) for layer, one in projectors.items()}
-
-
 def _given_projectors(
-    lm: EditableModel, config: SourceConfig, layers: Sequence[int], path: Path
+    lm: EditableModel, config: ProjectorSettings, layers: Sequence[int], path: Path
 ) -> dict[int, Projector]:
+    cut = config.projector.cut
+    asked = None if cut == config.model.cut else cut  # the model's own goes without saying
     if path.suffix not in REFERENCE:
-        found = load_projectors(lm, layers, path, config.trust)
-        refuse_other_cut(found, config.cut if config.chosen else None, path)
+        found = load_projectors(lm, layers, path, config.projector.trust)
+        refuse_other_cut(found, asked, path)
         return found
-    if config.chosen:
+    if asked is not None:
         raise ProjectorError(
-            f"{path} was cut when it was made, and does not say where: remove the cut {config.cut}"
+            f"{path} was cut when it was made, and does not say where: remove the cut {cut}"
         )
     return load_reference(lm, layers, path)
 
@@ -305,17 +303,15 @@ def _keys(
 ) -> dict[int, Key]:
     """Per layer everything that its second moment depends on."""
     tokenizer = tokenizer_digest(lm.tokenizer)
-    texts = config.moments.texts
-    chosen = {} if texts is None else {"texts": texts}  # as in keys from before it was a setting
     return {
         layer: {
             "weights": weights,
             "layer": layer,
             "tokenizer": tokenizer,
             "corpus": corpus.identity,
+            "texts": config.moments.texts,
             "tokens": config.moments.tokens,
             "window": WINDOW,
-            **chosen,
         }
         for layer, weights in upstream_digests(lm, layers).items()
     }

@@ -77,8 +77,6 @@ class HostCall:
     """One call of a method, in the host's convention.
 
     Attributes:
-        model: to be edited.
-        tokenizer: its tokenizer.
         requests: dictionaries with ``prompt``, ``subject`` and ``target_new``.
         hparams: an object of the method's hparams class.
         options: all other arguments, by name.

@@ -35,7 +35,7 @@ from alphaedit_plugin.nullspace.easyedit_stats import write_host_moment
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 
 
-def hosted_editor(config: EditorConfig, lm: EditableModel | None = None) -> NullSpaceEditor:
+def hosted_editor(config: EditorConfig) -> NullSpaceEditor:
     """`NullSpaceEditor.from_config`, with batches that the host edits.
 
     PRUNE and RECT are ours there, too.
@@ -49,7 +49,7 @@ def hosted_editor(config: EditorConfig, lm: EditableModel | None = None) -> Null
     def check(loaded: EditableModel) -> None:
         refuse_offloaded(loaded.model.named_parameters())
 
-    lm, recipe = load(config, check, lm)
+    lm, recipe = load(config, check)
     method = by_base.get(config.base["name"])
     if method is None:
         return NullSpaceEditor(lm, recipe, config.batch_size)

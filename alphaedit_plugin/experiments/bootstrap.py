@@ -25,13 +25,7 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Gain:
-    """What the null space gains in one column.
-
-    Attributes:
-        value: mean over seeds of projected minus plain.
-        low: lower end of the interval.
-        high: its upper end.
-    """
+    """What the null space gains in one column: projected minus plain, and its interval."""
 
     value: float
     low: float

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from alphaedit_plugin.common.console import plain_table
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import counted
 from alphaedit_plugin.data.request import Request
@@ -48,16 +49,9 @@ def take(lm: EditableModel, requests: Sequence[Request]) -> Snapshot:
     return Snapshot(answers, edit_quality(lm, requests))
 
 
-def request_table(
-    requests: Sequence[Request], before: Snapshot, after: Snapshot, numbers: bool = True
-) -> Table:
+def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot) -> Table:
     """The first requests: what was answered and what is, against what was wanted, and how well."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("prompt", overflow="fold")
-    table.add_column("before → after", overflow="fold")
-    table.add_column("wanted", overflow="fold")
-    for name in ("rewrite", "rephrase", "locality") if numbers else ():
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table(["prompt", "before → after", "wanted"], ["rewrite", "rephrase", "locality"])
     for index, request in enumerate(requests[:SHOWN]):
         new, metrics = after.answers[index], after.metrics[index]
         right = metrics["rewrite_acc"] == [1.0]
@@ -65,7 +59,7 @@ def request_table(
             Text(request.filled),
             Text.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
             Text(request.target_new.strip()),
-            *(_percent(values) for values in accuracies(metrics).values() if numbers),
+            *(_percent(values) for values in accuracies(metrics).values()),
         )
     if len(requests) > SHOWN:
         table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")
@@ -114,13 +108,8 @@ def unlearnt_notes(
 def layer_table(session: EditSession, recipe: Recipe) -> Table:
     """Per layer the norm of what was added and, where projected, the share old keys see."""
     method = recipe.method
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("layer")
-    table.add_column("‖Δ‖", justify="right")
-    table.add_column("‖Δ‖/‖W‖", justify="right")
-    if isinstance(method, AlphaEdit):
-        table.add_column("null space", justify="right")
-        table.add_column("‖ΔU‖/‖Δ‖", justify="right")
+    measured = ["null space", "‖ΔU‖/‖Δ‖"] if isinstance(method, AlphaEdit) else []
+    table = plain_table(["layer"], ["‖Δ‖", "‖Δ‖/‖W‖", *measured])
     for layer in recipe.layers:
         delta = session.change(layer)
         share = delta.norm / session.pristine(layer).double().norm().item()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -140,12 +140,6 @@ def _clouds(axes: Axes, shift: Shift) -> None:
     axes.scatter(x1, y1, s=10, marker="x", color=AFTER, linewidths=0.8, label="after all edits")
 
 
-def numbers_of(bases: Iterable[str]) -> dict[str, int]:
-    """A number per base method, the same in every picture, whichever others are in it."""
-    others = sorted({base for base in bases if base not in METHODS})
-    return {base: number for number, base in enumerate([*METHODS, *others])}
-
-
 def _panels(
     study: Study, curves: Mapping[str, Curve], share: bool = False
 ) -> tuple[Figure, list[Axes]]:
@@ -185,9 +179,10 @@ def _draw(axes: Axes, study: Study, curve: Curve) -> None:
 
 
 def _shade(study: Study, row: Row, number: int) -> int:
-    """The base's own number, or ``number`` to distinguish several variants of it."""
+    """A number of the base, the same in every report, or ``number`` to distinguish variants."""
     same = [r for r in study.rows if (r.base, r.null_space) == (row.base, row.null_space)]
-    return number if len(same) > 1 else numbers_of(r.base for r in study.rows)[row.base]
+    bases = list(dict.fromkeys([*METHODS, *(r.base for r in study.rows)]))
+    return number if len(same) > 1 else bases.index(row.base)
 
 
 def _grid(rows: Sequence[Row], height: float, share: bool = False) -> tuple[Figure, list[Axes]]:

@@ -39,9 +39,6 @@ class Setting:
         model: folder or hub name, or ``pocket``.
         data: which requests, for people.
         conventions: how the data was read, where there is a choice.
-        seed: of the run.
-        edits: sequential edits.
-        batch_size: of them at a time.
         requests: a digest of the requests and the untouched facts.
     """
 
@@ -77,8 +74,6 @@ class LayerReport:
         relative_norm: ``‖Δ‖ / ‖W0‖`` of the accumulated delta.
         leakage: ``‖Δ U‖ / ‖Δ‖``: what old keys see of it; measured for plain cells, too.
         unrounded_leakage: the same before the sum of deltas was rounded into the weight.
-        null_dimension: of the layer's projector.
-        d_in: dimension of its keys.
     """
 
     relative_norm: float
@@ -93,9 +88,6 @@ class Cell:
     """One base method, plain or projected, after its run.
 
     Attributes:
-        setting: what it must share with the cells it is compared with.
-        base: the base method's name.
-        null_space: whether it was projected.
         settings: what it was run with, for the report.
         before: the unedited model.
         points: evaluations, the last one after all edits.
@@ -107,7 +99,6 @@ class Cell:
             somebody's data.
         command: as typed.
         identity: a hash of what the figures depend on.
-        version: of alphaedit-plugin.
     """
 
     setting: Setting

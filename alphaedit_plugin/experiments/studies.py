@@ -21,12 +21,7 @@ Variant = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Spread:
-    """A number over seeds.
-
-    Attributes:
-        mean: over the seeds.
-        deviation: sample standard deviation; ``None`` with one seed.
-    """
+    """Mean of a number over seeds, and its sample deviation; ``None`` with one seed."""
 
     mean: float
     deviation: float | None
@@ -44,8 +39,6 @@ class Row:
     """A base, plain or projected, in one variant, over its seeds.
 
     Attributes:
-        base: the base method.
-        null_space: whether it is projected.
         variant: settings that differ from those of other rows of the same base and side.
         cells: by seed.
     """

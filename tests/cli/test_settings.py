@@ -27,7 +27,7 @@ from alphaedit_plugin.common.errors import ConfigError
             "fit does not read projector.path: compare, edit, inspect and verify do",
         ),
         ("compare", "journal=j", "compare does not read journal: edit does"),
-        ("verify", "save=s", "verify does not read save: apply, edit and undo do"),
+        ("verify", "save=s", "verify does not read save: apply and edit do"),
         ("verify", "projector.l2=1", "verify does not read projector.l2: compare and edit do"),
         (
             "edit",
@@ -56,13 +56,13 @@ def test_only_a_setting_of_another_command_is_refused(
         ("edit base=rct", "did you mean 'rect'?"),
         ("edit base.alpha=3", "base.alpha is a setting of base=prune, not of base=memit"),
         ("edit data=zsre data.path=x", "zsRE can be read in two ways"),
-        ("fit fit.dtype=int8", "fit.dtype is 'int8': it must be 'float32', 'float16' or"),
+        ("fit fit.dtype=int8", "fit.dtype is 'int8': it must be 'float32', 'bfloat16' or"),
         ("compare -m base=rome,rct", "did you mean 'rect'?"),
         ("compare -m base=memit,rect base.keep_percent=9", "a setting of base=rect, not of"),
         ("export x rank=0", "rank is 0: it must be at least 1"),
         ("inspect none.safetensors", "no projector file at none.safetensors"),
         ("verify none.safetensors", "no patch or journal at none.safetensors"),
-        ("undo j batch_size=3", "undo does not read batch_size: compare and edit do"),
+        ("undo j batch_size=3", "undo reads no settings: remove 'batch_size=3'"),
     ],
 )
 def test_typing_errors_are_answered_before_torch_is_imported(words: str, told: str) -> None:

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import pytest
@@ -14,15 +13,10 @@ from hypothesis import strategies as st
 from alphaedit_plugin.common.serialize import converter
 
 
-class Color(Enum):
-    RED = "red"
-    ONE = 1
-
-
 @dataclass(frozen=True)
 class Inner:
     shape: tuple[int, int]
-    color: Color = Color.RED
+    color: str = "red"
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Outer:
     anything: Mapping[str, Any] = field(default_factory=dict)
 
 
-inner = st.builds(Inner, st.tuples(st.integers(), st.integers()), st.sampled_from(Color))
+inner = st.builds(Inner, st.tuples(st.integers(), st.integers()), st.text())
 outer = st.builds(
     Outer,
     text=st.text(), flag=st.booleans(), number=st.floats(allow_nan=False, allow_infinity=False),
@@ -46,7 +40,7 @@ outer = st.builds(
     by_name=st.dictionaries(st.text(), st.lists(st.text()).map(tuple), max_size=2),
     anything=st.dictionaries(st.text(), st.lists(st.integers()), max_size=2),
 )  # fmt: skip
-FULL = Outer("t", True, 0.5, None, {3: Inner((1, 2))}, (Inner((3, 4), Color.ONE),), {"a": ("b",)})
+FULL = Outer("t", True, 0.5, None, {3: Inner((1, 2))}, (Inner((3, 4), "blue"),), {"a": ("b",)})
 
 
 def read(content: Any) -> Outer:
@@ -73,15 +67,10 @@ def test_no_number_is_null() -> None:
         ({"number": "1"}, "number: expected a number"),
         ({"maybe": 1.0}, "maybe: expected a whole number"),
         ({"layers": []}, "layers: expected an object"),
-        ({"layers": {"-1": {}}}, "layers: expected a whole number, found '-1'"),
-        ({"layers": {"9" * 99: {}}}, "layers: expected a whole number"),
+        ({"layers": {"one": {}}}, "layers: invalid literal for int.* 'one'"),
         ({"layers": {"3": {"shape": [1]}}}, r"layers: 3: shape: expected 2 values, found \[1\]"),
         ({"rows": "text"}, "rows: expected a list"),
-        (
-            {"rows": [{"shape": [1, 2], "color": "blue"}]},
-            "color: expected one of red, 1",
-        ),
-        ({"rows": [{"shape": [1, 2], "color": True}]}, "color: expected one of"),
+        ({"rows": [{"shape": [1, 2], "color": True}]}, "rows: color: expected a text"),
         ({"rows": [{}]}, "rows: Inner lacks its field 'shape'"),
         ({"by_name": {"a": [None]}}, "by_name: a: expected a text"),
         ({"wish": 1}, "unknown field 'wish' of Outer: a later version"),

@@ -18,7 +18,6 @@ from alphaedit_plugin.config import statistics as sources
 from alphaedit_plugin.config.build import (
     check_sources,
     load_contexts,
-    load_method,
     load_model,
     load_recipe,
 )
@@ -62,7 +61,7 @@ def test_pocket_model() -> None:
 @pytest.mark.parametrize(
     ("override", "kind", "message"),
     [
-        ("model.dtype=float23", ConfigError, r"model\.dtype is 'float23': use one of float32"),
+        ("model.dtype=float23", ConfigError, r"model\.dtype is 'float23': it must be 'float32'"),
         ("model.device=warp", ConfigError, r"model\.device=warp cannot be used"),
         ("model.device=meta", ConfigError, r"model\.device=meta cannot be used"),
         ("model.layers=[1,9]", ModelError, "layer 9 is out of range: this model has 4 blocks"),
@@ -83,43 +82,33 @@ def test_a_gpu_that_is_not_there(saved: Path) -> None:
         load_model(config_of(saved, "model.device=cuda").model)
 
 
-def test_a_folder_without_a_model(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    with pytest.raises(ModelError, match="cannot load model") as caught:
-        load_model(config_of(tmp_path).model)
-    assert "\n" not in str(caught.value)
-
-
-def test_damaged_weights(saved: Path) -> None:
-    weights = saved / "model" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ModelError, match="cannot load model"):
-        load_model(config_of(saved).model)
+BAD_DEPTH = '{"model_type": "gpt2", "n_layer": "x"}'
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{", "null", '{"model_type": 5}', '{"model_type": "gpt2", "n_layer": "x"}']
+    ("files", "content", "message"),
+    [
+        ("*", None, "cannot load model"),
+        ("model.safetensors", "x", "cannot load model"),
+        *(
+            ("config.json", text, "cannot load model")
+            for text in ("[]", "{", "null", '{"model_type": 5}', BAD_DEPTH)
+        ),
+        *(
+            ("tokenizer.json", text, "cannot load the tokenizer of")
+            for text in ("[]", "{", "{}", "null")
+        ),
+        ("tokenizer*", None, "tokenizer"),
+    ],
 )
-def test_a_damaged_config(saved: Path, content: str) -> None:
-    (saved / "model" / "config.json").write_text(content)
-    with pytest.raises(ModelError, match="cannot load model") as caught:
+def test_a_folder_that_is_damaged(
+    saved: Path, files: str, content: str | None, message: str
+) -> None:
+    for path in (saved / "model").glob(files):
+        path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ModelError, match=message) as caught:
         load_model(config_of(saved).model)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("content", ["[]", "{", "{}", "null"])
-def test_a_damaged_tokenizer(saved: Path, content: str) -> None:
-    (saved / "model" / "tokenizer.json").write_text(content)
-    with pytest.raises(ModelError, match="cannot load the tokenizer of") as caught:
-        load_model(config_of(saved).model)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_folder_without_a_tokenizer(saved: Path) -> None:
-    for file in (saved / "model").glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(ModelError, match="tokenizer"):
-        load_model(config_of(saved).model)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -301,45 +290,32 @@ def test_a_mode_the_base_cannot_do(saved: Path) -> None:
     assert load_recipe(load_model(plain.model), plain).method == Rome()
 
 
-def test_projector_from_a_file(saved: Path, gpt2_moments: dict[int, SecondMoment]) -> None:
-    lm = load_model(config_of(saved).model)
-    made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
-    save_projectors(lm, made, saved / "p.safetensors")
-    config = config_of(saved, f"projector.path={saved / 'p.safetensors'}")
-    method, moments = load_method(lm, config)
-    assert isinstance(method, AlphaEdit)
-    assert moments == {}
-    assert set(method.projectors) == {1, 2}
-    for layer in (1, 2):
-        assert torch.equal(method.projectors[layer].basis, made[layer].basis)
-        assert method.projectors[layer].cut == made[layer].cut
-
-
-def test_projector_from_a_file_and_a_method_that_reads_moments(
-    saved: Path, gpt2_moments: dict[int, SecondMoment]
+@pytest.mark.parametrize(("mode", "needed"), [("auto", set()), ("post", {1, 2})])
+def test_projector_from_a_file(
+    saved: Path, gpt2_moments: dict[int, SecondMoment], mode: str, needed: set[int]
 ) -> None:
     lm = load_model(config_of(saved).model)
     made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
     save_projectors(lm, made, saved / "p.safetensors")
     path = f"projector.path={saved / 'p.safetensors'}"
-    _, moments = load_method(lm, config_of(saved, path, "projector.mode=post"))
-    assert set(moments) == {1, 2}
+    recipe = load_recipe(lm, config_of(saved, path, f"projector.mode={mode}"))
+    assert set(recipe.moments) == needed
+    assert isinstance(recipe.method, AlphaEdit)
+    for layer, projector in recipe.method.projectors.items():
+        assert torch.equal(projector.basis, made[layer].basis)
+        assert projector.cut == made[layer].cut
 
 
-def test_projector_of_another_model(
+def test_a_projector_that_is_missing_or_of_another_model(
     saved: Path, gpt2_moments: dict[int, SecondMoment], templates: dict[str, EditableModel]
 ) -> None:
+    config = config_of(saved, f"projector.path={saved / 'p.safetensors'}")
+    with pytest.raises(ProjectorError, match="no projector file at"):
+        load_recipe(load_model(config.model), config)
     made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
     save_projectors(templates["llama"], made, saved / "p.safetensors")
-    config = config_of(saved, f"projector.path={saved / 'p.safetensors'}")
     with pytest.raises(ProjectorError, match="fit a projector for this model"):
-        load_method(load_model(config.model), config)
-
-
-def test_missing_projector_file(saved: Path) -> None:
-    config = config_of(saved, f"projector.path={saved / 'none.safetensors'}")
-    with pytest.raises(ProjectorError, match="no projector file at"):
-        load_method(load_model(config.model), config)
+        load_recipe(load_model(config.model), config)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from alphaedit_plugin.experiments.bootstrap import gains
-from alphaedit_plugin.experiments.pictures import numbers_of
 from alphaedit_plugin.experiments.studies import studies_of
-from alphaedit_plugin.methods.base import METHODS
 from tests.experiments.made import cell, seeds
 
 
@@ -116,9 +114,3 @@ def test_seeds_that_only_one_side_has_give_no_gain() -> None:
     (study,) = studies_of([cell("memit", False, 0.6), cell("memit", True, 0.6, 1)])
     ((plain, projected),) = study.pairs
     assert gains(plain, projected) == {}
-
-
-def test_what_is_not_registered_follows() -> None:
-    numbers = numbers_of(["mine", "rome", "another"])
-    assert numbers["rome"] == list(METHODS).index("rome")
-    assert [numbers["another"], numbers["mine"]] == [len(list(METHODS)), len(list(METHODS)) + 1]

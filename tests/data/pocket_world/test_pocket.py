@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from alphaedit_plugin import NullSpaceEditor
-from alphaedit_plugin.config.build import DTYPES, load_model
+from alphaedit_plugin.config.build import load_model
 from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.pocket_world.assets import ASSETS
@@ -39,11 +39,11 @@ def test_the_assets_stay_small() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_is_the_same_however_it_is_loaded(dtype: str) -> None:
-    model, _ = load_pocket(DTYPES[dtype])
+    model, _ = load_pocket(getattr(torch, dtype))
     other = load_model(load_config([f"model.dtype={dtype}", "model.device=cpu"]).model).model
     assert model.config._name_or_path == other.config._name_or_path == "pocket"
     for (name, weight), expected in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert weight.dtype is DTYPES[dtype]
+        assert weight.dtype is getattr(torch, dtype)
         assert torch.equal(weight, expected), name
 
 
