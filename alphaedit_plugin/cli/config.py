@@ -32,6 +32,8 @@ def run_config(words: Sequence[str], console: Console) -> None:
     )
     if "data" in plain:
         plain["data"] |= plain["data"].pop("options")
+    if "projector" in plain:
+        del plain["projector"]["chosen"]
     say(console, yaml.safe_dump(plain, allow_unicode=True, sort_keys=False).rstrip())
 
 

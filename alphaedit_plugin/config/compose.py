@@ -97,6 +97,10 @@ def _validated(composed: DictConfig, schema: type[Any]) -> Any:
     values = cast(dict[str, Any], plain)
     if "data" in values:
         values["data"] = _apart(values["data"])
+    if "projector" in values:
+        cut = composed.projector.cut  # the model's own is written as a reference to it
+        chosen = not all(OmegaConf.is_interpolation(cut, key) for key in cut)
+        values["projector"]["chosen"] = chosen
     config: Any = validated(schema, values)
     if "projector" in values:
         config.projector.cut.check()

@@ -19,7 +19,7 @@ from alphaedit_plugin.common.files import is_file, require_writable
 from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
 from alphaedit_plugin.config.corpora import corpus_for, corpus_name
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import ProjectorSettings
+from alphaedit_plugin.config.schema import ProjectorSettings, SourceConfig
 from alphaedit_plugin.data.corpus import Corpus, Text
 from alphaedit_plugin.models.editable import EditableModel, check_size
 from alphaedit_plugin.models.fingerprint import tokenizer_digest, upstream_digests
@@ -164,7 +164,7 @@ def provide_projectors(
     wanted = list(config.model.layers if layers is None else layers)
     given, cut = config.projector.path, config.projector.cut
     if given is not None:
-        found = _given_projectors(lm, config, wanted, Path(given).expanduser())
+        found = _given_projectors(lm, config.projector, wanted, Path(given).expanduser())
         warn_of_degenerate(found)
         return {layer: replace(one, source=given) for layer, one in found.items()}
     check_cut(lm, cut, wanted)
@@ -188,17 +188,15 @@ def _sources(lm: EditableModel, config: ModelConfig, layers: Sequence[int]) -> d
 
 
 def _given_projectors(
-    lm: EditableModel, config: ProjectorSettings, layers: Sequence[int], path: Path
+    lm: EditableModel, config: SourceConfig, layers: Sequence[int], path: Path
 ) -> dict[int, Projector]:
-    cut = config.projector.cut
-    asked = None if cut == config.model.cut else cut  # the model's own goes without saying
     if path.suffix not in REFERENCE:
-        found = load_projectors(lm, layers, path, config.projector.trust)
-        refuse_other_cut(found, asked, path)
+        found = load_projectors(lm, layers, path, config.trust)
+        refuse_other_cut(found, config.cut if config.chosen else None, path)
         return found
-    if asked is not None:
+    if config.chosen:
         raise ProjectorError(
-            f"{path} was cut when it was made, and does not say where: remove the cut {cut}"
+            f"{path} was cut when it was made, and does not say where: remove the cut {config.cut}"
         )
     return load_reference(lm, layers, path)
 

@@ -382,12 +382,14 @@ def test_a_trusted_file(saved: Path, templates: Any, gpt2_moments: Any) -> None:
     assert torch.equal(provide_projectors(lm, config)[1].basis, made[1].basis)
 
 
-@pytest.mark.parametrize("asked", ["projector=absolute", "projector.cut.value=0.5"])
+@pytest.mark.parametrize(
+    "asked", ["projector=energy", "projector=absolute", "projector.cut.value=0.5"]
+)
 @pytest.mark.parametrize("name", ["p.safetensors", "p.pt"])
 def test_a_stored_projector_keeps_its_cut(
     saved: Path, templates: Any, gpt2_moments: Any, asked: str, name: str
 ) -> None:
-    """Another cut that is asked for beside it is refused."""
+    """Another cut that is asked for beside it is refused, also the one that is the model's own."""
     made = {k: Projector.fit(gpt2_moments[k], Cut(CutRule.rank, 5)) for k in (1, 2)}
     save_projectors(templates["gpt2"], made, saved / "p.safetensors")
     torch.save(torch.stack([made[k].apply(torch.eye(128)) for k in (1, 2)]), saved / "p.pt")
