@@ -23,14 +23,13 @@ COMMANDS.register(
         "Tries every combination of compare.tuning.grids with compare.tuning.edits edits, as many "
         "for the plain side as for the projected one, and writes all of them to tuning.md and the "
         "best of each base and side to tuned.yaml, in compare.tuning.out. A comparison with "
-        "compare.tuned= runs each cell with its own, and leaves out the records that they were "
-        "tuned on. The same command goes on where it was killed.",
+        "compare.tuned=runs/tuning gives each cell its own, and leaves out the records that they "
+        "were tuned on. The same command goes on where it was killed.",
         (
             "alphaedit tune",
             "alphaedit tune compare.bases=[memit] "
             "'+compare.tuning.grids={memit:{plain:{model.moment_weight:[150,1500]},"
             "null_space:{projector.l2:[1,10]}}}'",
-            "alphaedit compare compare.tuned=runs/tuning",
         ),
         _run,
         ComparisonConfig,

@@ -17,18 +17,22 @@ from alphaedit_plugin.common.errors import ConfigError
 @pytest.mark.parametrize(
     ("command", "words", "told"),
     [
-        ("edit", "compare.edits=3", "edit does not read compare.edits: compare does"),
-        ("edit", "+compare.edits=3", "edit does not read compare.edits: compare does"),
-        ("edit", "experiment=pocket", "edit does not read experiment: compare does"),
-        ("fit", "data=zsre", "fit does not read data: compare, edit and suggest do"),
+        ("edit", "compare.edits=3", "edit does not read compare.edits: compare and tune do"),
+        ("edit", "+compare.edits=3", "edit does not read compare.edits: compare and tune do"),
+        ("edit", "experiment=pocket", "edit does not read experiment: compare and tune do"),
+        ("fit", "data=zsre", "fit does not read data: compare, edit, suggest and tune do"),
         (
             "fit",
             "projector.path=p",
-            "fit does not read projector.path: compare, edit, inspect and verify do",
+            "fit does not read projector.path: compare, edit, inspect, tune and verify do",
         ),
         ("compare", "journal=j", "compare does not read journal: edit does"),
         ("verify", "save=s", "verify does not read save: apply and edit do"),
-        ("verify", "projector.l2=1", "verify does not read projector.l2: compare and edit do"),
+        (
+            "verify",
+            "projector.l2=1",
+            "verify does not read projector.l2: compare, edit and tune do",
+        ),
         (
             "edit",
             "base=rome model=gpt2-xl seed=1 data.limit=3 data.path=x projector.l2=1 save=s",
@@ -113,7 +117,10 @@ def test_a_command_is_one_file(tmp_path: Path) -> None:
         )  # fmt: skip
 
     assert run("greet", "name=Ada", "base=rome", "model=gpt2-xl").stdout == "Ada rome [17]\n"
-    assert "greet does not read data: compare, edit and suggest do" in run("greet", "data=x").stderr
+    assert (
+        "greet does not read data: compare, edit, suggest and tune do"
+        in run("greet", "data=x").stderr
+    )
     assert "greet" in run("--help").stdout
     assert "edit does not read name: greet does" in run("edit", "name=x").stderr
 
