@@ -4,35 +4,67 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby, islice
+from pathlib import Path
 
+import torch
+
+from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.console import progress_bar
 from alphaedit_plugin.common.errors import ConfigError, RequestError
+from alphaedit_plugin.common.tensor_file import read_tensors, write_tensors
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.request import Probe, Request, Row
 from alphaedit_plugin.models.editable import EditableModel
+from alphaedit_plugin.models.fingerprint import tokenizer_digest, weights_digest
 from alphaedit_plugin.models.scoring import score, tokenise_pairs
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 256  # facts between two updates of the bar
+AT_ONCE = 256  # facts that are asked, and cached, together
 ASKED_PER_FACT = 10  # candidates per wanted fact: bounds the time on a model that knows few
 
 
 def knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:
-    """Whether the model gives each answer in full, or one of its aliases.
+    """Whether the unedited model gives each answer in full, or one of its aliases.
 
     A fact that exceeds the model's context is not known.
     """
     right = []
     with progress_bar("what the model knows", len(facts), "facts") as bar:
-        for start in range(0, len(facts), AT_ONCE):
-            part = facts[start : start + AT_ONCE]
-            right += _knows(lm, part)
-            bar.update(len(part))
+        for one in _in_turn(lm, facts):
+            right.append(one)
+            bar.update()
     return right
+
+
+def _in_turn(lm: EditableModel, facts: Sequence[Row]) -> Iterator[bool]:
+    """`knows`, asked as the answers are taken; other runs on the same model find them cached."""
+    cache = Cache.usable()
+    if cache is None:
+        parts = (_knows(lm, facts[i : i + AT_ONCE]) for i in range(0, len(facts), AT_ONCE))
+        yield from chain.from_iterable(parts)
+        return
+    model = weights_digest(lm) + tokenizer_digest(lm.tokenizer)
+    for start in range(0, len(facts), AT_ONCE):
+        part = facts[start : start + AT_ONCE]
+        key = {"model": model, "separator": lm.separator, "facts": list(part)}
+        path = cache.path("known", key)
+        with cache.alone("known", key, logging.DEBUG):
+            right = cache.stored(path, _read)
+            if right is None:
+                right = _knows(lm, part)
+                content = {"right": torch.tensor(right, dtype=torch.uint8)}
+                cache.keep(partial(write_tensors, path, content, {}))
+        yield from right
+
+
+def _read(path: Path) -> list[bool]:
+    tensors, _ = read_tensors(path)
+    return [bool(one) for one in tensors["right"].tolist()]
 
 
 def _knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:
@@ -118,11 +150,9 @@ def facts_beside(
     apart = [request for request in data.requests if request.subject not in subjects]
     facts = dict.fromkeys(fact for fact in map(_fact_of, apart) if fact is not None)
     drawn = random.Random(seed).sample(list(facts), min(len(facts), count * ASKED_PER_FACT))
-    known: list[Row] = []
-    while len(known) < count and drawn:
-        part, drawn = drawn[:AT_ONCE], drawn[AT_ONCE:]
-        known += [fact for fact, right in zip(part, knows(lm, part), strict=True) if right]
-    return Probe.of(known[:count]) if known else None
+    known = (fact for fact, right in zip(drawn, _in_turn(lm, drawn), strict=True) if right)
+    rows = list(islice(known, count))
+    return Probe.of(rows) if rows else None
 
 
 def _fact_of(request: Request) -> Row | None:

@@ -55,6 +55,21 @@ def test_a_fact_is_known_if_its_whole_answer_or_an_alias_is_given(
     assert evaluate(lm, data.requests[:1], asked).retention == {"facts": 0.5}
 
 
+def test_what_is_known_is_asked_once_per_model(
+    lm: EditableModel, data: EditData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = [(r.filled, r.ground_truth or "", ()) for r in data.requests]
+    before = knows(lm, facts)
+
+    def fail(*_: object) -> list[bool]:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr("alphaedit_plugin.metrics.known._knows", fail)
+    assert knows(lm, facts) == before
+    with pytest.raises(AssertionError, match="asked again"):
+        knows(lm, facts[1:])
+
+
 def test_records_with_a_fact_that_is_not_known_are_left_out(
     lm: EditableModel, data: EditData
 ) -> None:
