@@ -56,6 +56,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], content: Mapping[st
 class TensorFile:
     """A file of `write_tensors`, its tensors still unread.
 
+    Args:
+        path: of the file.
+        mapped: leave tensors in the file, which the system reads as they are used and drops from
+            memory as it needs that. What is computed from them is to start from a copy: they are
+            aligned as the file is, and sums may round so.
+
     Attributes:
         path: of the file.
         content: what was written beside the tensors.
@@ -67,10 +73,10 @@ class TensorFile:
         DamagedFile: it is truncated, or of another kind.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mapped: bool = False) -> None:
         if not is_file(path):
             raise FileNotFoundError(path)
-        self.path = path
+        self.path, self._mapped = path, mapped
         with self._reading():
             self._file = safe_open(path, framework="pt")
             self.content: dict[str, Any] = json.loads((self._file.metadata() or {})[METADATA])
@@ -109,9 +115,8 @@ class TensorFile:
                     f"tensor {name} is {kind} {list(sizes)}, not {DTYPES[dtype]} [{expected}]"
                 )
         with self._reading():
-            # In memory of torch's own: a file's is aligned differently, and sums may round so.
-            tensor: Tensor = self._file.get_tensor(name).clone()
-        return tensor
+            tensor: Tensor = self._file.get_tensor(name)
+        return tensor if self._mapped else tensor.clone()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

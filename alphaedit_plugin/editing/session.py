@@ -34,8 +34,8 @@ class Store(Protocol):
     def after(self) -> Mapping[int, str]:
         """Per layer a checksum of the weight as the latest operation left it."""
 
-    def add(self, entry: Entry) -> None:
-        """Keep a new entry."""
+    def add(self, entry: Entry) -> Entry:
+        """Keep a new entry; returns the same, its tensors wherever they are kept now."""
 
     def take_back(self, undone: Undone, after: Mapping[int, str]) -> None:
         """Keep that edits were undone, which left the weights at these checksums."""
@@ -216,7 +216,7 @@ class EditSession:
         )  # fmt: skip
         if self.store is not None:
             entry = replace(entry, before=self.store.after, after=self.checksums())
-            self.store.add(entry)
+            entry = self.store.add(entry)
         self.journal.append(entry)
         self._open, self._before = [], {}
         return entry
@@ -283,18 +283,13 @@ class EditSession:
             NumericalError: a weight would overflow.
         """
         try:
-            self.journal = [self._placed(entry) for entry in entries]
+            self.journal = list(entries)
             self._replay()
         except BaseException:
             self.journal = []
             self._replay()
             raise
         self.metrics |= metrics
-
-    def _placed(self, entry: Entry) -> Entry:
-        """With its keys on the weights' device, where those of later batches will be."""
-        keys = {layer: k.to(self.pristine(layer).device) for layer, k in entry.past_keys.items()}
-        return replace(entry, past_keys=keys)
 
     def _replay(self) -> None:
         """Make totals and weights what the journal says."""

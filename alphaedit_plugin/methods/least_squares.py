@@ -12,11 +12,11 @@ in float64.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.methods.past_keys import KeyMap, PastKeys, cholesky
+from alphaedit_plugin.methods.dual import KeyMap
+from alphaedit_plugin.methods.past_keys import PastKeys
 
 
 def least_squares(
@@ -34,16 +34,5 @@ def least_squares(
     Raises:
         NumericalError: see `cholesky`.
     """
-    d_in, n = keys.shape
-    if past.count + n > d_in:
-        images = key_map.image(torch.cat([past.joined(keys), keys], dim=1))
-        m = images.double()
-        system = m @ m.T
-        system.diagonal().add_(weight)
-        columns = torch.cholesky_solve(m[:, -n:], cholesky(system, weight))
-    else:
-        dual = past.system(key_map, weight)
-        dual.hold([*past.blocks, keys])
-        images, columns = dual.images, dual.last_columns(n)
-    right = key_map.adjoint(columns.to(images))
+    right = past.system(key_map, weight).solve(past.blocks, keys)
     return Delta(residual.to(right), right)

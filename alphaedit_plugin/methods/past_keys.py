@@ -4,108 +4,97 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from alphaedit_plugin.common.errors import NumericalError
+from alphaedit_plugin.methods.absorbed import AbsorbedKeys
+from alphaedit_plugin.methods.dual import DualSystem, KeyMap, LinearMap, cholesky, placed, same
 
-CHUNK = 512  # columns of M that exist in float64 at once
-
-
-class KeyMap(Protocol):
-    """``H``, a linear map of keys."""
-
-    def image(self, keys: Tensor) -> Tensor:
-        """``H keys (d_in, n)``, in the precision in which ``M`` is kept."""
-
-    def adjoint(self, images: Tensor) -> Tensor:
-        """``Hᵀ images (d_in, n)``."""
-
-
-def cholesky(system: Tensor, weight: float) -> Tensor:
-    """The lower factor of a system with ridge ``weight``.
-
-    Raises:
-        NumericalError: rounding, or an entry that is not finite, leaves it not positive definite.
-    """
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if failed or not torch.isfinite(factor).all():
-        raise NumericalError(
-            "the system of keys is not positive definite: keys of this batch are (nearly) the "
-            f"same, or not finite, and its ridge of {weight:g} is too small for them; "
-            "raise projector.l2, or model.moment_weight for a plain base"
-        )
-    return factor
+PENDING = 8  # a Gram matrix is factored again once it lacks an 8th as many keys as it has rows
 
 
 @dataclass
-class DualSystem:
-    """``Mᵀ M + w I = L Lᵀ`` of ``M = H [K₁, K₂, …]``, one row per key.
+class KeySystem:
+    """``M Mᵀ + w I`` of ``M = H Kp``, in the smaller of its forms, kept between batches.
 
-    A batch adds a block of rows to ``L``, which costs far less than factoring again: what makes
-    an edit after thousands of others as cheap as the first. Undoing a batch drops its rows.
+    While keys are fewer than dimensions, it has an equation per key. From then on they are absorbed
+    into a matrix of fixed size, a group at a time, and only the latest ones have equations.
 
     Attributes:
         key_map: ``H``.
         weight: ``w > 0``.
-        blocks: ``K₁, K₂, …``, ``(d_in, n)`` each.
-        images: ``M (d_in, m)``, as `KeyMap.image` gave it.
-        factor: ``L (m, m)`` float64.
+        absorbed: the leading keys, as a map; ``None`` while there are few.
+        blocks: those keys, ``(d_in, n)`` each.
+        dual: the system of the others.
     """
 
     key_map: KeyMap
     weight: float
+    absorbed: AbsorbedKeys | None = None
     blocks: list[Tensor] = field(default_factory=list)
-    images: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    factor: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.float64))
+    dual: DualSystem = field(init=False)
 
-    def hold(self, blocks: Sequence[Tensor]) -> None:
-        """Make it the system of these blocks; the leading ones it has already cost nothing.
+    def __post_init__(self) -> None:
+        self.dual = DualSystem(self.key_map, self.weight)
+
+    def solve(self, past: Sequence[Tensor], keys: Tensor) -> Tensor:
+        """``Hᵀ (M Mᵀ + N Nᵀ + w I)⁻¹ N (d_in, n)`` with ``N = H keys``.
+
+        Args:
+            past: blocks of ``Kp``. Leading ones that it knows cost nothing; others than those that
+                were absorbed have all absorbed anew, as what is subtracted leaves its rounding.
+            keys: ``K (d_in, n)``.
 
         Raises:
             NumericalError: see `cholesky`.
         """
-        common = 0
-        for mine, other in zip(self.blocks, blocks, strict=False):
-            if mine is not other and not torch.equal(mine, other):
-                break
-            common += 1
-        if common < len(self.blocks):
-            size = sum(block.shape[1] for block in blocks[:common])
-            self.blocks = self.blocks[:common]
-            self.images, self.factor = self.images[:, :size], self.factor[:size, :size]
-        for block in blocks[common:]:
-            self._append(block)
+        pending = self._absorb(past, keys.device)
+        n, dimension = keys.shape[1], self.key_map.reduced.dimension
+        if count(pending) + n <= dimension:
+            self.dual.hold([*pending, keys])
+            images, columns = self.dual.images, self.dual.last_columns(n)
+            return self.dual.key_map.adjoint(columns.to(images))
+        key_map: LinearMap = self.absorbed or self.key_map.reduced
+        images = key_map.image(placed([*pending, keys], keys.device).to(keys.dtype))
+        m = images.double()
+        system = m @ m.T
+        system.diagonal().add_(self.dual.weight)
+        columns = torch.cholesky_solve(m[:, -n:], cholesky(system, self.weight))
+        return key_map.adjoint(columns.to(images))
 
-    def _append(self, keys: Tensor) -> None:
-        # How a product rounds depends on the layout, and keys read from a file have only one.
-        image = self.key_map.image(keys.contiguous())
-        new, size = image.double(), len(self.factor)
-        if not size:
-            self.images, self.factor = image[:, :0], new.new_empty(0, 0)
-        # [MᵀM + wI  MᵀN     ]   [L   0] [Lᵀ X]
-        # [NᵀM       NᵀN + wI] = [Xᵀ  S] [0  Sᵀ],  X = L⁻¹ MᵀN,  S Sᵀ = NᵀN + wI − XᵀX
-        products = torch.cat([m.double().T @ new for m in self.images.split(CHUNK, dim=1)])
-        x = torch.linalg.solve_triangular(self.factor, products, upper=False)
-        gram = new.T @ new
-        gram.diagonal().add_(self.weight)
-        s = cholesky(gram.addmm(x.T, x, alpha=-1), self.weight)
-        factor = new.new_zeros(size + len(s), size + len(s))
-        factor[:size, :size], factor[size:, :size], factor[size:, size:] = self.factor, x.T, s
-        self.images, self.factor = torch.cat([self.images, image], dim=1), factor
-        self.blocks.append(keys)
+    def _absorb(self, past: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+        """Absorb all keys but the latest few; returns these.
 
-    def last_columns(self, n: int) -> Tensor:
-        """``M (Mᵀ M + w I)⁻¹ [0; I]``: the last ``n`` columns, ``(d_in, n)`` float64."""
-        unit = self.factor.new_zeros(len(self.factor), n)
-        unit[-n:].fill_diagonal_(1)
-        weights = torch.cholesky_solve(unit, self.factor)
-        total = weights.new_zeros(len(self.images), n)
-        for m, rows in zip(self.images.split(CHUNK, dim=1), weights.split(CHUNK), strict=True):
-            total.addmm_(m.double(), rows)
-        return total
+        Which are absorbed together depends on ``past`` alone: a session that goes on from a file
+        gets the bits of one that was never interrupted.
+        """
+        known = len(past) >= len(self.blocks) and all(map(same, self.blocks, past))
+        if not known:
+            self.absorbed, self.blocks = None, []
+            self.dual = DualSystem(self.key_map, self.weight)
+        self.blocks = list(past[: len(self.blocks)])  # equal copies are not kept beside
+        dimension = self.key_map.reduced.dimension
+        groups: list[list[Tensor]] = []
+        pending: list[Tensor] = []
+        for block in past[len(self.blocks) :]:
+            pending.append(block)
+            few = dimension if self.absorbed is None and not groups else dimension // PENDING
+            if count(pending) >= max(few, 1):
+                groups.append(pending)
+                pending = []
+        if groups:
+            self.absorbed = AbsorbedKeys.of(
+                self.key_map.reduced, self.weight, groups, device, self.absorbed
+            )
+            self.blocks += [block for group in groups for block in group]
+            self.dual = DualSystem(self.absorbed, 1.0)
+        return pending
+
+
+def count(blocks: Sequence[Tensor]) -> int:
+    """How many keys these blocks have."""
+    return sum(block.shape[1] for block in blocks)
 
 
 @dataclass
@@ -113,11 +102,11 @@ class PastKeys:
     """``Kp`` of one layer: keys of all earlier batches, taken after their write.
 
     Attributes:
-        blocks: ``(d_in, n)`` float32 of each batch, in order.
+        blocks: ``(d_in, n)`` float32 of each batch, in order, on any device.
     """
 
     blocks: tuple[Tensor, ...] = ()
-    _system: DualSystem | None = None
+    _system: KeySystem | None = None
 
     def hold(self, batches: Sequence[Tensor], lost: Sequence[Collection[int]]) -> None:
         """Hold the keys of these batches, except those that no longer count.
@@ -126,26 +115,27 @@ class PastKeys:
             batches: ``(d_in, n)`` each.
             lost: of each batch, the indices of such keys.
         """
-        pairs = list(zip(batches, lost, strict=True))
-        kept = [[n for n in range(keys.shape[1]) if n not in out] for keys, out in pairs]
-        self.blocks = tuple(
-            keys[:, columns] if out else keys
-            for (keys, out), columns in zip(pairs, kept, strict=True)
-            if columns
-        )
+        pairs = zip(batches, lost, strict=True)
+        kept = (without(keys, out) if out else keys for keys, out in pairs)
+        self.blocks = tuple(keys for keys in kept if keys.shape[1])
 
     @property
     def count(self) -> int:
         """How many keys there are."""
-        return sum(block.shape[1] for block in self.blocks)
+        return count(self.blocks)
 
     def joined(self, like: Tensor) -> Tensor:
         """``Kp (d_in, m)``, of the dtype and on the device of ``like (d_in, n)``."""
         return torch.cat([like[:, :0], *(block.to(like) for block in self.blocks)], dim=1)
 
-    def system(self, key_map: KeyMap, weight: float) -> DualSystem:
+    def system(self, key_map: KeyMap, weight: float) -> KeySystem:
         """The system that has grown from these keys under this map (the same object)."""
         system = self._system
         if system is None or system.key_map is not key_map or system.weight != weight:
-            system = self._system = DualSystem(key_map, weight)
+            system = self._system = KeySystem(key_map, weight)
         return system
+
+
+def without(keys: Tensor, lost: Collection[int]) -> Tensor:
+    """Keys ``(d_in, n)`` but for these columns."""
+    return keys[:, [n for n in range(keys.shape[1]) if n not in lost]]

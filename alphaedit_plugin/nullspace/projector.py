@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -82,6 +83,11 @@ class Projector:
         """``Pᵀ images = P images (d_in, n)`` in one pass."""
         return self._pass(images)
 
+    @cached_property
+    def reduced(self) -> NullCoordinates:
+        """The projector in coordinates of the null space; what it keeps is computed once."""
+        return NullCoordinates(self)
+
     def _pass(self, columns: Tensor) -> Tensor:
         basis = self.basis.to(columns)
         inside = basis @ (basis.T @ columns)
@@ -143,6 +149,44 @@ class Projector:
             f"the cut {self.cut} leaves a null space of {self.null_dimension} of {self.d_in} "
             f"dimensions{spectrum}: {effect}; {REMEDY}"
         )
+
+
+@dataclass(frozen=True)
+class NullCoordinates:
+    """``Nᵀ``, with ``P = N Nᵀ`` and ``N (d_in, q)`` orthonormal: keys in ``q = d_in − r`` numbers.
+
+    Where the projector has ``U``, ``N`` is the rest of an orthogonal matrix that begins with it.
+    That is kept as LAPACK's reflectors, which take no more memory than ``U``.
+    """
+
+    projector: Projector
+
+    @property
+    def dimension(self) -> int:
+        """``q``."""
+        return self.projector.null_dimension
+
+    def image(self, keys: Tensor) -> Tensor:
+        """``Nᵀ keys (q, n)``."""
+        if self.projector.spans_null:
+            return self.projector.basis.to(keys).T @ keys
+        return self._multiply(keys, transpose=True)[self.projector.rank :]
+
+    def adjoint(self, images: Tensor) -> Tensor:
+        """``N images (d_in, n)``."""
+        if self.projector.spans_null:
+            return self.projector.basis.to(images) @ images
+        padding = images.new_zeros(self.projector.rank, images.shape[1])
+        return self._multiply(torch.cat([padding, images]), transpose=False)
+
+    def _multiply(self, columns: Tensor, *, transpose: bool) -> Tensor:
+        reflectors, scales = (part.to(columns) for part in self._reflectors)
+        return torch.ormqr(reflectors, scales, columns, left=True, transpose=transpose)
+
+    @cached_property
+    def _reflectors(self) -> tuple[Tensor, Tensor]:
+        reflectors, scales = torch.geqrf(self.projector.basis.double())
+        return reflectors.float(), scales.float()
 
 
 def fit_projectors(moments: Mapping[int, SecondMoment], cut: Cut) -> dict[int, Projector]:

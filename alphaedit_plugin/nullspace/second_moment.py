@@ -60,6 +60,16 @@ class SecondMoment:
             ridge = 10 * ridge
         raise NumericalError("the second moment is not positive semi-definite: recompute it")
 
+    @property
+    def dimension(self) -> int:
+        """``d_in``."""
+        return len(self.total)
+
+    @property
+    def reduced(self) -> SecondMoment:
+        """Itself: whitened keys may be any vector."""
+        return self
+
     def image(self, keys: Tensor) -> Tensor:
         """``L⁻¹ keys (d_in, n)`` float64, ``C = L Lᵀ``: whitened keys, where the keys are."""
         exact = keys.to(self.factor)

@@ -42,6 +42,10 @@ def write_document(path: Path, kind: str, document: object) -> None:
 class Document:
     """A file of `write_document`, read part by part.
 
+    Args:
+        path: of the file.
+        mapped: see `TensorFile`.
+
     Attributes:
         kind: what it was written as.
 
@@ -50,8 +54,8 @@ class Document:
         FileNotFoundError, ConfigError, DamagedFile: see `TensorFile`.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = TensorFile(path)
+    def __init__(self, path: Path, *, mapped: bool = False) -> None:
+        self._file = TensorFile(path, mapped=mapped)
         self._content = dict(self._file.content)
         if self._content.pop("format", None) != FORMAT:
             raise PatchError(

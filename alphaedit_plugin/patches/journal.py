@@ -7,16 +7,17 @@ the batch in flight and nothing else.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from alphaedit_plugin.common.errors import ConfigError, PatchError, quoted
+from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, PatchError, quoted
 from alphaedit_plugin.common.files import locked
 from alphaedit_plugin.editing.entry import Entry, now
 from alphaedit_plugin.editing.undo import Undone, remaining
@@ -25,9 +26,12 @@ from alphaedit_plugin.patches.document import Document, check_names, readable, w
 from alphaedit_plugin.patches.header import Header
 from alphaedit_plugin.patches.patch import KIND, Patch
 
+logger = logging.getLogger(__name__)
+
 NAME = "{:08d}.safetensors"
 NUMBERED = re.compile(r"\d{8}\.safetensors")
 LOCK = "lock"
+MAX_MAPPED = 20_000  # files at a time; Linux refuses a process more than 65,530 mappings
 HEADER, ENTRY, UNDO, METRICS = "journal", "entry", "undo", "metrics"
 
 
@@ -102,9 +106,9 @@ class Journal:
             raise PatchError(f"no journal at {folder}: alphaedit edit journal={folder} keeps one")
         header = read_header(paths[0])
         journal = cls(folder, header, len(paths), after=header.before)
-        for path in paths[1:]:
+        for number, path in enumerate(paths[1:], 1):
             with readable(path, f"{path} was removed while it was read"):
-                journal._follow(Document(path))
+                journal._follow(Document(path, mapped=number < MAX_MAPPED))
         return journal
 
     @classmethod
@@ -140,15 +144,24 @@ class Journal:
         """All that stands."""
         return Patch(self.header, tuple(self.entries), self.after, self.metrics)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> Entry:
         """Keep a new entry.
+
+        Returns:
+            The same with its tensors in the file rather than in memory.
 
         Raises:
             ConfigError: it cannot be written.
             PatchError: another process has added to this journal.
         """
-        self._append(ENTRY, entry)
+        path = self._append(ENTRY, entry)
+        try:  # it is kept already: whatever fails here is no reason to undo the batch
+            stored = Document(path, mapped=self.length < MAX_MAPPED).read(Entry, self.header)
+            entry = replace(entry, writes=stored.writes, past_keys=stored.past_keys)
+        except (AlphaEditError, OSError, ValueError, RuntimeError, MemoryError) as error:
+            logger.debug("%s stays in memory: %s", entry.name, error)
         self._do(entry)
+        return entry
 
     def take_back(self, undone: Undone, after: Mapping[int, str]) -> None:
         """Keep that edits were taken back; see `add`.
@@ -167,13 +180,14 @@ class Journal:
         self._append(METRICS, Measured(metrics))
         self._do(Measured(metrics))
 
-    def _append(self, kind: str, document: object) -> None:
+    def _append(self, kind: str, document: object) -> Path:
         path = self.folder / NAME.format(self.length)
         with _alone(self.folder):
             if path.exists():
                 raise PatchError(f"another process has written to {self.folder}: open it again")
             write_document(path, kind, document)
         self.length += 1
+        return path
 
     def _follow(self, document: Document) -> None:
         """Do what one file says."""

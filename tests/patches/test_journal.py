@@ -4,7 +4,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,53 @@ def test_what_was_taken_back_stays_away(folder: Path, dtype: torch.dtype, what: 
     again.reset()
     assert_same_weights(again.lm, weights_of(fresh(dtype)))
     assert opened(folder, dtype=dtype).journal == []
+
+
+MAPS = Path("/proc/self/maps")
+
+
+def in_files(tensors: Iterable[torch.Tensor]) -> list[bool]:
+    """Whether each lies in memory that the system has mapped from a journal's file."""
+    lines = [line.split() for line in MAPS.read_text().splitlines() if ".safetensors" in line]
+    spans = [[int(end, 16) for end in line[0].split("-")] for line in lines]
+    return [any(start <= t.data_ptr() < end for start, end in spans) for t in tensors]
+
+
+def tensors_of(session: EditSession) -> list[torch.Tensor]:
+    keys = [keys for entry in session.journal for keys in entry.past_keys.values()]
+    deltas = [write.delta for entry in session.journal for write in entry.writes]
+    return keys + [part for d in deltas for part in (d.left, d.right) if part is not None]
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="the system does not tell")
+def test_what_is_on_disk_takes_no_memory(folder: Path) -> None:
+    session = begun(folder, 0, 1)
+    again = opened(folder)
+    for one in (session, again):
+        assert isinstance(one.store, Journal)
+        assert all(
+            mine is theirs for mine, theirs in zip(one.journal, one.store.entries, strict=True)
+        )
+        tensors = tensors_of(one)
+        assert tensors
+        assert all(in_files(tensors))
+    assert not any(in_files(t.clone() for t in tensors_of(session)))
+
+
+def test_entries_that_cannot_be_read_back_stay_in_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = begun(folder.parent / "other", 0, 1).checksums()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("Cannot allocate memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("alphaedit_plugin.patches.journal.Document.read", refuse)
+        session = begun(folder, 0, 1)
+    assert session.checksums() == opened(folder).checksums() == expected
+    session.undo(2)
+    assert opened(folder).checksums() == session.checksums()
 
 
 def test_a_journal_is_read_and_shortened_without_a_model(folder: Path) -> None:
