@@ -12,8 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.errors import PatchError
+from alphaedit_plugin.common.errors import AlphaEditError, PatchError
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.config.tuned import prompt_digest
@@ -27,6 +28,7 @@ from alphaedit_plugin.experiments.cell_setup import (
     set_up,
     threads_of,
 )
+from alphaedit_plugin.experiments.judging import judged
 from alphaedit_plugin.experiments.results import METRICS, Cell, LayerReport, Point, write_cell
 from alphaedit_plugin.experiments.resuming import (
     JOURNAL,
@@ -39,6 +41,7 @@ from alphaedit_plugin.experiments.resuming import (
 )
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 from alphaedit_plugin.metrics.generated import texts_of
+from alphaedit_plugin.metrics.judge import Judge
 from alphaedit_plugin.metrics.shift import representations, shift_of, shift_prompts
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.patches.sessions import open_session
@@ -152,7 +155,18 @@ class CellRun:
         finalize(self.session, self.setup.recipe)
         self._save(time.perf_counter() - began)
         self._measure(last=True)
-        return self._cell()
+        return self._judged(self._cell())
+
+    def _judged(self, cell: Cell) -> Cell:
+        """A judge that fails does not lose what was measured."""
+        settings = self.setup.config.compare.generation.judge
+        if settings.url is None or not cell.texts:
+            return cell
+        try:
+            return judged(cell, Judge(settings, Cache.usable()))
+        except AlphaEditError as error:
+            logger.warning("the texts are not judged: %s", error)
+            return cell
 
     def _look_if_due(self) -> None:
         """Evaluate the model as it would be if the run ended here, every few batches."""

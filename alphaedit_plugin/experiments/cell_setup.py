@@ -35,6 +35,7 @@ from alphaedit_plugin.metrics.abilities import Abilities
 from alphaedit_plugin.metrics.asking import protocols_of
 from alphaedit_plugin.metrics.base import METRICS, check_scored
 from alphaedit_plugin.metrics.generated import check_asked
+from alphaedit_plugin.metrics.judge import Judge
 from alphaedit_plugin.metrics.known import facts_beside
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.pretrained import find_checkpoint
@@ -115,7 +116,10 @@ def set_up(config: ComparisonConfig) -> CellSetup:
     abilities_of(config.compare).check()
     check_sources(config)
     lm = load_model(config.model)
-    asked = config.compare.generation.protocols
+    generate = config.compare.generation
+    if generate.protocols and generate.judge.url is not None:
+        Judge(generate.judge).key()  # a missing one ends the run now, not after all edits
+    asked = generate.protocols
     if asked != protocols_of(lm.tokenizer, asked):
         logger.warning("this tokenizer has no chat template: nothing is asked by chat")
 

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 from jinja2.exceptions import TemplateError
 from pydantic import with_config
 
-from alphaedit_plugin.common.validation import STRICT, Distinct, Positive
+from alphaedit_plugin.common.validation import STRICT, Distinct, Positive, Text, must_be
 from alphaedit_plugin.models.boundary import stem
 
 # As WILD asks (Yang et al. 2025, "The Mirage of Model Editing"; its ``qa_inst``).
 QUESTION = "Please answer the question:\n\nQ: {}\nA:"
 GENERATED = ("generated", "repetition", "unfinished")  # the metrics that read generated texts
+HTTP = ("http://", "https://")
 SYSTEM = "You are a helpful assistant."  # EasyEdit's ``generate_texts``
 
 
@@ -39,16 +40,34 @@ Asked = tuple[Protocol, str]  # the prompt is without what a protocol adds
 
 @with_config(STRICT)
 @dataclass
+class JudgeSettings:
+    """A language model that judges texts.
+
+    Attributes:
+        url: of an OpenAI-compatible server, ``https://api.openai.com/v1``; ``None`` for no judge.
+        model: by the server's name; WILD's was gpt-4o-mini, EasyEdit's is deepseek-chat.
+        key_variable: the environment variable that holds the key.
+    """
+
+    url: Annotated[str, must_be("an http(s) address", lambda u: u.startswith(HTTP))] | None = None
+    model: Text = "gpt-4o-mini"
+    key_variable: Text = "OPENAI_API_KEY"
+
+
+@with_config(STRICT)
+@dataclass
 class Generate:
     """The generated protocol.
 
     Attributes:
         protocols: how prompts are asked; with none, nothing is generated.
         limit: tokens of a text at most; EasyEdit's are 512, WILD's 50.
+        judge: a language model that is asked about every text of the edited model.
     """
 
     protocols: Annotated[list[Protocol], Distinct] = field(default_factory=list)
     limit: Positive = 20
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
 
 
 def protocols_of(tokenizer: Any, protocols: list[Protocol]) -> list[Protocol]:
