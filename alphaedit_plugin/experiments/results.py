@@ -6,8 +6,8 @@ people; not read back). An evaluation is columns → reading, and a reading has 
 survival is read from everywhere, also have what they are made of, per ``unit`` (a request or an
 untouched fact, in order): ``hits``, a row of 0 and 1, or ``totals`` and ``counts``.
 
-What was generated is beside it in ``texts.json``: ``texts``, a list of `Text`, enough to judge
-again without the model.
+What was generated is beside it in ``texts.json``: ``texts``, a list of `GeneratedText`, enough to
+judge again without the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alphaedit_plugin.common.files import replacing
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
-from alphaedit_plugin.metrics.generated import Text
+from alphaedit_plugin.metrics.generated import GeneratedText
 from alphaedit_plugin.metrics.shift import Shift
 
 SCHEMA = 3
@@ -120,7 +120,7 @@ class Cell:
     command: str = ""
     identity: str = ""
     version: str = VERSION
-    texts: tuple[Text, ...] = ()
+    texts: tuple[GeneratedText, ...] = ()
 
     @property
     def final(self) -> Evaluation:

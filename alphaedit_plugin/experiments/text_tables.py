@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from alphaedit_plugin.experiments.studies import Row, Study
 from alphaedit_plugin.experiments.tables import NOTHING, Field, Table
-from alphaedit_plugin.metrics.generated import EDITS, Text
+from alphaedit_plugin.metrics.generated import EDITS, GeneratedText
 
 SHOWN = 20  # edits per table
 LENGTH = 120  # characters of a text
@@ -23,7 +23,7 @@ def text_tables(study: Study) -> tuple[Table, ...]:
     )
 
 
-Texts = Mapping[tuple[str, str], Text]  # by protocol and prompt
+Texts = Mapping[tuple[str, str], GeneratedText]  # by protocol and prompt
 
 
 def _edits_of(row: Row, seed: int) -> Texts:
@@ -31,11 +31,11 @@ def _edits_of(row: Row, seed: int) -> Texts:
     return {(text.protocol, text.prompt): text for text in texts if text.kind == EDITS}
 
 
-def _table(study: Study, said: Mapping[int, Texts], asked: list[Text], seed: int) -> Table:
-    def after(text: Text) -> list[Text | None]:
+def _table(study: Study, said: Mapping[int, Texts], asked: list[GeneratedText], seed: int) -> Table:
+    def after(text: GeneratedText) -> list[GeneratedText | None]:
         return [texts.get((text.protocol, text.prompt)) for texts in said.values()]
 
-    def failures(text: Text) -> int:
+    def failures(text: GeneratedText) -> int:
         return sum(one is not None and not is_right(one) for one in after(text))
 
     shown = sorted(asked, key=failures, reverse=True)[:SHOWN]
@@ -56,12 +56,12 @@ def _table(study: Study, said: Mapping[int, Texts], asked: list[Text], seed: int
     return Table(caption, head, tuple(rows), words=len(head), prose=True)
 
 
-def is_right(text: Text) -> bool:
+def is_right(text: GeneratedText) -> bool:
     """Whether it contains the answer."""
     return text.verdicts["contains"]
 
 
-def _said(text: Text) -> str:
+def _said(text: GeneratedText) -> str:
     return _short(text.after) + ("" if text.ended else " …")
 
 

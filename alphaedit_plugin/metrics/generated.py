@@ -34,7 +34,7 @@ Texts = Mapping[Asked, Continuation]
 
 
 @dataclass(frozen=True)
-class Text:
+class GeneratedText:
     """A prompt, what the model said before and after the edits, and who found it right.
 
     Attributes:
@@ -129,7 +129,7 @@ def sections(
 
 def texts_of(
     requests: Sequence[Request], retention: Mapping[str, Probe], before: Texts, after: Texts
-) -> tuple[Text, ...]:
+) -> tuple[GeneratedText, ...]:
     """All that was asked of the unedited and of the edited model, in the order of ``after``."""
     rows = []
     for protocol in dict.fromkeys(protocol for protocol, _ in after):
@@ -137,7 +137,7 @@ def texts_of(
             for prompt, answer, others in (row for group in groups for row in group):
                 said = after[protocol, prompt]
                 rows.append(
-                    Text(
+                    GeneratedText(
                         protocol.value, kind, prompt, answer, others,
                         before[protocol, prompt].text, said.text, said.ended,
                         verdicts(said.text, [answer, *others]),

@@ -20,7 +20,7 @@ from alphaedit_plugin.common.cache import Cache, hash_of
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, first_line
 from alphaedit_plugin.common.files import replacing
 from alphaedit_plugin.metrics.asking import JudgeSettings
-from alphaedit_plugin.metrics.generated import Text
+from alphaedit_plugin.metrics.generated import GeneratedText
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Judge:
             )
         return secret
 
-    def judged(self, texts: Sequence[Text]) -> tuple[Text, ...]:
+    def judged(self, texts: Sequence[GeneratedText]) -> tuple[GeneratedText, ...]:
         """The texts with the judge's verdict; without one where its reply is no grade.
 
         Raises:

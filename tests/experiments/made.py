@@ -10,7 +10,7 @@ from pathlib import Path
 from alphaedit_plugin.experiments.results import Cell, LayerReport, Point, Setting, write_cell
 from alphaedit_plugin.metrics.base import MetricValue, means
 from alphaedit_plugin.metrics.evaluation import Evaluation
-from alphaedit_plugin.metrics.generated import Text
+from alphaedit_plugin.metrics.generated import GeneratedText
 from alphaedit_plugin.metrics.matching import verdicts
 from alphaedit_plugin.metrics.shift import Shift
 
@@ -74,11 +74,11 @@ def cell(
     )
 
 
-def texts(edits: int, chance: float, rng: random.Random) -> tuple[Text, ...]:
+def texts(edits: int, chance: float, rng: random.Random) -> tuple[GeneratedText, ...]:
     """Of edits that are right with the given chance."""
     said = [rng.choice(["Rome.", "Paris, | I * think"]) for _ in range(edits)]
     return tuple(
-        Text(
+        GeneratedText(
             "bare", "efficacy", f"The capital of <b>{n}</b> is", "Rome", (), "Oslo.", after, True,
             verdicts(after, ["Rome"]),
         )

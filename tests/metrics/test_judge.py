@@ -15,7 +15,7 @@ import pytest
 from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError
 from alphaedit_plugin.metrics.asking import JudgeSettings
-from alphaedit_plugin.metrics.generated import Text
+from alphaedit_plugin.metrics.generated import GeneratedText
 from alphaedit_plugin.metrics.judge import TRIES, Judge
 
 SECRET = "sk-very-secret"
@@ -105,7 +105,9 @@ def test_grades_are_cached_and_the_key_is_not(
 ) -> None:
     server.replies = [says("A"), says("B"), says("?"), says("A")]
     texts = [
-        Text("bare", "efficacy", f"Who is {n}?", "Ada", (), "", "Ada.", True, {"exact": True})
+        GeneratedText(
+            "bare", "efficacy", f"Who is {n}?", "Ada", (), "", "Ada.", True, {"exact": True}
+        )
         for n in range(3)
     ]
     judge, _ = judge_at(server, Cache(tmp_path))
