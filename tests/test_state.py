@@ -27,9 +27,10 @@ from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.metrics.easyedit import edit_quality
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import generate_contexts
-from alphaedit_plugin.models.scoring import continue_greedily, score
+from alphaedit_plugin.models.scoring import score
 from alphaedit_plugin.nullspace import spectrum
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.cut import Cut, CutRule

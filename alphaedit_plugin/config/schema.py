@@ -7,7 +7,7 @@ milliseconds.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -24,6 +24,7 @@ from alphaedit_plugin.common.validation import (
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.data.conflicts import OnConflict
 from alphaedit_plugin.data.settings import DataConfig
+from alphaedit_plugin.metrics.asking import GENERATED, Generate, Protocol
 from alphaedit_plugin.nullspace.cut import Cut, Mode
 
 
@@ -119,6 +120,7 @@ class CompareConfig:
         tuned: ``tuned.yaml`` of ``alphaedit tune``: each cell gets what was best for its base and
             side, unless it is overridden; records that it was tuned on are left out.
         tuning: how ``alphaedit tune`` finds it.
+        generate: texts that the model writes freely, and how they are judged.
     """
 
     bases: Annotated[list[str], Distinct] = field(
@@ -140,6 +142,21 @@ class CompareConfig:
     share_targets: bool = True
     tuned: str | None = None
     tuning: TuningConfig = field(default_factory=TuningConfig)
+    generate: Generate = field(default_factory=Generate)
+
+    @property
+    def generation(self) -> Generate:
+        """How texts are generated: by all protocols where only ``metrics`` asks for them."""
+        named = not set(GENERATED).isdisjoint(self.metrics or ())
+        protocols = self.generate.protocols or (list(Protocol) if named else [])
+        return replace(self.generate, protocols=protocols)
+
+    @property
+    def asked_metrics(self) -> list[str] | None:
+        """``metrics``, with those of generated texts where ``generate`` asks for them."""
+        if self.metrics is None or not self.generate.protocols:
+            return self.metrics
+        return list(dict.fromkeys([*self.metrics, *GENERATED]))
 
 
 @dataclass(config=STRICT)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.delta import Delta
-from alphaedit_plugin.common.errors import PatchError
+from alphaedit_plugin.common.errors import AlphaEditError, PatchError
 from alphaedit_plugin.config.build import cpu_threads
 from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.config.tuned import prompt_digest
@@ -21,7 +22,13 @@ from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.run import Step, as_ended, run
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.experiments.cell_setup import CellSetup, abilities_of, set_up, threads_of
+from alphaedit_plugin.experiments.cell_setup import (
+    CellSetup,
+    abilities_of,
+    set_up,
+    threads_of,
+)
+from alphaedit_plugin.experiments.judging import judged
 from alphaedit_plugin.experiments.results import METRICS, Cell, LayerReport, Point, write_cell
 from alphaedit_plugin.experiments.resuming import (
     JOURNAL,
@@ -33,6 +40,8 @@ from alphaedit_plugin.experiments.resuming import (
     write_state,
 )
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
+from alphaedit_plugin.metrics.generated import texts_of
+from alphaedit_plugin.metrics.judge import Judge
 from alphaedit_plugin.metrics.shift import representations, shift_of, shift_prompts
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.patches.sessions import open_session
@@ -146,7 +155,18 @@ class CellRun:
         finalize(self.session, self.setup.recipe)
         self._save(time.perf_counter() - began)
         self._measure(last=True)
-        return self._cell()
+        return self._judged(self._cell())
+
+    def _judged(self, cell: Cell) -> Cell:
+        """A judge that fails does not lose what was measured."""
+        settings = self.setup.config.compare.generation.judge
+        if settings.url is None or not cell.texts:
+            return cell
+        try:
+            return judged(cell, Judge(settings, Cache.usable()))
+        except AlphaEditError as error:
+            logger.warning("the texts are not judged: %s", error)
+            return cell
 
     def _look_if_due(self) -> None:
         """Evaluate the model as it would be if the run ended here, every few batches."""
@@ -172,10 +192,11 @@ class CellRun:
     def _evaluate(
         self, requests: Sequence[Request], before: Evaluation | None = None, costly: bool = True
     ) -> Evaluation:
-        data, metrics = self.setup.data, self.setup.config.compare.metrics
+        data, compare = self.setup.data, self.setup.config.compare
         return evaluate(
             self.setup.lm, requests, data.retention, references=data.references, texts=data.texts,
-            before=before, metrics=metrics, costly=costly,
+            before=before, metrics=compare.asked_metrics, costly=costly,
+            generate=compare.generation,
         )  # fmt: skip
 
     def _states(self) -> Tensor:
@@ -197,6 +218,12 @@ class CellRun:
             shift=shift_of(self.unedited, self._states(), setup.lm.depth - 1),
             abilities=self.state.abilities,
             asked=tuple(map(prompt_digest, self._prompts())),
+            texts=texts_of(
+                self.session.requests,
+                setup.data.retention,
+                self.before.texts,
+                self.state.points[-1].evaluation.texts,
+            ),
         )
 
     def _prompts(self) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.config.tuned import prompt_digest, read_tuned
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.corpus import corpus_from
-from alphaedit_plugin.data.request import Probe
+from alphaedit_plugin.data.request import Probe, Request
 from alphaedit_plugin.data.selection import read_data
 from alphaedit_plugin.editing.encoding import (
     EncodedRequest,
@@ -32,7 +32,10 @@ from alphaedit_plugin.experiments.results import Setting
 from alphaedit_plugin.experiments.resuming import digest_of
 from alphaedit_plugin.methods.alphaedit import AlphaEdit, Mode
 from alphaedit_plugin.metrics.abilities import Abilities
+from alphaedit_plugin.metrics.asking import protocols_of
 from alphaedit_plugin.metrics.base import METRICS, check_scored
+from alphaedit_plugin.metrics.generated import check_asked
+from alphaedit_plugin.metrics.judge import Judge
 from alphaedit_plugin.metrics.known import facts_beside
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.pretrained import find_checkpoint
@@ -115,6 +118,12 @@ def set_up(config: ComparisonConfig) -> CellSetup:
     abilities_of(config.compare).check()
     check_sources(config)
     lm = load_model(config.model)
+    generate = config.compare.generation
+    if generate.protocols and generate.judge.url is not None:
+        Judge(generate.judge).key()  # a missing one ends the run now, not after all edits
+    asked = generate.protocols
+    if asked != protocols_of(lm.tokenizer, asked):
+        logger.warning("this tokenizer has no chat template: nothing is asked by chat")
 
     @cache  # the projectors and the method may both need them
     def moments() -> dict[int, SecondMoment]:
@@ -139,7 +148,12 @@ def _select(
     """The requests that are edited, each asked once, and facts that must survive them."""
     settings = replace(config.data, limit=most_edits(config))
     everything = data
-    data, encoded = encode_fitting(lm, recipe, data, settings, partial(check_scored, lm))
+
+    def check(request: Request) -> None:
+        check_scored(lm, request)
+        check_asked(lm, request, config.compare.generation)
+
+    data, encoded = encode_fitting(lm, recipe, data, settings, check)
     if not data.retention and config.retention:
         beside = facts_beside(lm, everything, data.requests, config.retention, config.seed)
         data = replace(data, retention={} if beside is None else {KNOWN: beside})

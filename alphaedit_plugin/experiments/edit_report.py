@@ -17,8 +17,8 @@ from alphaedit_plugin.editing.session import EditSession
 from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.metrics.easyedit import Metrics, accuracies, edit_quality
 from alphaedit_plugin.models.boundary import continuations
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel, dtype_name
-from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.leakage import origins, rounding_note
 
 SHOWN = 10  # rows of the table

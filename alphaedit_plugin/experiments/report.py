@@ -20,6 +20,8 @@ from alphaedit_plugin.experiments import pictures, tables
 from alphaedit_plugin.experiments.bootstrap import gains
 from alphaedit_plugin.experiments.results import METRICS, Cell, read_cell
 from alphaedit_plugin.experiments.studies import Study, studies_of
+from alphaedit_plugin.experiments.tables import Table
+from alphaedit_plugin.experiments.text_tables import text_tables
 
 MARKDOWN, HTML, LATEX = "report.md", "report.html", "report.tex"
 TEMPLATE = "page.html.j2"
@@ -83,11 +85,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """What a report says about one study; the first of its tables is the main one."""
+    """What a report says about one study; the first of its tables is the main one.
+
+    Attributes:
+        texts: tables of texts, for a page but not for a paper.
+    """
 
     study: Study
-    tables: tuple[tables.Table, ...]
+    tables: tuple[Table, ...]
     pictures: tuple[Picture, ...]
+    texts: tuple[Table, ...] = ()
 
     @property
     def title(self) -> str:
@@ -197,6 +204,7 @@ def section_of(number: int, study: Study) -> Section:
             for name, figure, caption in drawn
             if figure is not None
         ),
+        text_tables(study),
     )
 
 
@@ -208,6 +216,8 @@ def _markdown(sections: Sequence[Section]) -> str:
             lines += [tables.markdown(table), ""]
         for picture in section.pictures:
             lines += [f"![{picture.caption}]({picture.name}.png)", "", f"*{picture.caption}*", ""]
+        for table in section.texts:
+            lines += [tables.markdown(table), ""]
         lines += ["Settings:", "", *(f"- {line}" for line in section.settings), ""]
         lines += [f"Made with (alphaedit-plugin {VERSION}):", ""]
         lines += [*(f"    {command}" for command in section.commands), ""]

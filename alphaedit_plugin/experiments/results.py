@@ -5,6 +5,9 @@ people; not read back). An evaluation is columns → reading, and a reading has 
 (``null`` where it is not finite). Those of ``before``, of the last point, and of the columns that
 survival is read from everywhere, also have what they are made of, per ``unit`` (a request or an
 untouched fact, in order): ``hits``, a row of 0 and 1, or ``totals`` and ``counts``.
+
+What was generated is beside it in ``texts.json``: ``texts``, a list of `GeneratedText`, enough to
+judge again without the model.
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ from alphaedit_plugin.common.files import replacing
 from alphaedit_plugin.common.version import VERSION
 from alphaedit_plugin.metrics.base import MetricValue
 from alphaedit_plugin.metrics.evaluation import SURVIVAL, Evaluation
+from alphaedit_plugin.metrics.generated import GeneratedText
 from alphaedit_plugin.metrics.shift import Shift
 
 SCHEMA = 3
-METRICS = "metrics.json"
+METRICS, TEXTS = "metrics.json", "texts.json"
 UNREAD = ("schema", "final")  # what the file has besides a cell's fields
 
 
@@ -99,6 +103,7 @@ class Cell:
             somebody's data.
         command: as typed.
         identity: a hash of what the figures depend on.
+        texts: what was generated; in a file of its own.
     """
 
     setting: Setting
@@ -115,6 +120,7 @@ class Cell:
     command: str = ""
     identity: str = ""
     version: str = VERSION
+    texts: tuple[GeneratedText, ...] = ()
 
     @property
     def final(self) -> Evaluation:
@@ -123,24 +129,44 @@ class Cell:
 
 
 def write_cell(cell: Cell, folder: Path) -> None:
-    """Write ``metrics.json``.
+    """Write ``metrics.json``, and before it ``texts.json`` where texts were generated.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: one cannot be written.
     """
-    final = dict(cell.final.summary)
-    write_json(
-        {"schema": SCHEMA, **converter().unstructure(cell), "final": final}, folder / METRICS
-    )
+    document = converter().unstructure(cell)
+    texts, final = document.pop("texts"), dict(cell.final.summary)
+    if texts:
+        write_json({"schema": SCHEMA, "identity": cell.identity, "texts": texts}, folder / TEXTS)
+    else:
+        (folder / TEXTS).unlink(missing_ok=True)
+    write_json({"schema": SCHEMA, **document, "final": final}, folder / METRICS)
 
 
 def read_cell(path: Path) -> Cell:
-    """Read ``metrics.json``, or the one in a folder.
+    """Read ``metrics.json``, or the one in a folder, and the texts beside it.
 
     Raises:
         ConfigError: it is missing, damaged, or of another version.
     """
     file = path / METRICS if path.is_dir() else path
+    document = _read(file)
+    texts = _read(file.parent / TEXTS) if (file.parent / TEXTS).is_file() else {}
+    try:
+        fields = {name: value for name, value in document.items() if name not in UNREAD}
+        same = texts.get("identity") == document["identity"]  # else a run ended between the two
+        cell = converter().structure({**fields, "texts": texts["texts"] if same else []}, Cell)
+        if not cell.points:
+            raise ValueError("no points")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{file} is damaged ({type(error).__name__}: {error}): run its comparison again"
+        ) from None
+    return cell
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of this version."""
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -156,16 +182,7 @@ def read_cell(path: Path) -> Cell:
         raise ConfigError(
             f"{file} has schema {schema}, this version reads {SCHEMA}: run its comparison again"
         )
-    try:
-        fields = {name: value for name, value in document.items() if name not in UNREAD}
-        cell = converter().structure(fields, Cell)
-        if not cell.points:
-            raise ValueError("no points")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{file} is damaged ({type(error).__name__}: {error}): run its comparison again"
-        ) from None
-    return cell
+    return dict(document)
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:

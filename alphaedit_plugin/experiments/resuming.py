@@ -122,6 +122,8 @@ def digest_of(data: object) -> str:
 
 def _settings(config: ComparisonConfig) -> dict[str, Any]:
     settings = asdict(config)
+    if not config.compare.generation.protocols:  # no figure depends on how nothing is generated
+        del settings["compare"]["generate"]
     for name in ELSEWHERE:
         *above, last = name.split(".")
         reduce(getitem, above, settings).pop(last, None)

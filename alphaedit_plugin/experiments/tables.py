@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from rich import box
@@ -55,12 +56,14 @@ class Table:
         head: the headings; the first ``words`` columns are words, the others numbers.
         rows: fields; a row of a new base begins a group.
         words: how many columns are words.
+        prose: whether the fields are texts that somebody else wrote, and break into lines.
     """
 
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[Field, ...], ...]
     words: int = 2
+    prose: bool = False
 
 
 Gains = Mapping[int, Mapping[str, Gain]]  # by the row's number in the study
@@ -180,10 +183,16 @@ def plain(table: Table) -> RichTable:
 def markdown(table: Table) -> str:
     """With the caption below."""
     bars = ["---"] * table.words + ["--:"] * (len(table.head) - table.words)
-    rows = [[f"**{f.text}**" if f.best else f.text for f in row] for row in table.rows]
+    fields = [[_verbatim(f) if table.prose else f for f in row] for row in table.rows]
+    rows = [[f"**{f.text}**" if f.best else f.text for f in row] for row in fields]
     head, *escaped = [[text.replace("|", "\\|") for text in row] for row in [table.head, *rows]]
     lines = ["| " + " | ".join(row) + " |" for row in [head, bars, *escaped]]
     return "\n".join([*lines, "", f"*{table.caption}*"])
+
+
+def _verbatim(field: Field) -> Field:
+    """A field whose text means nothing to Markdown."""
+    return replace(field, text=re.sub(r"([\\`*_<>\[\]#~])", r"\\\1", field.text))
 
 
 def latex(table: Table) -> str:

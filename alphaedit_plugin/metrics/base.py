@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 from alphaedit_plugin.common.registry import Registry
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.metrics.asking import Asked, Generate, as_asked
+from alphaedit_plugin.models.decoding import Continuation, say
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import draw_texts
 from alphaedit_plugin.models.scoring import Answer, score, tokenise_pairs
@@ -72,6 +74,10 @@ class EvalContext:
         unedited: the tokens that the unedited model predicts after locality prompts, which are
             ``outputs`` of its context; ``None`` if unknown.
         outputs: written by ``locality_acc`` for the edited model's contexts.
+        generate: how texts are generated.
+        unedited_texts: what the unedited model said, which are ``texts_said`` of its context;
+            ``None`` if unknown.
+        texts_said: all that `said` has returned.
     """
 
     lm: EditableModel
@@ -81,6 +87,9 @@ class EvalContext:
     texts: Sequence[str] = ()
     unedited: Mapping[Pair, tuple[int, ...]] | None = None
     outputs: dict[Pair, tuple[int, ...]] = field(default_factory=dict)
+    generate: Generate = field(default_factory=Generate)
+    unedited_texts: Mapping[Asked, Continuation] | None = None
+    texts_said: dict[Asked, Continuation] = field(default_factory=dict)
     _answers: dict[Pair, Answer] = field(default_factory=dict)
     _drawn: list[list[str]] | None = None
 
@@ -94,6 +103,15 @@ class EvalContext:
         """`answers`, grouped as the questions are."""
         answers = iter(self.answers([pair for group in groups for pair in group]))
         return [[next(answers) for _ in group] for group in groups]
+
+    def said(self, asked: Sequence[Asked]) -> list[Continuation]:
+        """What the model says when it answers freely: the prompts of one call are one batch."""
+        new = [one for one in dict.fromkeys(asked) if one not in self.texts_said]
+        if new:
+            prompts = [as_asked(self.lm.tokenizer, one) for one in new]
+            texts = say(self.lm, prompts, self.generate.limit)
+            self.texts_said.update(zip(new, texts, strict=True))
+        return [self.texts_said[one] for one in asked]
 
     def drawn(self) -> list[list[str]]:
         """Per request, a text drawn from each of its generation prompts; see `draw_texts`."""

@@ -8,7 +8,9 @@ from statistics import fmean
 from types import MappingProxyType
 
 from alphaedit_plugin.data.request import Probe, Request
+from alphaedit_plugin.metrics.asking import Asked, Generate
 from alphaedit_plugin.metrics.base import METRICS, EvalContext, MetricValue, MetricValues, Pair
+from alphaedit_plugin.models.decoding import Continuation
 from alphaedit_plugin.models.editable import EditableModel
 
 ASPECT_COLUMNS = ("success", "accuracy", "magnitude")
@@ -33,10 +35,14 @@ class Evaluation:
             columns that the data has no prompts for are missing.
         outputs: what the unedited model predicts after locality prompts, for `evaluate` after
             edits; empty after them.
+        texts: what the model said when it answered freely.
     """
 
     readings: MetricValues
     outputs: Mapping[Pair, tuple[int, ...]] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
+    texts: Mapping[Asked, Continuation] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
 
@@ -126,6 +132,7 @@ def evaluate(
     before: Evaluation | None = None,
     metrics: Sequence[str] | None = None,
     costly: bool = True,
+    generate: Generate | None = None,
 ) -> Evaluation:
     """Evaluate the model as it is now.
 
@@ -138,18 +145,23 @@ def evaluate(
         before: the unedited model's evaluation on the same requests or more, for locality.
         metrics: names of `METRICS`; ``None`` for all. Efficacy is always among them.
         costly: include the costly metrics.
+        generate: how texts are generated; ``None`` for none.
 
     Raises:
         ConfigError: an unknown metric.
         RequestError: a prompt that the model cannot read.
     """
     unedited = before.outputs if before else None
-    context = EvalContext(lm, requests, retention, references, texts, unedited)
+    context = EvalContext(
+        lm, requests, retention, references, texts, unedited,
+        generate=generate or Generate(), unedited_texts=before.texts if before else None,
+    )  # fmt: skip
     values: dict[str, MetricValue] = {}
     for name in chosen(metrics):
         if costly or not METRICS.get(name).costly:
             values |= METRICS.get(name).read(context)
-    return Evaluation(values, context.outputs if before is None else {})
+    outputs = context.outputs if before is None else {}
+    return Evaluation(values, outputs, context.texts_said)
 
 
 def chosen(metrics: Sequence[str] | None) -> list[str]:

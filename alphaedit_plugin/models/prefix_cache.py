@@ -88,17 +88,20 @@ def _begin(lm: EditableModel, sentences: Sequence[Sentence], layer: int) -> Tail
         inputs = batch.inputs()
         return Tail(layer, batch.positions, inputs, None, _run_below(lm, layer, inputs, None))
     # A sentence that starts with its fact token has no token before it: one is run, but masked.
-    before = _padded_left(
+    before = padded_left(
         collate(lm, [Sentence(s.ids[: max(n, 1)], 0) for s, n in zip(sentences, cuts, strict=True)])
     )
     nowhere = torch.zeros(0, dtype=torch.long, device=lm.device)
     with torch.no_grad(), head_only_at(lm.model, nowhere, nowhere):
-        output = lm.model(**before.inputs(), **_positions(lm, before), use_cache=True)
-    mask = before.attention_mask * (starts[:, None] > 0)
+        output = lm.model(
+            **before.inputs(), **position_ids(lm, before.attention_mask), use_cache=True
+        )
+    visible = before.attention_mask * (starts[:, None] > 0)
+    mask = torch.cat([visible, batch.attention_mask], dim=1)
     inputs = {
         "input_ids": batch.input_ids,
-        "attention_mask": torch.cat([mask, batch.attention_mask], dim=1),
-        **_positions(lm, batch, starts),
+        "attention_mask": mask,
+        **position_ids(lm, mask, batch.input_ids.shape[1]),
     }
     past = getattr(output, cache_name(lm))
     below = _run_below(lm, layer, inputs, past)
@@ -201,7 +204,7 @@ def _agree(expected: Tensor, logits: Tensor) -> bool:
     return bool(difference.norm() <= tolerance * expected.float().norm())
 
 
-def _padded_left(batch: Batch) -> Batch:
+def padded_left(batch: Batch) -> Batch:
     """The same sentences, padded on the left."""
     width = batch.input_ids.shape[1]
     padding = width - batch.attention_mask.sum(1, keepdim=True)
@@ -213,15 +216,15 @@ def _padded_left(batch: Batch) -> Batch:
     )
 
 
-def _positions(lm: EditableModel, batch: Batch, starts: Tensor | None = None) -> dict[str, Tensor]:
-    """Position ids, if the model takes them.
+def position_ids(lm: EditableModel, mask: Tensor, width: int | None = None) -> dict[str, Tensor]:
+    """Position ids of the last ``width`` columns of ``mask (n, length)``, if the model takes them.
 
     Padding has the position of a real token; any other may be outside the model's range.
     """
     if "position_ids" not in _accepted(lm):
         return {}
-    offsets = (batch.attention_mask.cumsum(1) - 1).clamp_min(0)
-    return {"position_ids": offsets if starts is None else starts[:, None] + offsets}
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    return {"position_ids": positions if width is None else positions[:, -width:]}
 
 
 def _accepted(lm: EditableModel) -> Collection[str]:

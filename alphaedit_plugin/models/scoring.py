@@ -1,17 +1,16 @@
-"""A model's answers: teacher-forced predictions, log-probabilities and greedy text."""
+"""A model's answers, teacher-forced: predictions and log-probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import RequestError, quoted
 from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
-from alphaedit_plugin.models.boundary import continuations, stem, tokenise
+from alphaedit_plugin.models.boundary import continuations, tokenise
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import head_only_at, inference
 from alphaedit_plugin.models.tokens import Batch, Sentence, collate
@@ -95,7 +94,7 @@ def tokenise_pairs(
     """
     tokens = continuations(lm.tokenizer, pairs, lm.separator)
     for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
-        _check_room(lm, prompt, before, len(labels) - 1)
+        check_room(lm, prompt, before, len(labels) - 1)
     return tokens
 
 
@@ -136,53 +135,12 @@ def log_likelihoods(
     return list(zip(sums, counts, strict=True))
 
 
-def continue_greedily(
-    lm: EditableModel, prompts: Sequence[str], lengths: Sequence[int], budget: int = 16384
-) -> list[str]:
-    """The model's greedy continuation of each prompt.
-
-    Args:
-        lm: the model as it is now.
-        prompts: what to continue; trailing blanks are dropped.
-        lengths: new tokens per prompt; fewer if the model ends its text.
-        budget: padded tokens per forward pass.
-
-    Returns:
-        The continuations, without prompts and surrounding white space.
+def check_room(lm: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
+    """Refuse a prompt without tokens, or with too many for ``room`` more.
 
     Raises:
-        RequestError: a prompt has no token, or exceeds the model's context with its continuation.
-        OutOfMemory: see `in_token_budget`.
+        RequestError: see above.
     """
-    rows = [tokenise(lm.tokenizer, stem(prompt)) for prompt in prompts]
-    for prompt, row, length in zip(prompts, rows, lengths, strict=True):
-        _check_room(lm, prompt, row, length - 1)  # the last token is not read
-    starts = [len(row) for row in rows]
-    sizes = [start + length for start, length in zip(starts, lengths, strict=True)]
-
-    def work(indices: list[int]) -> None:
-        # A batch that ran out of memory continues from the tokens that its rows already have.
-        while growing := [i for i in indices if len(rows[i]) < sizes[i]]:
-            batch = collate(lm, [Sentence(tuple(rows[i]), len(rows[i]) - 1) for i in growing])
-            everyone = torch.arange(len(growing), device=lm.device)
-            chosen = _logits_at(lm, batch, everyone, batch.positions).argmax(1).tolist()
-            for index, token in zip(growing, chosen, strict=True):
-                rows[index].append(token)
-
-    with torch.no_grad(), inference(lm.model):
-        in_token_budget(lm, sizes, budget, work)
-    return [_decode(lm.tokenizer, row[start:]) for row, start in zip(rows, starts, strict=True)]
-
-
-def _decode(tokenizer: Any, ids: list[int]) -> str:
-    """The text of ``ids`` up to the end-of-sequence token."""
-    if tokenizer.eos_token_id in ids:
-        ids = ids[: ids.index(tokenizer.eos_token_id)]
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-
-def _check_room(lm: EditableModel, prompt: str, ids: Sequence[int], room: int) -> None:
-    """Refuse a prompt without tokens, or with too many for ``room`` more."""
     if not ids:
         raise RequestError(f"prompt {quoted(prompt)} has no token in this tokenizer")
     limit = lm.context_length

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +12,11 @@ from torch import Tensor
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.models.batching import activation_bytes, in_token_budget
 from alphaedit_plugin.models.boundary import tokenise
+from alphaedit_plugin.models.decoding import cached_bytes, ends_of, write_on
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import refuse_nan
-from alphaedit_plugin.models.hooks import head_only_at, inference
-from alphaedit_plugin.models.prefix_cache import cache_name, can_resume
+from alphaedit_plugin.models.hooks import inference
+from alphaedit_plugin.models.prefix_cache import can_resume
 
 BUDGET = 16384  # tokens of the texts that are written at once
 
@@ -50,10 +50,7 @@ class Manuscript:
             ConfigError: the tokenizer has no token ``start``, or it has neither bos nor eos.
         """
         token = _start(lm, start)
-        generation = getattr(getattr(lm.model, "generation_config", None), "eos_token_id", None)
-        named = generation if isinstance(generation, list) else [generation]
-        tokenizer = lm.tokenizer
-        ends = {token, tokenizer.eos_token_id, tokenizer.pad_token_id, *named} - {None}
+        ends = {token, lm.tokenizer.pad_token_id, *ends_of(lm)} - {None}
         return cls(
             token,
             tokenise(lm.tokenizer, "")[:1] == [token],
@@ -87,17 +84,31 @@ def write_texts(
         NumericalError: the model predicts nan.
         OutOfMemory: see `in_token_budget`.
     """
-    texts: list[list[int]] = [[] for _ in numbers]
+    rows = [[manuscript.start] for _ in numbers]
 
-    def work(rows: list[int]) -> None:
-        draws = _draws(manuscript, [numbers[row] for row in rows])
-        for row, text in zip(rows, _write(lm, manuscript, draws, on_tokens), strict=True):
-            texts[row] = text
+    def work(indices: list[int]) -> None:
+        texts, draws = [rows[i] for i in indices], _draws(manuscript, [numbers[i] for i in indices])
 
+        def choose(logits: Tensor, going: Sequence[int]) -> Sequence[int]:
+            drawn = [draws[number, len(texts[number])] for number in going]
+            tokens = sample(refuse_nan(logits, logits), torch.stack(drawn).to(logits.device))
+            on_tokens(len(going) - int(torch.isin(tokens.cpu(), ends).sum()))
+            return tokens.tolist()
+
+        def goes_on(number: int) -> bool:
+            row = texts[number]
+            return len(row) < manuscript.length and (
+                len(row) == 1 or row[-1] not in manuscript.ends
+            )
+
+        write_on(lm, texts, choose, goes_on)
+
+    ends = torch.tensor(manuscript.ends)
     with torch.no_grad(), inference(lm.model):
-        lengths = [manuscript.length] * len(texts)
+        lengths = [manuscript.length] * len(rows)
         in_token_budget(lm, lengths, budget, work, _token_bytes(lm, manuscript.length))
-    return texts
+    first = 0 if manuscript.keeps_start else 1
+    return [_ended(row, manuscript.ends)[first:] for row in rows]
 
 
 def _start(lm: EditableModel, start: str | None) -> int:
@@ -126,48 +137,12 @@ def _token_bytes(lm: EditableModel, length: int) -> float:
     """Memory per token of a text: one token's activations and logits, and the cache."""
     if not can_resume(lm):
         return activation_bytes(lm, length=length, logits=1 / length)
-    weight = lm.parameter(0)
-    cached = 2 * lm.depth * weight.dtype.itemsize * weight.numel() / lm.key_size(0)
-    return activation_bytes(lm, length=length, logits=1) / length + cached
-
-
-def _write(
-    lm: EditableModel, manuscript: Manuscript, draws: Tensor, on_tokens: Callable[[int], None]
-) -> list[list[int]]:
-    """One text per row of ``draws (n, length)``."""
-    ends = torch.tensor(manuscript.ends, device=lm.device)
-    ids = torch.full((len(draws), 1), manuscript.start, device=lm.device)
-    going, past = torch.ones(len(draws), dtype=torch.bool, device=lm.device), None
-    for column in range(1, manuscript.length):
-        logits, past = _next(lm, ids, past)
-        token = sample(logits, draws[:, column].to(ids.device))
-        going = going & ~torch.isin(token, ends)
-        count = int(going.sum())
-        if count == 0:
-            break
-        on_tokens(count)
-        ids = torch.cat([ids, token[:, None]], dim=1)
-    first = 0 if manuscript.keeps_start else 1
-    return [_ended(row, manuscript.ends)[first:] for row in ids.tolist()]
+    return activation_bytes(lm, length=length, logits=1) / length + cached_bytes(lm)
 
 
 def _ended(ids: list[int], ends: Sequence[int]) -> list[int]:
     """``ids`` before the first token after the start that ends a text."""
     return ids[: next((i for i in range(1, len(ids)) if ids[i] in ends), len(ids))]
-
-
-def _next(lm: EditableModel, ids: Tensor, past: Any) -> tuple[Tensor, Any]:
-    """Logits ``(n, vocabulary)`` after ``ids (n, length)``, and the cache with all of them."""
-    cached = can_resume(lm)
-    fresh = ids[:, -1:] if cached else ids
-    rows = torch.arange(len(ids), device=ids.device)
-    arguments: dict[str, Any] = {"use_cache": cached}
-    if past is not None:
-        arguments[cache_name(lm)] = past
-    with head_only_at(lm.model, rows, torch.full_like(rows, fresh.shape[1] - 1)):
-        output = lm.model(input_ids=fresh, attention_mask=torch.ones_like(ids), **arguments)
-    logits = refuse_nan(ids, output.logits[0].to(ids.device))
-    return logits, getattr(output, cache_name(lm)) if cached else None
 
 
 def sample(logits: Tensor, draws: Tensor) -> Tensor:

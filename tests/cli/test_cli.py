@@ -26,8 +26,8 @@ from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.easyedit import edit_quality
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.projector import fit_projectors
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from alphaedit_plugin.experiments.results import Cell, LayerReport, Point, Setting, write_cell
 from alphaedit_plugin.metrics.base import MetricValue, means
 from alphaedit_plugin.metrics.evaluation import Evaluation
+from alphaedit_plugin.metrics.generated import GeneratedText
+from alphaedit_plugin.metrics.matching import verdicts
 from alphaedit_plugin.metrics.shift import Shift
 
 EDITS = 30
@@ -68,7 +70,20 @@ def cell(
         abilities={n: {"sst2.acc": chance - n / 1000} for n in (0, edits)},
         command=f"alphaedit compare seed={seed}",
         identity="made up",
+        texts=texts(edits, chance, rng),
     )
+
+
+def texts(edits: int, chance: float, rng: random.Random) -> tuple[GeneratedText, ...]:
+    """Of edits that are right with the given chance."""
+    said = [rng.choice(["Rome.", "Paris, | I * think"]) for _ in range(edits)]
+    return tuple(
+        GeneratedText(
+            "bare", "efficacy", f"The capital of <b>{n}</b> is", "Rome", (), "Oslo.", after, True,
+            verdicts(after, ["Rome"]),
+        )
+        for n, after in enumerate(said)
+    )  # fmt: skip
 
 
 def seeds(count: int = 3, data: str = "made_up") -> list[Cell]:

@@ -15,9 +15,10 @@ from alphaedit_plugin.experiments.causal_tracing import (
     known_facts,
     trace,
 )
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.hooks import hidden_of, hooked, with_hidden
-from alphaedit_plugin.models.scoring import continue_greedily, score
+from alphaedit_plugin.models.scoring import score
 from tests.tiny import REQUESTS
 
 FACTS = [replace(request, ground_truth=request.target_new) for request in REQUESTS]

@@ -17,7 +17,7 @@ from alphaedit_plugin.experiments import cell as cell_module
 from alphaedit_plugin.experiments import cell_setup
 from alphaedit_plugin.experiments.cell import run_cell
 from alphaedit_plugin.experiments.cell_setup import CellSetup, is_small, set_up
-from alphaedit_plugin.experiments.results import METRICS, read_cell
+from alphaedit_plugin.experiments.results import METRICS, TEXTS, read_cell
 from alphaedit_plugin.experiments.resuming import (
     JOURNAL,
     STATE,
@@ -27,6 +27,7 @@ from alphaedit_plugin.experiments.resuming import (
     read_state,
     write_state,
 )
+from alphaedit_plugin.metrics.asking import Protocol
 from alphaedit_plugin.nullspace.projector_file import save_projectors
 from tests.saved import overrides_of
 
@@ -211,3 +212,30 @@ def test_what_is_small(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_small(model)
     model.path = "somebody/on-the-hub"
     assert not is_small(model)
+
+
+def test_texts_are_generated_where_they_are_asked_for(tmp_path: Path) -> None:
+    """By the node or by a metric's name; otherwise nothing changes, identity included."""
+    few = ["compare.edits=4", "compare.every=0", "compare.metrics=[retention]"]
+    run_cell(config_of(*few), tmp_path / "off")
+    assert not (tmp_path / "off" / TEXTS).exists()
+    run_cell(config_of(*few, "compare.generate.protocols=[bare]"), tmp_path / "on")
+    off, cell = read_cell(tmp_path / "off"), read_cell(tmp_path / "on")
+    added = set(cell.final.readings) - set(off.final.readings)
+    assert {name.split(".")[0] for name in added} == {"generated", "repetition", "unfinished"}
+    assert {name.split(".")[1] for name in added} == {"bare"}
+    assert {name: cell.final.readings[name] for name in off.final.readings} == off.final.readings
+    edits = [text for text in cell.texts if text.kind == "efficacy"]
+    assert len(edits) == 4
+    exact = sum(text.verdicts["exact"] for text in edits) / 4
+    assert exact == cell.final.summary["generated.bare.efficacy.exact"] > 0.5  # the pocket's learn
+    assert cell.before.summary["generated.bare.efficacy.exact"] == 0
+    assert any(text.before != text.after for text in edits)
+
+    config = config_of(*few)
+    setup = set_up(config)
+    again = [setup.lm, config, setup.recipe, setup.projectors, setup.data]
+    assert identity_of(*again) == off.identity != cell.identity
+    again[1] = config_of(*few, "compare.generate.limit=5")
+    assert identity_of(*again) == off.identity
+    assert config_of("compare.metrics=[generated]").compare.generation.protocols == list(Protocol)

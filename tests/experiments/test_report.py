@@ -19,6 +19,7 @@ from alphaedit_plugin.experiments.pictures import survival_matrix
 from alphaedit_plugin.experiments.report import run_report
 from alphaedit_plugin.experiments.studies import studies_of
 from alphaedit_plugin.experiments.tables import main_table, terminal
+from alphaedit_plugin.experiments.text_tables import text_tables
 from tests.experiments.made import cell, seeds, write
 
 PICTURES = ("curves", "gains", "survival", "shift", "norms", "abilities")
@@ -93,7 +94,7 @@ def test_general_abilities_have_their_table(folder: Path) -> None:
 
 def test_every_row_is_as_wide_as_its_table(folder: Path) -> None:
     """What the data lacks (here: rephrasings) has no column anywhere."""
-    lines = (folder / "report.md").read_text().splitlines()
+    lines = (folder / "report.md").read_text().replace("\\|", "").splitlines()
     assert not any("generalisation" in line for line in lines if line.startswith("|"))
     for above, line in itertools.pairwise(lines):
         if line.startswith("|") and above.startswith("|"):
@@ -167,3 +168,35 @@ def test_headings_count_and_name_once(tmp_path: Path) -> None:
         assert heading in text
         assert "1 sequential edit in batches" in text
         assert "Seconds do not compare methods" in text
+
+
+def test_texts_before_and_after_are_shown_failures_first(folder: Path) -> None:
+    (study,) = studies_of(seeds(3))
+    (table,) = text_tables(study)
+    assert table.head == ("prompt", "answer", "unedited", *(row.name for row in study.rows))
+    assert len(table.rows) == 20
+    right = [[field.best for field in row[3:]] for row in table.rows]
+    assert [sum(row) for row in right] == sorted(sum(row) for row in right)
+    by_prompt = {row[0].text: row for row in table.rows}
+    for number, row in enumerate(study.rows):
+        for text in row.cells[0].texts:
+            if text.prompt in by_prompt:
+                field = by_prompt[text.prompt][3 + number]
+                assert (field.text, field.best) == (text.after, text.after == "Rome.")
+    edits = zip(*(row.cells[0].texts for row in study.rows), strict=True)
+    fails = [sum(text.after != "Rome." for text in texts) for texts in edits]
+    assert sum(len(row) - sum(row) for row in right) == sum(sorted(fails)[-20:])
+    page, text, tex = (
+        (folder / name).read_text(encoding="utf-8")
+        for name in ("report.html", "report.md", "report.tex")
+    )
+    assert "The capital of &lt;b&gt;" in page  # a text is no element
+    assert "Paris, | I * think" in page
+    assert "Paris, \\| I \\* think" in text
+    assert "\\<b\\>" in text
+    assert "Paris" not in tex
+
+
+def test_without_texts_there_is_no_such_table() -> None:
+    (study,) = studies_of([replace(one, texts=()) for one in seeds(1)])
+    assert text_tables(study) == ()

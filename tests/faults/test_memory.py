@@ -20,8 +20,8 @@ from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.rome import Rome
 from alphaedit_plugin.metrics.easyedit import edit_quality
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 from tests.tiny import (

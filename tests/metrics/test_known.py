@@ -18,8 +18,8 @@ from alphaedit_plugin.data.sets.pocket import load_pocket_data
 from alphaedit_plugin.experiments.cell_setup import KNOWN, set_up
 from alphaedit_plugin.metrics.evaluation import evaluate
 from alphaedit_plugin.metrics.known import facts_beside, knows, only_known
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.scoring import continue_greedily
 
 
 @pytest.fixture(scope="module")

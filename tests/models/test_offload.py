@@ -23,11 +23,11 @@ from alphaedit_plugin.methods.base import BaseMethod
 from alphaedit_plugin.methods.memit import Memit
 from alphaedit_plugin.methods.prune import Prune
 from alphaedit_plugin.methods.rome import Rome
+from alphaedit_plugin.models.decoding import continue_greedily
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.fingerprint import Fingerprint, upstream_digests
 from alphaedit_plugin.models.hooks import inference
 from alphaedit_plugin.models.offload import META, settle, stored, value_of
-from alphaedit_plugin.models.scoring import continue_greedily
 from alphaedit_plugin.nullspace.collect import collect_second_moments
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment

@@ -8,8 +8,8 @@ import torch
 from alphaedit_plugin.common.errors import RequestError
 from alphaedit_plugin.models.boundary import tokenise
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.scoring import Answer, continue_greedily, score
-from tests.tiny import CONTEXT, END, target_ids
+from alphaedit_plugin.models.scoring import Answer, score
+from tests.tiny import CONTEXT, target_ids
 
 PAIRS = [
     ("The mother tongue of Ada Marsh is", "Spanish"),
@@ -68,7 +68,6 @@ def test_accuracy_is_the_share_of_tokens() -> None:
 
 def test_nothing_to_score(gpt2: EditableModel) -> None:
     assert score(gpt2, []) == []
-    assert continue_greedily(gpt2, [], []) == []
 
 
 def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
@@ -76,40 +75,3 @@ def test_prompts_that_cannot_be_scored(gpt2: EditableModel) -> None:
         score(gpt2, [("", "x")])
     with pytest.raises(RequestError, match=f"the model's context is {CONTEXT}"):
         score(gpt2, [("The cats " * CONTEXT, "x")])
-    with pytest.raises(RequestError, match="context"):
-        continue_greedily(gpt2, ["The"], [CONTEXT + 1])
-    assert continue_greedily(gpt2, ["The"], [CONTEXT])  # the last token is not read
-
-
-# ---------------------------------------------------------------------------------------------
-# Greedy continuations
-
-
-def generated(lm: EditableModel, prompt: str, length: int) -> str:
-    """By transformers' ``generate``."""
-    ids = torch.tensor([tokenise(lm.tokenizer, prompt)])
-    with torch.no_grad():
-        out = lm.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            max_new_tokens=length,
-            pad_token_id=0,
-        )
-    return lm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
-
-
-@pytest.mark.parametrize("budget", [1, 10_000])
-def test_greedy_equals_generate(lm: EditableModel, budget: int) -> None:
-    prompts, lengths = [prompt for prompt, _ in PAIRS], [1, 5, 3, 2, 4, 1]
-    expected = [generated(lm, p, n) for p, n in zip(prompts, lengths, strict=True)]
-    assert continue_greedily(lm, prompts, lengths, budget) == expected
-
-
-def test_greedy_stops_at_the_end_of_the_text(gpt2: EditableModel) -> None:
-    end = gpt2.tokenizer.convert_tokens_to_ids(END)
-    with torch.no_grad():
-        gpt2.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(gpt2.model.lm_head.weight))
-    # All logits are equal now, and the first of equals is token 0, the end.
-    assert end == 0
-    assert continue_greedily(gpt2, ["The"], [4]) == [""]
