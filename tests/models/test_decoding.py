@@ -44,13 +44,14 @@ def text_of(lm: EditableModel, ids: list[int]) -> str:
 
 @pytest.mark.parametrize("budget", [1, 40, 10_000])
 @pytest.mark.parametrize("cached", [True, False])
-def test_equals_generate(lm: EditableModel, budget: int, cached: bool) -> None:
+def test_equals_generate(
+    lm: EditableModel, budget: int, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert can_resume(lm)
-    lm.findings["prefix cache"] = cached
+    monkeypatch.setitem(lm.findings, "prefix cache", cached)
     lengths = [1, 12, 3, 7, 4]
     expected = [text_of(lm, generated(lm, p, n)) for p, n in zip(PROMPTS, lengths, strict=True)]
     assert continue_greedily(lm, PROMPTS, lengths, budget) == expected
-    del lm.findings["prefix cache"]
 
 
 def test_the_cache_reads_each_token_once(gpt2: EditableModel) -> None:

@@ -71,10 +71,12 @@ def test_a_text_is_the_same_in_any_batch_and_order(lm: EditableModel) -> None:
     assert write_texts(lm, replace(manuscript, seed=2), range(8)) != together
 
 
-def test_without_a_cache_the_texts_are_the_same(gpt2: EditableModel) -> None:
+def test_without_a_cache_the_texts_are_the_same(
+    gpt2: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     manuscript = Manuscript.of(gpt2, 12)
     cached = write_texts(gpt2, manuscript, range(5))
-    gpt2.findings["prefix cache"] = False
+    monkeypatch.setitem(gpt2.findings, "prefix cache", False)
     assert write_texts(gpt2, manuscript, range(5)) == cached
 
 
