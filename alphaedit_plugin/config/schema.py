@@ -86,11 +86,14 @@ class TuningConfig:
     Attributes:
         grids: by base method.
         edits: sequential edits per trial; their records are then left out of the comparison.
+        retention: of ``compare.retention`` at most; where a model knows few facts, this decides how
+            many are left for the comparison.
         out: folder of the trials, and of the table and the settings made of them.
     """
 
     grids: dict[str, Grids] = field(default_factory=dict)
     edits: Positive = 200
+    retention: Natural = 100
     out: Text = "runs/tuning"
 
 

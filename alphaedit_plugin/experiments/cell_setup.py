@@ -157,6 +157,10 @@ def _select(
     if not data.retention and config.retention:
         beside = facts_beside(lm, everything, data.requests, config.retention, config.seed)
         data = replace(data, retention={} if beside is None else {KNOWN: beside})
+        if beside is None:
+            logger.warning(
+                "the model knows none of the facts that are left: retention is not asked"
+            )
     if len(encoded) < config.compare.edits:
         logger.warning("the data holds %d requests: editing all of them", len(encoded))
     warn_of_shared_tokens(encoded)

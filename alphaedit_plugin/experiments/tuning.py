@@ -34,6 +34,7 @@ SIDES = (False, True)
 # What is tried where no grid is given, in units of the model's own settings: λ or the ridge; for
 # ROME, which has neither, how far a target value may go.
 FACTORS = (0.01, 0.1, 1.0, 10.0)
+REPLACED = ("compare.edits", "compare.every", "compare.out", "compare.retention")
 RADII = (0.25, 0.5, 1.0, 2.0)
 
 
@@ -141,11 +142,12 @@ def _multiruns(
     common = [
         word
         for word in words
-        if key_of(word) not in ("compare.edits", "compare.every", "compare.out")
+        if key_of(word) not in REPLACED
         and (not key_of(word).startswith("base.") or key_of(word)[5:] in others)
     ]
     fixed = [
         f"base={base}", f"compare.edits={tuning.edits}", "compare.every=0",
+        f"compare.retention={min(config.compare.retention, tuning.retention)}",
         "hydra.sweeper.params=null", f"hydra.sweep.dir='{Path(tuning.out).expanduser()}'",
     ]  # fmt: skip
     return [
@@ -192,8 +194,7 @@ def table_of(trials: Sequence[Trial], best: Sequence[Trial], config: ComparisonC
     rows = []
     for trial in trials:
         mark = trial in best
-        shown = ", ".join(setting.rpartition(".")[2] for setting in trial.settings)
-        words = [trial.base.upper(), side_of(trial.null_space), shown]
+        words = [trial.base.upper(), side_of(trial.null_space), ", ".join(trial.settings)]
         numbers = [number(trial.summary[COLUMNS[name]]) for name in names]
         rows.append(tuple(Field(text, mark) for text in (*words, *numbers)))
     caption = (

@@ -51,6 +51,7 @@ def test_the_best_of_each_side_is_kept_and_everything_that_was_tried(tuned: Path
         "memit": {"plain": ["model.moment_weight=300"], "null_space": ["projector.l2=1"]}
     }
     table = (tuned / "tuning.md").read_text()
+    assert "**model.moment_weight=300**" in table
     for cell in cells:
         assert len(cell.points) == 1
         assert f"{cell.final.score:.3f}" in table
