@@ -54,13 +54,16 @@ def name_length(context: EvalContext) -> MetricValues:
 '''
 RUN = """
 import {module}
+from hydra import compose, initialize_config_module
 from alphaedit_plugin.config.build import build_method
-from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.compose import as_config, register_configs
 from alphaedit_plugin.config.schema import ComparisonConfig
 from alphaedit_plugin.data.selection import load_data
 from alphaedit_plugin.metrics.base import METRICS, lower_is_better
 
-config = load_config({overrides}, ComparisonConfig)
+register_configs(ComparisonConfig)
+with initialize_config_module("alphaedit_plugin.conf", version_base="1.3"):
+    config = as_config(compose("config", overrides={overrides}), ComparisonConfig)
 {show}
 """
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from alphaedit_plugin.editor import NullSpaceEditor
 
 
+
 class Host(str, Enum):
     """Whose update functions run: ours, or EasyEdit's."""
 

@@ -56,14 +56,14 @@ def read_patch_or_journal(path: str, lm: EditableModel) -> Patch:
     return journal.patch
 
 
-def apply_patch(path: str, lm: EditableModel, patch: Patch, force: bool = False) -> EditSession:
+def apply_patch(path: str, lm: EditableModel, patch: Patch, force: bool) -> EditSession:
     """Write a patch's edits; raises `PatchError` where it is refused."""
     from alphaedit_plugin.patches.sessions import session_of
 
     try:
         return session_of(patch, lm, force=force)
     except PatchError as error:
-        raise PatchError(f"{path} is refused: {error}; apply force=true takes it anyway") from None
+        raise PatchError(f"{path} is refused: {error}; force=true applies it anyway") from None
 
 
 def exactness(session: EditSession, patch: Patch) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic.dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +19,7 @@ from alphaedit_plugin.cli.patching import (
 )
 from alphaedit_plugin.common.console import plain_table, printable, say
 from alphaedit_plugin.common.errors import counted
+from alphaedit_plugin.common.validation import STRICT
 from alphaedit_plugin.config.schema import ProjectorSettings
 
 if TYPE_CHECKING:
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
 SHOWN = 50  # edits of the table; those that do not hold come first
 
 
+@dataclass(config=STRICT)
+class VerifySettings(ProjectorSettings):
+    """What ``alphaedit verify`` reads.
+
+    Attributes:
+        force: apply a patch although it was made for another model or other weights.
+    """
+
+    force: bool = False
+
+
 def run_verify(words: Sequence[str], console: Console) -> int:
     """Check every edit and every layer of a patch.
 
@@ -42,12 +55,12 @@ def run_verify(words: Sequence[str], console: Console) -> int:
             model does not hold the edits already.
     """
     (path,), overrides = split_words("verify", ("PATCH",), words)
-    config = config_for(path, overrides, ProjectorSettings)
+    config = config_for(path, overrides, VerifySettings)
     with working(config):
         return 0 if _verify(path, config, console) else 1
 
 
-def _verify(path: str, config: ProjectorSettings, console: Console) -> bool:
+def _verify(path: str, config: VerifySettings, console: Console) -> bool:
     from alphaedit_plugin.common.tensor_file import checksums
     from alphaedit_plugin.config.build import load_model
     from alphaedit_plugin.models.editable import dtype_name
@@ -63,7 +76,7 @@ def _verify(path: str, config: ProjectorSettings, console: Console) -> bool:
     if present:
         say(console, "the model holds these edits already, bit for bit")
     else:
-        say(console, exactness(apply_patch(path, lm, patch), patch))
+        say(console, exactness(apply_patch(path, lm, patch, config.force), patch))
     edits, layers = check_edits(lm, patch.entries), check_layers(patch, projectors, moments)
     console.print(edit_table(edits))
     console.print(layer_table(layers))
@@ -139,7 +152,7 @@ def _mark(holds: bool) -> Text:
 
 
 def _projectors(
-    lm: EditableModel, patch: Patch, config: ProjectorSettings, present: bool
+    lm: EditableModel, patch: Patch, config: VerifySettings, present: bool
 ) -> dict[int, Projector]:
     """What the invariant is measured with, made while the model is as it was before the edits.
 
@@ -155,7 +168,7 @@ def _projectors(
 
 
 def _moments(
-    lm: EditableModel, patch: Patch, config: ProjectorSettings, present: bool
+    lm: EditableModel, patch: Patch, config: VerifySettings, present: bool
 ) -> dict[int, SecondMoment]:
     """Second moments of text where some is at hand: what the model's own keys see of the edits."""
     from alphaedit_plugin.config.statistics import load_moments
@@ -212,7 +225,7 @@ COMMANDS.register(
             "alphaedit verify edits.safetensors model=gpt2-xl projector.path=p.safetensors",
         ),
         run_verify,
-        ProjectorSettings,
+        VerifySettings,
         usage="PATCH [key=value …]",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,7 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
     """What ``from_pretrained`` is told to spread the model; empty for one device.
 
     Raises:
-        ConfigError: ``device`` is set, too.
+        ConfigError: ``device`` is set, too, or accelerate is not there.
     """
     if config.device_map is None:
         if config.max_memory is not None:
@@ -101,6 +102,8 @@ def _spread(config: ModelConfig) -> dict[str, Any]:
         raise ConfigError(
             f"model.device={config.device} and model.device_map are both set: remove one of them"
         )
+    if importlib.util.find_spec("accelerate") is None:
+        raise ConfigError("model.device_map needs accelerate: pip install accelerate")
     return {"device_map": config.device_map, "max_memory": config.max_memory}
 
 

@@ -18,8 +18,12 @@ from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.groups import CONFIG_MODULE, groups
 from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.config.overrides import (
+    OWNING,
     defaults_of,
+    dotted,
     read_overrides,
+    reads,
+    unknown_key,
     unowned,
 )
 from alphaedit_plugin.config.schema import EditorConfig, MethodSettings, ProjectorConfig
@@ -30,8 +34,12 @@ Schema = TypeVar("Schema", bound=MethodSettings)
 
 
 def register_configs(schema: type[MethodSettings] = EditorConfig) -> None:
-    """Make known to Hydra a schema's settings and defaults, and ``${not:${null_space}}``."""
-    OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
+    """Make the settings of a schema, and their defaults, known to Hydra.
+
+    An application of your own calls this before ``@hydra.main`` when it composes our
+    ``config.yaml``, and gives the result to `as_config`.
+    """
+    _register_resolver()
     ConfigStore.instance().store(name="editor_schema", node=defaults_of(schema))
 
 
@@ -60,7 +68,7 @@ def load_config(overrides: Sequence[str] = (), schema: type[Any] = EditorConfig)
             composed = compose("config", overrides=given)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(unowned(given) or first_line(error)) from None
-    return _validated(_read_of(composed, schema), schema)
+    return as_config(_read_of(composed, schema), schema)
 
 
 def _read_of(composed: DictConfig, schema: type[MethodSettings]) -> DictConfig:
@@ -86,10 +94,25 @@ def _outside_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = running
 
 
-def _validated(composed: DictConfig, schema: type[Any]) -> Any:
-    """A composed configuration as typed objects."""
+@overload
+def as_config(composed: DictConfig) -> EditorConfig: ...
+@overload
+def as_config(composed: DictConfig, schema: type[Schema]) -> Schema: ...
+def as_config(composed: DictConfig, schema: type[Any] = EditorConfig) -> Any:
+    """A composed Hydra config, ours or from an application of your own, as typed objects.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is missing or does not fit; one line.
+    """
+    _register_resolver()
+    given = OmegaConf.to_container(composed)
+    for key in dotted(given):
+        owned = key.startswith(tuple(f"{group}." for group in OWNING))  # by whatever is chosen
+        if not owned and not reads(schema, key):
+            raise ConfigError(unknown_key(key, schema))
     try:
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        merged = OmegaConf.merge(defaults_of(schema), given)
+        plain = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key or 'a setting'} is not set: give it a value") from None
     except OmegaConfBaseException as error:
@@ -98,7 +121,7 @@ def _validated(composed: DictConfig, schema: type[Any]) -> Any:
     if "data" in values:
         values["data"] = _apart(values["data"])
     if "projector" in values:
-        cut = composed.projector.cut  # the model's own is written as a reference to it
+        cut = merged.projector.cut  # the model's own is written as a reference to it
         chosen = not all(OmegaConf.is_interpolation(cut, key) for key in cut)
         values["projector"]["chosen"] = chosen
     config: Any = validated(schema, values)
@@ -107,6 +130,11 @@ def _validated(composed: DictConfig, schema: type[Any]) -> Any:
     if "data" in values:
         options_of(config.data)
     return config
+
+
+def _register_resolver() -> None:
+    """``${not:${null_space}}`` in YAML."""
+    OmegaConf.register_new_resolver("not", lambda value: not value, replace=True)
 
 
 def _apart(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,19 @@ class MomentsConfig:
 
 
 @dataclass(config=STRICT)
+class Preset:
+    """What differs between methods that edit a single layer and those that spread over several."""
+
+    layers: list[int] = field(default_factory=list)
+    steps: int = 25
+    lr: float = 0.5
+    weight_decay: float = 0.5
+    clamp_norm_factor: float = 0.75
+    context_lengths: Lengths = field(default_factory=lambda: [(10, 5)])
+    bare_apart: bool = True
+
+
+@dataclass(config=STRICT)
 class LayoutConfig:
     """Where a model keeps what is edited; ``None`` leaves it to the model's family or structure.
 
@@ -152,8 +165,7 @@ class ModelConfig:
         moments: where second moments come from.
         cut: the projector's default cut for this model.
         l2: AlphaEdit's ridge for this model.
-        presets: what ``layers`` and others refer to in YAML, by the base's span: methods that edit
-            a single layer need other settings than those that spread an edit over several.
+        presets: what ``layers`` and others take by default, by the base's span.
     """
 
     path: Text | None
@@ -175,4 +187,4 @@ class ModelConfig:
     moments: MomentsConfig = field(default_factory=MomentsConfig)
     cut: Cut = field(default_factory=Cut)
     l2: PositiveFloat = 10.0
-    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    presets: dict[str, Preset] = field(default_factory=dict)

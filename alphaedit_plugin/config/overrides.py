@@ -42,10 +42,7 @@ def read_overrides(overrides: Sequence[str], schema: type, sweeping: bool = Fals
             raise ConfigError(f"cannot read {override!r}: overrides look like key=value")
         if key.startswith("hydra"):
             continue
-        elsewhere = (
-            searched and key.partition(".")[0] in OWNING
-        )  # an option's own, not in our folder
-        if not elsewhere and not reads(schema, key):
+        if not reads(schema, key):
             raise ConfigError(unknown_key(key, schema))
         values = _values(override, sweeping or key in groups())
         if key in groups():

@@ -34,7 +34,7 @@ class CutConfig:
 
     Attributes:
         cut: which eigenvectors the projector keeps.
-        chosen: whether ``cut`` was chosen, and is not the model's own; `load_config` says so.
+        chosen: whether ``cut`` was chosen, and is not the model's own; `as_config` says so.
     """
 
     cut: Cut = field(default_factory=Cut)

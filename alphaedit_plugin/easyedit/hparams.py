@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from os import PathLike, fspath
-from typing import Annotated, Any
-
-from pydantic import BeforeValidator, FiniteFloat, StrictBool
+from typing import Any, get_type_hints
 
 from alphaedit_plugin.common.errors import ConfigError, unknown_name
-from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.nullspace.cut import Cut, CutRule, Mode
 
 PUBLISHED = 2e-2  # AlphaEdit's absolute cut
-
-PathText = Annotated[str, BeforeValidator(lambda p: fspath(p) if isinstance(p, PathLike) else p)]
 
 
 @dataclass
@@ -31,12 +28,12 @@ class NullSpaceFlag:
         projector_path: a projector file of ours instead of one fitted to the host's statistics.
     """
 
-    null_space: StrictBool = False
+    null_space: bool = False
     null_space_mode: Mode = Mode.auto
     null_space_rule: CutRule = CutRule.absolute
-    null_space_cut: FiniteFloat = PUBLISHED
-    null_space_l2: FiniteFloat = 10.0
-    projector_path: PathText | None = None
+    null_space_cut: float = PUBLISHED
+    null_space_l2: float = 10.0
+    projector_path: str | None = None
 
     @classmethod
     def of(cls, hparams: Any) -> NullSpaceFlag:
@@ -57,7 +54,8 @@ class NullSpaceFlag:
         Raises:
             ConfigError: a value of another type.
         """
-        return validated(NullSpaceFlag, values)
+        hints = get_type_hints(NullSpaceFlag)
+        return NullSpaceFlag(**{key: _typed(key, v, hints[key]) for key, v in values.items()})
 
     @property
     def cut(self) -> Cut:
@@ -96,3 +94,22 @@ class NullSpaceFlag:
 KEYS = tuple(f.name for f in fields(NullSpaceFlag))
 # Attributes can be set under any name: a misspelt flag would leave the null space off, unnoticed.
 LOOKS_LIKE_OURS = ("null", "projector")
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` in the type of its key."""
+    if hint is bool and isinstance(value, bool):
+        return value
+    if hint is float and not isinstance(value, bool):
+        with suppress(TypeError, ValueError):
+            if math.isfinite(number := float(value)):
+                return number
+    if hint in (Mode, CutRule):
+        names = [option.value for option in hint]
+        if value not in names:
+            raise ConfigError(unknown_name(key, str(value), names))
+        return hint(value)
+    if hint not in (bool, float) and (value is None or isinstance(value, (str, PathLike))):
+        return value if value is None else fspath(value)
+    needed = {bool: "true or false", float: "a number"}.get(hint, "a path")
+    raise ConfigError(f"{key} is {value!r}: give {needed}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
 from alphaedit_plugin.easyedit.model_state import ModelState
 from alphaedit_plugin.easyedit.patch_loop import apply_projected
 from alphaedit_plugin.easyedit.prune_rect import apply_ours, our_hparams_classes
+
+log = logging.getLogger(__name__)
 
 Apply = Callable[..., Any]
 STATE = "_alphaedit_state"  # the attribute of a model that holds its `ModelState`
@@ -79,7 +82,7 @@ class Registration(MetaPathFinder):
         tables: the dictionaries of methods that were changed, one per copy.
         models: that were edited; the state of each goes with it, and all copies share it.
         lock: one edit at a time, as an edit replaces functions of the host's modules.
-        flags: set in all hparams that are made, whatever these say.
+        flags: set in all hparams that are made, with a warning where these say otherwise.
         flagged: names of the hparams classes of which objects took `flags`.
     """
 
@@ -212,6 +215,10 @@ class Registration(MetaPathFinder):
     ) -> None:
         """Make hparams that may have our keys."""
         ours = {key: settings.pop(key) for key in KEYS if key in settings}
+        for key, value in self.flags.items():
+            if ours.get(key, value) != value:
+                said = f"{key}: {ours[key]} of {type(made).__name__}"
+                log.warning("--%s %s overrides %s", key, value, said)
         construct(**settings)
         for key, value in {**ours, **self.flags}.items():
             setattr(made, key, value)

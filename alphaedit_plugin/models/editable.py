@@ -104,7 +104,8 @@ class EditableModel:
     @property
     def config(self) -> Any:
         """The configuration of the language model, which may be part of a larger one."""
-        return self.model.config.get_text_config()
+        config = self.model.config
+        return config.get_text_config() if hasattr(config, "get_text_config") else config
 
     @property
     def depth(self) -> int:

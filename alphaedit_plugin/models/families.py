@@ -102,7 +102,8 @@ def check_config(config: Any) -> None:
         get = quantised.get if isinstance(quantised, dict) else vars(quantised).get
         method = getattr(get("quant_method"), "value", get("quant_method"))
         raise quantised_weights(f"the model is quantised ({method or type(quantised).__name__})")
-    counts = {name: getattr(config.get_text_config(), name, None) for name in _EXPERTS}
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    counts = {name: getattr(text, name, None) for name in _EXPERTS}
     many = [f"{n}={c}" for n, c in counts.items() if isinstance(c, int) and c > 1]
     if many and config.model_type not in LAYOUTS:
         raise several_experts(f"{config.model_type} is a mixture of experts ({many[0]})")

@@ -18,7 +18,6 @@ from alphaedit_plugin.models.hooks import inference
 from alphaedit_plugin.models.tokens import pad_id
 
 TOP_K = 5
-BUDGET = 16384  # padded tokens of the texts that are drawn at once
 FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")  # of context templates
 
 
@@ -59,14 +58,21 @@ def as_template(text: str) -> str:
     return " ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}"
 
 
-def draw_texts(lm: EditableModel, prompts: Sequence[str], length: int = 100) -> list[str]:
+def draw_texts(
+    lm: EditableModel,
+    prompts: Sequence[str],
+    length: int = 100,
+    seed: int = 0,
+    budget: int = 16384,
+) -> list[str]:
     """One sampled text per prompt, which it begins with.
 
     Args:
         lm: the model as it is now.
         prompts: what to continue; trailing blanks are dropped.
         length: tokens of each text including its prompt, at most the model's context (ROME: 100).
-            A text also depends on the prompts in the same batch.
+        seed: of the sampling; a text also depends on the prompts in the same batch.
+        budget: padded tokens per batch.
 
     Raises:
         NumericalError: the model predicts nan.
@@ -86,8 +92,8 @@ def draw_texts(lm: EditableModel, prompts: Sequence[str], length: int = 100) -> 
         for row, p, index in zip(drawn.tolist(), padding, indices, strict=True):
             texts[index] = lm.tokenizer.decode(row[p:], skip_special_tokens=True)
 
-    with _sampling(lm, seed=0):
-        in_token_budget(lm, [length] * len(rows), BUDGET, work)
+    with _sampling(lm, seed):
+        in_token_budget(lm, [length] * len(rows), budget, work)
     return texts
 
 

@@ -443,3 +443,12 @@ def test_an_error_that_quotes_a_whole_book_stays_readable(capsys: Capture) -> No
     assert len(error) < 400
     assert error.startswith("alphaedit: error: subject 'Ada' is not in prompt 'word word")
     assert error.endswith("or put '{}' in its place\n")
+
+
+def test_a_narrow_terminal_keeps_words_whole(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, projectors: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(asked("memit", projectors)) == 0
+    heading = capsys.readouterr().out.splitlines()[0]
+    assert heading.split() == ["prompt", "before", "→", "after", "wanted"]

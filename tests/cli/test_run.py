@@ -96,17 +96,17 @@ def test_every_key_is_a_flag() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--null_space_cut abc", "null_space_cut is 'abc': it must be a valid number"),
-        ("--null_space_cut nan", "null_space_cut is 'nan': it must be a finite number"),
+        ("--null_space_cut abc", "null_space_cut is 'abc': give a number"),
+        ("--null_space_cut nan", "null_space_cut is 'nan': give a number"),
         ("--null_space_cut", "argument --null_space_cut: expected one argument"),
         ("--null_space_cut --ds_size 3", "argument --null_space_cut: expected one argument"),
         ("--projector_path=", "--projector_path needs a value"),
-        ("--null_space=yes", "null_space is 'yes': it must be a valid boolean"),
+        ("--null_space=yes", "null_space is 'yes': give true or false"),
         ("--null_space_ct 1", "unknown flag '--null_space_ct'; did you mean '--null_space_cut'"),
         ("--null_spaces", "did you mean '--null_space'"),
         ("--null-space", "did you mean '--null_space'"),
-        ("--null_space_mode sovle", "it must be 'auto', 'solve' or 'post'"),
-        ("--null_space_rule=energi", "it must be 'absolute', 'energy'"),
+        ("--null_space_mode sovle", "did you mean 'solve'"),
+        ("--null_space_rule=energi", "did you mean 'energy'"),
         ("--null_space_l2 -1", "null_space_l2 is -1.0: it must be positive"),
     ],
 )

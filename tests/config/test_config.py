@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from alphaedit_plugin.cli.edit import EditSettings
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.groups import groups, options
 from alphaedit_plugin.config.build import build_method
-from alphaedit_plugin.config.compose import load_config
+from alphaedit_plugin.config.compose import as_config, load_config, register_configs
 from alphaedit_plugin.config.schema import ComparisonConfig, EditorConfig
 from alphaedit_plugin.data.base import DATA
 from alphaedit_plugin.data.request import FactToken
@@ -142,12 +145,12 @@ def test_settings_of_the_host(
 @pytest.mark.parametrize("model", ["gpt2-xl", "gpt-j-6b", "llama3-8b"])
 def test_presets_follow_the_span_of_the_base(model: str) -> None:
     rome, memit = (load_config([f"base={base}", f"model={model}"]) for base in ("rome", "memit"))
-    assert rome.model.layers == rome.model.presets["single"]["layers"]
+    assert rome.model.layers == rome.model.presets["single"].layers
     assert len(rome.model.layers) == 1
     assert rome.model.target.clamp_norm_factor == 4
     assert rome.model.contexts.lengths == [(5, 10), (10, 10)]
     assert not rome.model.contexts.bare_apart
-    assert memit.model.layers == memit.model.presets["spread"]["layers"]
+    assert memit.model.layers == memit.model.presets["spread"].layers
     assert len(memit.model.layers) > 1
     assert memit.model.contexts.lengths == [(10, 5)]
 
@@ -311,8 +314,73 @@ def test_the_pocket_model_sets_romes_direction_by_the_flag() -> None:
         assert load_config(overrides).base["use_moment"] is expected
 
 
+# ---------------------------------------------------------------------------------------------
+# In an application of the user's own
+
+
+def test_inside_an_application_of_ones_own(tmp_path: Path) -> None:
+    """Our config.yaml under a node of another application, with its own overrides on top."""
+    (tmp_path / "app.yaml").write_text(
+        "defaults:\n"
+        "  - config@editor\n"
+        "  - _self_\n"
+        "epochs: 3\n"
+        "editor: {batch_size: 5}\n"
+        "hydra: {searchpath: ['pkg://alphaedit_plugin.conf']}\n"
+    )
+    register_configs()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        composed = compose("app", ["base@editor.base=rect", "model@editor.model=gpt2-xl"])
+    config = as_config(composed.editor)
+    assert composed.epochs == 3
+    assert (config.base["name"], config.batch_size) == ("rect", 5)
+    assert config.model.layers == [13, 14, 15, 16, 17]
+
+
+def test_groups_alone_in_an_application_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "app.yaml").write_text(
+        "defaults: [base: prune, model: gpt-j-6b, projector: default, _self_]\n"
+        "seed: 4\n"
+        "hydra: {searchpath: ['pkg://alphaedit_plugin.conf']}\n"
+    )
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        composed = compose("app", ["model.layers=[6]"])
+    config = as_config(composed)
+    assert (config.base["alpha"], config.model.layers, config.seed) == (1.2, [6], 4)
+
+
 def test_load_config_works_while_hydra_runs(tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text("epochs: 3\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         assert load_config(["base=rome"]).base["name"] == "rome"
         assert compose("app").epochs == 3
+
+
+def test_as_config_explains_an_unknown_key_and_a_missing_base() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'modle'; did you mean 'model'"):
+        as_config(OmegaConf.create({"modle": {}}))
+    with pytest.raises(ConfigError, match=r"'model.target.lrr'; did you mean 'model.target.lr'"):
+        as_config(OmegaConf.create({"model": {"target": {"lrr": 1}}}))
+    with pytest.raises(ConfigError, match="base is not set"):
+        as_config(OmegaConf.create({"model": {"path": None, "layers": [0]}}))
+
+
+def test_hydra_main_application(tmp_path: Path) -> None:
+    """A real ``@hydra.main`` script, in a process of its own, with our primary config."""
+    script = tmp_path / "app.py"
+    script.write_text(
+        "import hydra\n"
+        "from alphaedit_plugin.config.compose import as_config, register_configs\n"
+        "register_configs()\n"
+        "@hydra.main(config_path='pkg://alphaedit_plugin.conf', config_name='config',\n"
+        "            version_base='1.3')\n"
+        "def main(cfg):\n"
+        "    config = as_config(cfg)\n"
+        "    print(config.base['name'], config.model.layers)\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "base=rome", "model=gpt2-xl"],
+        cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[0] == "rome [17]"

@@ -102,13 +102,19 @@ def test_a_script_that_knows_nothing_of_us(run_it: RunIt, tiny: TinyHostModel, m
     assert max(leaks(tiny, method, edited(tiny)).values()) > 1e-3
 
 
-def test_what_is_typed_overrides_yaml(run_it: RunIt, tiny_gpt2: TinyHostModel) -> None:
+def test_what_is_typed_overrides_yaml_and_says_so(
+    run_it: RunIt, tiny_gpt2: TinyHostModel, caplog: pytest.LogCaptureFixture
+) -> None:
     assert run_it(tiny_gpt2, "MEMIT", "--null_space", *cut(tiny_gpt2), null_space=False) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
+    assert "--null_space True overrides null_space: False of MEMITHyperParams" in caplog.text
+    caplog.clear()
     assert run_it(tiny_gpt2, "MEMIT", "--null_space", "false", null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) > 1e-3
+    caplog.clear()
     assert run_it(tiny_gpt2, "MEMIT", *cut(tiny_gpt2), null_space=True) == 7
     assert max(leaks(tiny_gpt2, "MEMIT", edited(tiny_gpt2)).values()) < 1e-5
+    assert "overrides" not in caplog.text
 
 
 def test_a_method_that_cannot_project_is_refused(
