@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from alphaedit_plugin.editor import NullSpaceEditor
 
 
+NARROW = 60  # columns of a terminal that has no room for numbers beside texts
+
 
 class Host(str, Enum):
     """Whose update functions run: ours, or EasyEdit's."""
@@ -128,7 +130,7 @@ def _edit(
     for old, new in zip(before.metrics, after.metrics, strict=True):
         add_locality(old, new)
     editor.note(editor.session.journal, data.requests, after.metrics)
-    console.print(request_table(data.requests, before, after))
+    console.print(request_table(data.requests, before, after, console.width >= NARROW))
     console.print(summary(after.metrics), highlight=False)
     for line in unlearnt_notes(editor.session, data.requests, after.metrics):
         say(console, line)

@@ -88,6 +88,34 @@ class Cache:
         with locked(self.path(kind, key).with_suffix(".lock"), say_so):
             yield
 
+    def computed(
+        self,
+        kind: str,
+        key: Mapping[str, object],
+        compute: Callable[[], T],
+        read: Callable[[Path], T],
+        write: Callable[[Path, T], None],
+        level: int = logging.WARNING,
+    ) -> T:
+        """What ``key`` describes: read, or else computed and kept, by one process at a time.
+
+        Args:
+            kind: see `path`.
+            key: see `path`.
+            compute: makes it.
+            read: see `stored`.
+            write: keeps it at a path.
+            level: see `alone`.
+        """
+        path = self.path(kind, key)
+        with self.alone(kind, key, level):
+            stored = self.stored(path, read)
+            if stored is not None:
+                return stored
+            result = compute()
+            self.keep(lambda: write(path, result))
+        return result
+
 
 def hash_of(key: Mapping[str, object]) -> str:
     """Thirty-two hexadecimal digits that differ when anything in ``key`` does."""

@@ -15,6 +15,7 @@ from alphaedit_plugin.common.errors import AlphaEditError, quoted
 Reader = Callable[[Any, Any], Any]  # of a value, and the type that is wanted
 
 QUOTED = 60  # characters of a refused value in a message
+DIGITS = 15  # of a whole number that is a mapping's key
 
 
 def converter() -> Converter:
@@ -87,13 +88,19 @@ def _mapping_reader(made: Converter, kind: Any) -> Reader:
     def read(value: Any, _: Any) -> dict[Any, Any]:
         rows = expect(value, dict, "an object")
         return {
-            int(key) if of_key is int else made.structure(key, of_key): _at(
+            _read_key(key) if of_key is int else made.structure(key, of_key): _at(
                 key, made, row, of_value
             )
             for key, row in rows.items()
         }
 
     return read
+
+
+def _read_key(key: Any) -> int:
+    if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= DIGITS:
+        return int(key)
+    raise ValueError(f"expected a whole number, found {quoted(key, QUOTED)}")
 
 
 def _dataclass_reader(made: Converter, kind: Any) -> Reader:

@@ -109,14 +109,7 @@ def _kept(
 ) -> list[list[int]]:
     """Texts from the cache, or written and cached; each part is a file, so a killed run resumes."""
     key = key | {"first": numbers.start, "count": len(numbers)}
-    path = cache.path("texts", key)
-    with cache.alone("texts", key):
-        stored = cache.stored(path, _read)
-        if stored is not None:
-            return stored
-        texts = write(numbers)
-        cache.keep(partial(_write, texts, path, key))
-    return texts
+    return cache.computed("texts", key, partial(write, numbers), _read, partial(_write, key))
 
 
 def _read(path: Path) -> list[list[int]]:
@@ -124,7 +117,7 @@ def _read(path: Path) -> list[list[int]]:
     return [text.tolist() for text in tensors["ids"].split(tensors["lengths"].tolist())]
 
 
-def _write(texts: Sequence[Sequence[int]], path: Path, key: Key) -> None:
+def _write(key: Key, path: Path, texts: Sequence[Sequence[int]]) -> None:
     ids = torch.tensor([token for text in texts for token in text], dtype=torch.int32)
     lengths = torch.tensor([len(text) for text in texts])
     write_tensors(path, {"ids": ids, "lengths": lengths}, {"key": key})

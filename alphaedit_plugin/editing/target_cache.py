@@ -78,13 +78,9 @@ class StoredTargets:
             # Other kernels round sums differently.
             "machine": [torch.__version__, lm.device.type, torch.get_num_threads()],
         }
-        path = self.cache.path("targets", key)
-        with self.cache.alone("targets", key, logging.DEBUG):
-            targets = self.cache.stored(path, partial(_read, lm))
-            if targets is None:
-                targets = search()
-                self.cache.keep(partial(_write, path, targets))
-        return targets
+        return self.cache.computed(
+            "targets", key, search, partial(_read, lm), _write, logging.DEBUG
+        )
 
 
 def _edited(lm: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:

@@ -130,7 +130,7 @@ def optimise_targets(
         TargetError: a loss is not finite; it names the requests.
         OutOfMemory: see `in_token_budget`.
     """
-    sizes = [sum(len(row.sentence.ids) for row in _rows([encoded])) for encoded in batch]
+    sizes = [sum(len(s.ids) for s in (*one.sentences, one.essence)) for one in batch]
     columns: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def work(indices: list[int]) -> None:
@@ -249,7 +249,7 @@ def _losses(
     lm: EditableModel, problem: _Problem, delta: Tensor, settings: TargetSettings, first: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Terms ``(n,)`` of the loss, and what of each is the answer's negative log-likelihood."""
-    none = torch.zeros_like(delta[:, 0], requires_grad=False)
+    none = delta.new_zeros(len(delta))
     yield settings.weight_decay * delta.norm(dim=1) / problem.initial.norm(dim=1) ** 2, none
     for part in problem.parts:
         with (

@@ -22,12 +22,7 @@ from alphaedit_plugin.data.request import Request
 from alphaedit_plugin.editing.engine import apply_batch, finalize
 from alphaedit_plugin.editing.run import Step, as_ended, run
 from alphaedit_plugin.editing.session import EditSession
-from alphaedit_plugin.experiments.cell_setup import (
-    CellSetup,
-    abilities_of,
-    set_up,
-    threads_of,
-)
+from alphaedit_plugin.experiments.cell_setup import CellSetup, abilities_of, set_up, threads_of
 from alphaedit_plugin.experiments.judging import judged
 from alphaedit_plugin.experiments.results import METRICS, Cell, LayerReport, Point, write_cell
 from alphaedit_plugin.experiments.resuming import (

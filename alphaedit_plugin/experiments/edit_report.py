@@ -49,9 +49,12 @@ def take(lm: EditableModel, requests: Sequence[Request]) -> Snapshot:
     return Snapshot(answers, edit_quality(lm, requests))
 
 
-def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot) -> Table:
+def request_table(
+    requests: Sequence[Request], before: Snapshot, after: Snapshot, numbers: bool = True
+) -> Table:
     """The first requests: what was answered and what is, against what was wanted, and how well."""
-    table = plain_table(["prompt", "before → after", "wanted"], ["rewrite", "rephrase", "locality"])
+    measured = ["rewrite", "rephrase", "locality"] if numbers else []
+    table = plain_table(["prompt", "before → after", "wanted"], measured)
     for index, request in enumerate(requests[:SHOWN]):
         new, metrics = after.answers[index], after.metrics[index]
         right = metrics["rewrite_acc"] == [1.0]
@@ -59,7 +62,7 @@ def request_table(requests: Sequence[Request], before: Snapshot, after: Snapshot
             Text(request.filled),
             Text.assemble(before.answers[index], " → ", (new, "green" if right else "red")),
             Text(request.target_new.strip()),
-            *(_percent(values) for values in accuracies(metrics).values()),
+            *(_percent(values) for values in accuracies(metrics).values() if numbers),
         )
     if len(requests) > SHOWN:
         table.add_row(f"… and {len(requests) - SHOWN} more", style="dim")

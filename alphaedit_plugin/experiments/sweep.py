@@ -158,35 +158,49 @@ def out_of(cells: Sequence[ComposedCell]) -> Path:
 def grid(overrides: Sequence[str]) -> list[list[str]]:
     """Multiruns of every base of ``compare.bases``, plain and projected.
 
-    An override ``base.x=…`` goes to those bases that have a field ``x``; bases that take the same
-    overrides are one multirun.
+    Bases that take the same overrides are one multirun.
+
+    Raises:
+        ConfigError: see `overrides_by_base`.
+    """
+    config, by_base = overrides_by_base(overrides)
+    folder = Path(config.compare.out).expanduser()
+    fixed = ["hydra.sweeper.params=null", f"hydra.sweep.dir='{folder}'"]  # not an experiment's
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for base, taken in by_base.items():
+        alike.setdefault(tuple(taken), []).append(base)
+    return [
+        [*taken, f"base={','.join(bases)}", "null_space=false,true", *fixed]
+        for taken, bases in alike.items()
+    ]
+
+
+def overrides_by_base(
+    overrides: Sequence[str],
+) -> tuple[ComparisonConfig, dict[str, list[str]]]:
+    """What all bases of ``compare.bases`` share, and the overrides of each.
+
+    An override ``base.x=…`` goes to those bases that have a field ``x``.
 
     Raises:
         ConfigError: no base, an override that no base takes, or one that does not compose.
     """
     of_bases = [o for o in overrides if key_of(o).startswith("base.")]
     common = [o for o in overrides if o not in of_bases]
-    compare = load_config(common, ComparisonConfig).compare
-    if not compare.bases:
+    config = load_config(common, ComparisonConfig)
+    bases = config.compare.bases
+    if not bases:
         raise ConfigError("compare.bases is empty: name at least one base method")
-    for base in compare.bases:
+    for base in bases:
         if base not in options("base"):
             raise ConfigError(unknown_name("base method", base, options("base")))
-    folder = Path(compare.out).expanduser()
     takers = {
         override: owners("base", key_of(override).removeprefix("base.")) for override in of_bases
     }
     for override, takes in takers.items():
-        if not set(takes) & set(compare.bases):
-            raise ConfigError(f"none of {', '.join(compare.bases)} has a setting for {override!r}")
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for base in compare.bases:
-        alike.setdefault(tuple(o for o in of_bases if base in takers[o]), []).append(base)
-    fixed = ["hydra.sweeper.params=null", f"hydra.sweep.dir='{folder}'"]  # not an experiment's
-    return [
-        [*common, *taken, f"base={','.join(bases)}", "null_space=false,true", *fixed]
-        for taken, bases in alike.items()
-    ]
+        if not set(takes) & set(bases):
+            raise ConfigError(f"none of {', '.join(bases)} has a setting for {override!r}")
+    return config, {base: [*common, *(o for o in of_bases if base in takers[o])] for base in bases}
 
 
 def refuse_useless(overrides: Sequence[str], sweeping: bool) -> None:

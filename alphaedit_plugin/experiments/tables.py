@@ -11,6 +11,7 @@ from types import MappingProxyType
 from rich import box
 from rich.table import Table as RichTable
 
+from alphaedit_plugin.common.console import plain_table
 from alphaedit_plugin.common.errors import counted
 from alphaedit_plugin.experiments.bootstrap import Gain
 from alphaedit_plugin.experiments.studies import COLUMNS, Row, Spread, Study
@@ -169,12 +170,8 @@ def terminal(table: Table, title: str) -> RichTable:
 
 def plain(table: Table) -> RichTable:
     """All of a table."""
-    drawn = RichTable(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
-    for n, text in enumerate(table.head):
-        word = n < table.words
-        drawn.add_column(
-            SHORT.get(text, text), justify="left" if word else "right", no_wrap=not word
-        )
+    headings = [SHORT.get(text, text) for text in table.head]
+    drawn = plain_table(headings[: table.words], headings[table.words :])
     for row in table.rows:
         drawn.add_row(*(field.text for field in row), style="bold" if row[0].best else "")
     return drawn

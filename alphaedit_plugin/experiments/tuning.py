@@ -21,12 +21,18 @@ from alphaedit_plugin.common.console import say
 from alphaedit_plugin.common.errors import ConfigError
 from alphaedit_plugin.common.files import replacing, writable_folder
 from alphaedit_plugin.config.compose import load_config
-from alphaedit_plugin.config.overrides import key_of, read_overrides, settings_of
+from alphaedit_plugin.config.overrides import key_of, read_overrides
 from alphaedit_plugin.config.schema import ComparisonConfig, Grids
 from alphaedit_plugin.config.tuned import TUNED, side_of
 from alphaedit_plugin.experiments.results import METRICS, read_cell
 from alphaedit_plugin.experiments.studies import COLUMNS
-from alphaedit_plugin.experiments.sweep import FLAGS, ComposedCell, refuse_useless, run_cells
+from alphaedit_plugin.experiments.sweep import (
+    FLAGS,
+    ComposedCell,
+    overrides_by_base,
+    refuse_useless,
+    run_cells,
+)
 from alphaedit_plugin.experiments.tables import Field, Table, markdown, number, plain
 
 TABLE = "tuning.md"
@@ -78,10 +84,17 @@ def run_tune(words: Sequence[str], console: Console) -> None:
     if set(words) & set(FLAGS):
         raise ConfigError("tune takes no -m: it tries every combination of compare.tuning.grids")
     refuse_useless(words, sweeping=False)
-    config = load_config(words, ComparisonConfig)
+    config, by_base = overrides_by_base(words)
     folder = writable_folder("compare.tuning.out", config.compare.tuning.out)
-    grids = {base: grids_of(config, base) for base in config.compare.bases}
-    multiruns = [run for base in grids for run in _multiruns(words, config, base, grids[base])]
+    grids = {
+        base: grids_of(load_config([*taken, f"base={base}"], ComparisonConfig))
+        for base, taken in by_base.items()
+    }
+    multiruns = [
+        run
+        for base, taken in by_base.items()
+        for run in _multiruns(base, taken, config, grids[base])
+    ]
     cells = run_cells(multiruns, " ".join(["alphaedit tune", *words]), patient=True)
     trials = [_trial(cell, grids) for cell in cells if (cell.folder / METRICS).is_file()]
     best = {base: {side_of(side): best_of(trials, base, side) for side in SIDES} for base in grids}
@@ -104,14 +117,14 @@ def run_tune(words: Sequence[str], console: Console) -> None:
     )
 
 
-def grids_of(config: ComparisonConfig, base: str) -> Grids:
-    """What is tried for a base.
+def grids_of(config: ComparisonConfig) -> Grids:
+    """What is tried for the base of ``config``.
 
     Raises:
         ConfigError: one side has more combinations than the other, or a setting has no value.
     """
-    given = config.compare.tuning.grids.get(base)
-    grids = _default(config, base) if given is None else given
+    base = config.base["name"]
+    grids = config.compare.tuning.grids.get(base) or _default(config)
     empty = [key for side in (grids.plain, grids.null_space) for key in side if not side[key]]
     if empty:
         raise ConfigError(f"compare.tuning.grids.{base}: {empty[0]} has no value to try")
@@ -124,8 +137,8 @@ def grids_of(config: ComparisonConfig, base: str) -> Grids:
     return grids
 
 
-def _default(config: ComparisonConfig, base: str) -> Grids:
-    if "moment_weight" in settings_of("base", base):
+def _default(config: ComparisonConfig) -> Grids:
+    if "moment_weight" in config.base:
         weights = [factor * config.model.moment_weight for factor in FACTORS]
         ridges = [factor * config.projector.l2 for factor in FACTORS]
         return Grids({"model.moment_weight": weights}, {"projector.l2": ridges})
@@ -134,17 +147,11 @@ def _default(config: ComparisonConfig, base: str) -> Grids:
 
 
 def _multiruns(
-    words: Sequence[str], config: ComparisonConfig, base: str, grids: Grids
+    base: str, taken: Sequence[str], config: ComparisonConfig, grids: Grids
 ) -> list[list[str]]:
     """One of each side."""
     tuning = config.compare.tuning
-    others = set(settings_of("base", base))
-    common = [
-        word
-        for word in words
-        if key_of(word) not in REPLACED
-        and (not key_of(word).startswith("base.") or key_of(word)[5:] in others)
-    ]
+    common = [word for word in taken if key_of(word) not in REPLACED]
     fixed = [
         f"base={base}", f"compare.edits={tuning.edits}", "compare.every=0",
         f"compare.retention={min(config.compare.retention, tuning.retention)}",

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, groupby, islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -44,27 +44,24 @@ def knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:
 def _in_turn(lm: EditableModel, facts: Sequence[Row]) -> Iterator[bool]:
     """`knows`, asked as the answers are taken; other runs on the same model find them cached."""
     cache = Cache.usable()
-    if cache is None:
-        parts = (_knows(lm, facts[i : i + AT_ONCE]) for i in range(0, len(facts), AT_ONCE))
-        yield from chain.from_iterable(parts)
-        return
-    model = weights_digest(lm) + tokenizer_digest(lm.tokenizer)
+    model = "" if cache is None else weights_digest(lm) + tokenizer_digest(lm.tokenizer)
     for start in range(0, len(facts), AT_ONCE):
         part = facts[start : start + AT_ONCE]
-        key = {"model": model, "separator": lm.separator, "facts": list(part)}
-        path = cache.path("known", key)
-        with cache.alone("known", key, logging.DEBUG):
-            right = cache.stored(path, _read)
-            if right is None:
-                right = _knows(lm, part)
-                content = {"right": torch.tensor(right, dtype=torch.uint8)}
-                cache.keep(partial(write_tensors, path, content, {}))
-        yield from right
+        ask = partial(_knows, lm, part)
+        if cache is None:
+            yield from ask()
+        else:
+            key = {"model": model, "separator": lm.separator, "facts": list(part)}
+            yield from cache.computed("known", key, ask, _read, _write, logging.DEBUG)
 
 
 def _read(path: Path) -> list[bool]:
     tensors, _ = read_tensors(path)
     return [bool(one) for one in tensors["right"].tolist()]
+
+
+def _write(path: Path, right: list[bool]) -> None:
+    write_tensors(path, {"right": torch.tensor(right, dtype=torch.uint8)}, {})
 
 
 def _knows(lm: EditableModel, facts: Sequence[Row]) -> list[bool]:

@@ -120,12 +120,31 @@ def test_what_cannot_be_tuned_is_refused_before_anything_runs(
 
 
 def test_without_a_grid_both_sides_get_the_same_number_of_trials() -> None:
-    config = load_config([], ComparisonConfig)
-    for base in config.compare.bases:
-        grids = grids_of(config, base)
+    for base in load_config([], ComparisonConfig).compare.bases:
+        config = load_config([f"base={base}"], ComparisonConfig)
+        grids = grids_of(config)
         (plain,), (projected,) = grids.plain.values(), grids.null_space.values()
         assert len(plain) == len(projected) > 2
-    assert config.model.moment_weight in grids_of(config, "memit").plain["model.moment_weight"]
+        tried = {**grids.plain, **grids.null_space}
+        if base == "rome":
+            own = {"model.target.clamp_norm_factor": config.model.target.clamp_norm_factor}
+        else:
+            own = {
+                "model.moment_weight": config.model.moment_weight,
+                "projector.l2": config.projector.l2,
+            }
+        assert all(value in tried[key] for key, value in own.items())
+
+
+def test_a_setting_of_one_base_goes_to_it_and_an_unknown_base_is_named(tmp_path: Path) -> None:
+    out = f"compare.tuning.out={tmp_path}"
+    with pytest.raises(ConfigError, match="unknown base method 'memti'; did you mean 'memit'"):
+        run_tune(["compare.bases=[memti]", out], QUIET)
+    with pytest.raises(ConfigError, match=r"none of memit has a setting for 'base.keep_percent=3'"):
+        run_tune(["compare.bases=[memit]", "base.keep_percent=3", out], QUIET)
+    grid = "+compare.tuning.grids.rect.plain={base.keep_percent:[1,2,3,4,5]}"
+    with pytest.raises(ConfigError, match="5 combinations for plain and 1"):
+        run_tune(["compare.bases=[memit,rect]", "base.keep_percent=20", grid, out], QUIET)
 
 
 def test_what_was_not_tuned_is_named(tmp_path: Path) -> None:
