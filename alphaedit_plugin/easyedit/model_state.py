@@ -158,7 +158,11 @@ def _from_file(
 def _fitted(name: str, moment: SecondMoment, flag: NullSpaceFlag) -> Projector:
     """A projector; a cut that leaves hardly any or nearly all dimensions is warned about."""
     projector = Projector.fit(moment, flag.cut)
-    problem = projector.diagnosis()
-    if problem:
-        log.warning("%s: %s (in hparams, null_space_rule: auto)", name, problem)
+    if projector.diagnosis():
+        log.warning(
+            "%s: null_space_cut %g (%s) makes its null space %d of %d dimensions; its eigenvalues "
+            "span %.1e to %.1e; try null_space_rule: energy with null_space_cut: 0.99",
+            name, flag.cut.value, flag.cut.rule.value, projector.null_dimension,
+            projector.d_in, projector.eigenvalues[-1], projector.eigenvalues[0],
+        )  # fmt: skip
     return projector
