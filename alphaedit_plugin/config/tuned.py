@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
-from alphaedit_plugin.common.errors import ConfigError, first_line, unknown_name
+from alphaedit_plugin.common.errors import ConfigError, first_line
 from alphaedit_plugin.common.validation import STRICT
 
 TUNED = "tuned.yaml"
@@ -22,7 +22,7 @@ def side_of(null_space: bool) -> str:
 
 
 def prompt_digest(prompt: str) -> str:
-    """Tells prompts apart without keeping their text, which may be somebody's data."""
+    """Identifies a prompt without keeping its text, which may be somebody's data."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
@@ -47,8 +47,8 @@ class Tuned:
         sides: Mapping[str, list[str]] = self.settings.get(base, {})
         if side_of(null_space) not in sides:
             raise ConfigError(
-                unknown_name(f"tuned settings, {side_of(null_space)}, for", base, self.settings)
-                + f": alphaedit tune compare.bases=[{base}]"
+                f"no {side_of(null_space)} settings were tuned for base {base!r}, only for "
+                f"{', '.join(self.settings)}: run alphaedit tune compare.bases=[{base}]"
             )
         return sides[side_of(null_space)]
 

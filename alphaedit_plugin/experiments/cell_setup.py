@@ -159,7 +159,7 @@ def _select(
         data = replace(data, retention={} if beside is None else {KNOWN: beside})
         if beside is None:
             logger.warning(
-                "the model knows none of the facts that are left: retention is not asked"
+                "the model knows none of the facts that are left: retention is not measured"
             )
     if len(encoded) < config.compare.edits:
         logger.warning("the data holds %d requests: editing all of them", len(encoded))
@@ -194,7 +194,7 @@ def data_of(config: ComparisonConfig) -> EditData:
 def _untuned(config: ComparisonConfig) -> EditData:
     """Data without the requests and facts that ``compare.tuned`` was chosen on."""
     asked, count = set(read_tuned(str(config.compare.tuned)).asked), config.compare.retention
-    # Of as many more facts, enough are left.
+    # Asking for that many more leaves enough.
     more = replace(config.compare, retention=count + len(asked) * bool(count))
     data = read_data(replace(config, compare=more))
     stay = [n for n, one in enumerate(data.requests) if prompt_digest(one.filled) not in asked]

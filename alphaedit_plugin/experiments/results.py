@@ -99,8 +99,7 @@ class Cell:
         seconds: spent editing, without evaluation.
         shift: how far hidden states of other prompts moved.
         abilities: what `Abilities.measure` gave, by edits so far (0: before any).
-        asked: `prompt_digest` of every edit and untouched fact; a text of its own would be
-            somebody's data.
+        asked: `prompt_digest` of every edit and untouched fact.
         command: as typed.
         identity: a hash of what the figures depend on.
         texts: what was generated; in a file of its own.

@@ -32,7 +32,7 @@ TIMES = (
     "or was found in the cache, and cells may run side by side "
     "(compare.share_targets=false compare.jobs=1 for neither)."
 )
-# In a terminal.
+# Headings in a terminal.
 SHORT: Mapping[str, str] = MappingProxyType(
     {"efficacy": "effic.", "generalisation": "gener.", "specificity": "specif.",
      "retention": "retent."}
