@@ -34,6 +34,7 @@ def must_be(what: str, holds: Callable[[Any], bool]) -> AfterValidator:
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+NaturalFloat = Annotated[float, must_be("at least 0 and finite", lambda x: 0 <= x < math.inf)]
 PositiveFloat = Annotated[float, must_be("positive and finite", lambda x: 0 < x < math.inf)]
 Text = Annotated[str, must_be("a text that is not blank", lambda text: bool(text.strip()))]
 Distinct = must_be("without repetitions", lambda names: len(set(names)) == len(names))

@@ -14,7 +14,7 @@ from alphaedit_plugin.common.errors import ConfigError, ModelError, first_line
 from alphaedit_plugin.common.validation import validated
 from alphaedit_plugin.config.corpora import corpus_name
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import EditingSettings
+from alphaedit_plugin.config.schema import EditingSettings, ProjectorConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.data.pocket_world.model import load_pocket
 from alphaedit_plugin.editing.recipe import Recipe
@@ -25,6 +25,7 @@ from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.generation import generate_contexts
 from alphaedit_plugin.models.pretrained import find_checkpoint, load_pretrained
 from alphaedit_plugin.models.tokens import ContextTemplates
+from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.second_moment import SecondMoment
 
 
@@ -41,6 +42,17 @@ def build_method(settings: Mapping[str, Any]) -> BaseMethod:
         raise ConfigError("base has no name: choose one with base=…")
     given = {key: value for key, value in settings.items() if key not in ("name", "span")}
     return validated(METHODS.get(str(settings["name"])), given, "base.")
+
+
+def confined(
+    method: BaseMethod, projectors: Mapping[int, Projector], config: ProjectorConfig
+) -> AlphaEdit:
+    """The base method in the null space.
+
+    Raises:
+        ConfigError: a setting of the projector that does not suit the base.
+    """
+    return AlphaEdit(method, projectors, config.mode, config.l2, config.moment_weight)
 
 
 def load(
@@ -146,7 +158,7 @@ def check_sources(config: EditingSettings) -> None:
     if folder.startswith(("/", "./", "../")) and not Path(folder).is_dir():
         raise ModelError(f"no model at {folder}: model.path is a folder or a hub name")
     if config.null_space:
-        method = AlphaEdit(method, {}, config.projector.mode, config.projector.l2)
+        method = confined(method, {}, config.projector)
     if config.model.moments.stats_dir is None and (
         method.needs_moment or (config.null_space and not given)
     ):
@@ -173,8 +185,7 @@ def load_recipe(lm: EditableModel, config: EditingSettings) -> Recipe:
     lm.check_layers(config.model.layers)
     method = build_method(config.base)
     if config.null_space:
-        projectors = provide_projectors(lm, config)
-        method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
+        method = confined(method, provide_projectors(lm, config), config.projector)
     moments = load_moments(lm, config.model) if method.needs_moment else {}
     return recipe_of(lm, config, method, moments)
 

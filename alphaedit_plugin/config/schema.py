@@ -17,6 +17,7 @@ from alphaedit_plugin.common.validation import (
     STRICT,
     Distinct,
     Natural,
+    NaturalFloat,
     Positive,
     PositiveFloat,
     Text,
@@ -61,10 +62,12 @@ class ProjectorConfig(SourceConfig):
 
     Attributes:
         l2: AlphaEdit's ridge, in ``solve`` mode.
+        moment_weight: see `AlphaEdit`.
         mode: ``auto``, ``solve`` or ``post``.
     """
 
     l2: PositiveFloat = 10.0
+    moment_weight: NaturalFloat = 0.0
     mode: Mode = Mode.auto
 
 

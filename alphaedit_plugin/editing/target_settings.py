@@ -46,6 +46,8 @@ class TargetSettings:
         clamp_norm_factor: the largest ``‖δ‖ / ‖z0‖``.
         stop_loss: a request is done when its loss is below this.
         budget: largest number of padded tokens that are optimised together.
+        mixed_precision: matrix products in bfloat16, where the processor multiplies it; a float32
+            model is searched about twice as fast, and target values differ by some percent.
         on_failure: refuse the whole batch when one search fails, or skip that request with a
             warning.
     """
@@ -57,6 +59,7 @@ class TargetSettings:
     clamp_norm_factor: float = 0.75
     stop_loss: float = 5e-2
     budget: int = 16384
+    mixed_precision: bool = False
     on_failure: OnFailure = OnFailure.refuse
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ the forward pass runs at every step, and the language-model head only where a to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +21,7 @@ from alphaedit_plugin.editing.target_settings import TargetError, TargetSettings
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.batching import activation_bytes, alike, in_token_budget
 from alphaedit_plugin.models.editable import EditableModel
-from alphaedit_plugin.models.hooks import head_only_at, inference
+from alphaedit_plugin.models.hooks import head_only_at, inference, mixed_precision
 from alphaedit_plugin.models.prefix_cache import Tail, adding, begin, can_resume, run
 from alphaedit_plugin.models.tokens import Sentence
 
@@ -138,7 +139,12 @@ def optimise_targets(
         columns.update(zip(indices, zip(*_search(lm, problem, settings), strict=True), strict=True))
 
     # The caller may have gradients off.
-    with torch.inference_mode(False), torch.enable_grad(), inference(lm.model):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        inference(lm.model),
+        mixed_precision(lm.model, lm.device) if settings.mixed_precision else nullcontext(),
+    ):
         needed = _token_bytes(lm, _rows(batch), site)
         in_token_budget(lm, sizes, settings.budget, work, needed, "target search")
     values, losses, probabilities = zip(*(columns[i] for i in range(len(batch))), strict=True)
@@ -227,7 +233,8 @@ def _search(
         total, nll = torch.zeros((2, len(initial)), device=initial.device)
         for term, answer in _losses(lm, problem, delta, settings, first=step == 0):
             if not last:
-                (scale * term.sum()).backward()  # part by part, so that one graph exists at once
+                # Part by part, so that one graph exists at once.
+                (scale * term.sum()).backward(inputs=[delta])
             total, nll = total + term.detach(), nll + answer.detach()
         loss = torch.where(active, total, loss)
         probability = torch.where(active, (-nll).exp(), probability)

@@ -11,7 +11,13 @@ import torch
 
 from alphaedit_plugin.common.cache import Cache
 from alphaedit_plugin.common.errors import ConfigError
-from alphaedit_plugin.config.build import build_method, check_sources, load_model, recipe_of
+from alphaedit_plugin.config.build import (
+    build_method,
+    check_sources,
+    confined,
+    load_model,
+    recipe_of,
+)
 from alphaedit_plugin.config.model import ModelConfig
 from alphaedit_plugin.config.schema import CompareConfig, ComparisonConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
@@ -100,6 +106,8 @@ class CellSetup:
             if method.solves:
                 read = {key: value for key, value in read.items() if key not in READ_BY_SOLVE}
                 read["l2"] = method.ridge
+                if method.moment_weight:
+                    read["moment_weight"] = method.moment_weight
             if config.projector.path is not None:
                 read["projector"] = Path(config.projector.path).name
         read |= {"layers": list(config.model.layers), "batch_size": config.batch_size}
@@ -132,7 +140,7 @@ def set_up(config: ComparisonConfig) -> CellSetup:
     method = build_method(config.base)
     projectors = provide_projectors(lm, config, load=lambda *_: moments())
     if config.null_space:
-        method = AlphaEdit(method, projectors, config.projector.mode, config.projector.l2)
+        method = confined(method, projectors, config.projector)
     recipe = recipe_of(lm, config, method, moments() if method.needs_moment else {})
     search: TargetSearch = optimise_targets
     shared = Cache.usable() if config.compare.share_targets else None

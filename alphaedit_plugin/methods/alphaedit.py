@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -12,10 +12,12 @@ from torch import Tensor
 from alphaedit_plugin.common.delta import Delta
 from alphaedit_plugin.common.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
+from alphaedit_plugin.methods.dual import KeyMap
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.models.activations import Part
 from alphaedit_plugin.nullspace.cut import Mode
 from alphaedit_plugin.nullspace.projector import Projector
+from alphaedit_plugin.nullspace.whitened import WhitenedNullSpace
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,16 @@ class AlphaEdit(BaseMethod):
         projectors: one per edited layer.
         mode: how the null space enters.
         ridge: AlphaEdit's ``L2``, in ``solve`` mode.
+        moment_weight: ``λ`` of the second moment inside the null space, in ``solve`` mode; none in
+            AlphaEdit, where all directions of the null space count the same.
     """
 
     base: BaseMethod
     projectors: Mapping[int, Projector]
     mode: Mode = Mode.auto
     ridge: float = 10.0
+    moment_weight: float = 0.0
+    _whitened: dict[int, WhitenedNullSpace] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.mode is Mode.solve and not self.base.least_squares:
@@ -42,6 +48,8 @@ class AlphaEdit(BaseMethod):
             )
         valid = not self.solves or 0 < self.ridge < math.inf
         require(valid, "projector.l2", self.ridge, "positive and finite")
+        valid = 0 <= self.moment_weight < math.inf
+        require(valid, "projector.moment_weight", self.moment_weight, "at least 0 and finite")
 
     @property
     def solves(self) -> bool:
@@ -60,8 +68,8 @@ class AlphaEdit(BaseMethod):
 
     @property
     def needs_moment(self) -> bool:
-        """The closed form reads only the projector."""
-        return self.base.needs_moment and not self.solves
+        """The closed form reads only the projector, unless the second moment has a weight in it."""
+        return self.moment_weight > 0 if self.solves else self.base.needs_moment
 
     @property
     def needs_history(self) -> bool:
@@ -74,6 +82,7 @@ class AlphaEdit(BaseMethod):
             "null_space": True,
             "mode": Mode.solve.value if self.solves else Mode.post.value,
             "l2": self.ridge if self.solves else None,
+            "moment_weight": self.moment_weight if self.solves else None,
             "projectors": {
                 layer: {"cut": str(p.cut), "rank": p.rank, "d_in": p.d_in, "tokens": p.tokens}
                 for layer, p in self.projectors.items()
@@ -98,12 +107,24 @@ class AlphaEdit(BaseMethod):
         """``Δ = R K̃ᵀ (K̃p K̃pᵀ + K̃ K̃ᵀ + L2·I)⁻¹`` with ``K̃ = P K``, or the base's delta.
 
         By the push-through identity this is ``R KᵀP (KpKpᵀP + KKᵀP + L2·I)⁻¹``, as published
-        (Fang et al. 2025, eq. 14).
+        (Fang et al. 2025, eq. 14). With ``moment_weight``, ``λ P C P`` is added inside.
         """
         if not self.solves:
             return self.base.solve(problem)
-        projector = self.projectors[problem.layer]
-        return least_squares(projector, self.ridge, problem.past, problem.keys, problem.residual)
+        key_map: KeyMap = self.projectors[problem.layer]
+        weight = self.ridge
+        if self.moment_weight:
+            key_map, weight = self._whiten(problem), 1.0
+        return least_squares(key_map, weight, problem.past, problem.keys, problem.residual)
+
+    def _whiten(self, problem: LayerProblem) -> WhitenedNullSpace:
+        """The same object each time: a system of keys grows under it."""
+        moment, known = problem.need_moment(), self._whitened.get(problem.layer)
+        if known is None or known.moment is not moment:
+            projector = self.projectors[problem.layer]
+            known = WhitenedNullSpace(projector, moment, self.moment_weight, self.ridge)
+            self._whitened[problem.layer] = known
+        return known
 
     def shape(self, delta: Delta, problem: LayerProblem) -> Delta:
         """The base's, then projected, unless it still is what the closed form gave."""

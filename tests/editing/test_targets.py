@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from alphaedit_plugin.config.compose import load_config
 from alphaedit_plugin.data.request import FactToken, Request
 from alphaedit_plugin.editing.target_settings import TargetSettings
 from alphaedit_plugin.editing.targets import Targets
-from alphaedit_plugin.models import batching
+from alphaedit_plugin.models import batching, hooks
 from alphaedit_plugin.models.activations import Part, Site, read
 from alphaedit_plugin.models.editable import EditableModel
 from alphaedit_plugin.models.tokens import ContextTemplates, locate
@@ -271,6 +272,36 @@ def test_a_caller_without_gradients_can_search(gpt2: EditableModel) -> None:
     expected = search(gpt2, REQUESTS).values
     with torch.no_grad():
         assert torch.equal(search(gpt2, REQUESTS).values, expected)
+
+
+MIXED = replace(SETTINGS, mixed_precision=True)
+
+
+def test_mixed_precision_finds_nearly_the_same(
+    lm: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products are rounded, and nothing else: every weight is cast once, and is as it was after."""
+    monkeypatch.setattr(hooks, "_multiplies_bfloat16", lambda device: True)
+    mix_flags(lm)
+    flags, weights, exact = some_flags(lm), weights_before(lm), search(lm, REQUESTS)
+    dtypes = set()
+    lm.block(2).mlp.register_forward_hook(lambda _, args, output: dtypes.add(output.dtype))
+    rounded = search(lm, REQUESTS, settings=MIXED)
+    assert dtypes == {torch.float32, torch.bfloat16}  # the initial value is read in full precision
+    assert 1e-6 < relative(rounded.values, exact.values) < 0.1
+    assert (rounded.probability - exact.probability).abs().max() < 0.1
+    assert some_flags(lm) == flags
+    assert all(p.grad is None for p in lm.model.parameters())
+    assert_same_weights(lm, weights)
+
+
+def test_mixed_precision_is_off_where_the_processor_has_none(
+    gpt2: EditableModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hooks, "_multiplies_bfloat16", lambda device: False)
+    expected = search(gpt2, TWO)
+    assert torch.equal(search(gpt2, TWO, settings=MIXED).values, expected.values)
+    assert "cpu has no bfloat16 products" in caplog.text
 
 
 @pytest.mark.parametrize(

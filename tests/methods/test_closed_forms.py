@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from alphaedit_plugin.common.errors import NumericalError
+from alphaedit_plugin.methods.alphaedit import AlphaEdit
 from alphaedit_plugin.methods.base import LayerProblem
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.methods.memit import Memit
@@ -41,6 +42,33 @@ def test_memit_with_a_cache_keeps_past_keys_in_place(s: System, log_weight: floa
     assert relative(memit_of(s, weight, PastKeys((s.past,)), True), expected) < 1e-6
 
 
+def projector_of(s: System) -> Projector:
+    """With P's own eigenvalues (0 and 1) for a spectrum, a cut between them gives P back."""
+    used = round(len(s.keys) - s.projector.trace().item())
+    complement = torch.eye(len(s.keys)).double() - s.projector
+    return Projector.fit(SecondMoment(complement, 1), Cut(CutRule.rank, used))
+
+
+@given(systems(), st.floats(-2, 3), st.floats(-2, 4))
+def test_the_second_moment_may_count_in_the_null_space(
+    s: System, log_ridge: float, log_weight: float
+) -> None:
+    """``R KᵀP (P (λC + KpKpᵀ + KKᵀ) P + L2·I)⁻¹``; where nothing is used it is MEMIT's."""
+    ridge, weight, projector = 10**log_ridge, 10**log_weight, projector_of(s)
+    method = AlphaEdit(Memit(), {0: projector}, ridge=ridge, moment_weight=weight)
+    assert method.needs_moment
+    moment = SecondMoment(s.moment, 1)
+    problem = LayerProblem(0, s.keys, s.keys, s.residual, s.weight, moment, PastKeys((s.past,)))
+    inside = weight * s.moment + s.past @ s.past.T + s.keys @ s.keys.T
+    system = s.projector @ inside @ s.projector + ridge * torch.eye(len(s.keys)).double()
+    expected = s.residual @ s.keys.T @ s.projector @ torch.linalg.inv(system)
+    delta = method.delta(problem)
+    assert relative(delta.dense, expected) < 1e-5
+    assert projector.leakage(delta) < 1e-6
+    again = method.delta(problem)  # from the system that is kept
+    assert torch.equal(again.dense, delta.dense)
+
+
 @given(systems(), st.floats(-2, 3), st.booleans())
 def test_the_null_space_on_either_side_is_the_published_form(
     s: System, log_ridge: float, without_past: bool
@@ -48,11 +76,7 @@ def test_the_null_space_on_either_side_is_the_published_form(
     """Up to 60 keys of up to 24 dimensions: both the dual and the primal side are taken."""
     if without_past:
         s.past = s.past[:, :0]
-    # With P's own eigenvalues (0 and 1) for a spectrum, a cut between them gives P back.
-    used = round(len(s.keys) - s.projector.trace().item())
-    complement = torch.eye(len(s.keys)).double() - s.projector
-    projector = Projector.fit(SecondMoment(complement, 1), Cut(CutRule.rank, used))
-    ridge, past = 10**log_ridge, PastKeys((s.past,))
+    projector, ridge, past = projector_of(s), 10**log_ridge, PastKeys((s.past,))
     actual = least_squares(projector, ridge, past, s.keys, s.residual).dense
     assert relative(actual, published_null_space(s, ridge)) < 1e-5
 
