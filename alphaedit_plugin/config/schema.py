@@ -101,6 +101,26 @@ class TuningConfig:
 
 
 @dataclass(config=STRICT)
+class FactsConfig:
+    """A data set whose old answers must survive the edits of another.
+
+    Attributes:
+        name: of the data set; ``None`` for the one that is edited.
+        path: its file, where it has one.
+    """
+
+    name: str | None = None
+    path: Text | None = None
+
+    @property
+    def data(self) -> DataConfig | None:
+        """As a ``data`` group."""
+        if self.name is None:
+            return None
+        return DataConfig(self.name, options={} if self.path is None else {"path": self.path})
+
+
+@dataclass(config=STRICT)
 class CompareConfig:
     """The main job: every base, plain and projected.
 
@@ -109,6 +129,7 @@ class CompareConfig:
         edits: sequential edits per cell.
         retention: how many facts that no edit is about are asked: of each of the data set's
             retention groups, or, where it has none, of its facts that the unedited model knows.
+        facts: where these facts come from, if not from the data itself.
         every: evaluate after this many batches, too; 0 for only at the end.
         out: folder for the report.
         metrics: names of metrics to ask; ``None`` for all that the data has something for.
@@ -134,6 +155,7 @@ class CompareConfig:
     )
     edits: Positive = 200
     retention: Natural = 300
+    facts: FactsConfig = field(default_factory=FactsConfig)
     every: Natural = 2
     out: Text = "runs/compare"
     metrics: list[str] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -162,8 +163,9 @@ def _select(
         check_asked(lm, request, config.compare.generation)
 
     data, encoded = encode_fitting(lm, recipe, data, settings, check)
-    if not data.retention and config.retention:
-        beside = facts_beside(lm, everything, data.requests, config.retention, config.seed)
+    facts = _facts_of(config)
+    if config.retention and (facts or not data.retention):
+        beside = facts_beside(lm, facts or everything, data.requests, config.retention, config.seed)
         data = replace(data, retention={} if beside is None else {KNOWN: beside})
         if beside is None:
             logger.warning(
@@ -173,6 +175,14 @@ def _select(
         logger.warning("the data holds %d requests: editing all of them", len(encoded))
     warn_of_shared_tokens(encoded)
     return data, encoded
+
+
+def _facts_of(config: ComparisonConfig) -> EditData | None:
+    """``compare.facts``, without those that ``compare.tuned`` was chosen on."""
+    source = config.compare.facts.data
+    if source is None:
+        return None
+    return _without(read_data(replace(config, data=source)), _asked(config))
 
 
 def most_edits(config: ComparisonConfig) -> int:
@@ -199,16 +209,17 @@ def data_of(config: ComparisonConfig) -> EditData:
     return data
 
 
-def _untuned(config: ComparisonConfig) -> EditData:
-    """Data without the requests and facts that ``compare.tuned`` was chosen on."""
-    asked, count = set(read_tuned(str(config.compare.tuned)).asked), config.compare.retention
-    # Asking for that many more leaves enough.
-    more = replace(config.compare, retention=count + len(asked) * bool(count))
-    data = read_data(replace(config, compare=more))
+def _asked(config: ComparisonConfig) -> Collection[str]:
+    """`prompt_digest` of all that ``compare.tuned`` was chosen on."""
+    tuned = config.compare.tuned
+    return () if tuned is None else set(read_tuned(str(tuned)).asked)
+
+
+def _without(data: EditData, asked: Collection[str]) -> EditData:
+    """Data without the requests and retention facts in ``asked``."""
     stay = [n for n, one in enumerate(data.requests) if prompt_digest(one.filled) not in asked]
-    logger.info("%d requests were used for tuning: left out", len(data.requests) - len(stay))
     rest = {
-        name: [row for row in probe.rows if prompt_digest(row[0]) not in asked][:count]
+        name: [row for row in probe.rows if prompt_digest(row[0]) not in asked]
         for name, probe in data.retention.items()
     }
     return replace(
@@ -217,6 +228,21 @@ def _untuned(config: ComparisonConfig) -> EditData:
         locations=tuple(data.locations[n] for n in stay) if data.locations else (),
         retention={name: Probe.of(rows) for name, rows in rest.items() if rows},
     )
+
+
+def _untuned(config: ComparisonConfig) -> EditData:
+    """Data without the requests and facts that ``compare.tuned`` was chosen on."""
+    asked, count = _asked(config), config.compare.retention
+    # Asking for that many more leaves enough.
+    more = replace(config.compare, retention=count + len(asked) * bool(count))
+    everything = read_data(replace(config, compare=more))
+    data = _without(everything, asked)
+    logger.info(
+        "%d requests were used for tuning: left out",
+        len(everything.requests) - len(data.requests),
+    )
+    enough = {name: Probe.of(probe.rows[:count]) for name, probe in data.retention.items()}
+    return replace(data, retention=enough if count else {})
 
 
 def abilities_of(config: CompareConfig) -> Abilities:
