@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from enum import Enum
 from os import PathLike, fspath
 from typing import Any, get_type_hints
 
@@ -13,6 +14,16 @@ from alphaedit_plugin.common.errors import ConfigError, unknown_name
 from alphaedit_plugin.nullspace.cut import Cut, CutRule, Mode
 
 PUBLISHED = 2e-2  # AlphaEdit's absolute cut
+
+
+class Engine(str, Enum):
+    """Whose functions search targets and write deltas.
+
+    ``host``: EasyEdit's, with the projector inside. ``native``: ours, plain as well as projected.
+    """
+
+    host = "host"
+    native = "native"
 
 
 @dataclass
@@ -25,6 +36,7 @@ class NullSpaceFlag:
         null_space_rule: how ``null_space_cut`` is meant.
         null_space_cut: where the null space begins; AlphaEdit's 2e-2, or 1 for ``auto``.
         null_space_l2: AlphaEdit's ridge, in ``solve`` mode.
+        null_space_engine: for ROME and MEMIT; ``native`` searches a batch together.
         projector_path: a projector file of ours instead of one fitted to the host's statistics.
     """
 
@@ -33,11 +45,12 @@ class NullSpaceFlag:
     null_space_rule: CutRule = CutRule.absolute
     null_space_cut: float = PUBLISHED
     null_space_l2: float = 10.0
+    null_space_engine: Engine = Engine.host
     projector_path: str | None = None
 
     @classmethod
-    def of(cls, hparams: Any) -> NullSpaceFlag:
-        """The keys as set on ``hparams``; defaults where they are not.
+    def of(cls, hparams: Any, defaults: Mapping[str, Any] | None = None) -> NullSpaceFlag:
+        """The keys as set on ``hparams``; ``defaults``, or our own, where they are not.
 
         Raises:
             ConfigError: a value of another type, or an attribute that must be a misspelt key.
@@ -45,7 +58,8 @@ class NullSpaceFlag:
         for name in vars(hparams):
             if name.startswith(LOOKS_LIKE_OURS) and name not in KEYS:
                 raise ConfigError(unknown_name("key in hparams", name, KEYS))
-        return cls.read({key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)})
+        given = {key: getattr(hparams, key) for key in KEYS if hasattr(hparams, key)}
+        return cls.read({**(defaults or {}), **given})
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> NullSpaceFlag:
@@ -104,7 +118,7 @@ def _typed(key: str, value: Any, hint: Any) -> Any:
         with suppress(TypeError, ValueError):
             if math.isfinite(number := float(value)):
                 return number
-    if hint in (Mode, CutRule):
+    if isinstance(hint, type) and issubclass(hint, Enum):
         names = [option.value for option in hint]
         if value not in names:
             raise ConfigError(unknown_name(key, str(value), names))

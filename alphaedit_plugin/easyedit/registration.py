@@ -26,31 +26,42 @@ from alphaedit_plugin.easyedit.host import (
     hparams_classes,
     methods_of,
 )
-from alphaedit_plugin.easyedit.hparams import KEYS, NullSpaceFlag
+from alphaedit_plugin.easyedit.hparams import KEYS, Engine, NullSpaceFlag
 from alphaedit_plugin.easyedit.model_state import ModelState
+from alphaedit_plugin.easyedit.our_engine import OurAlgorithm
 from alphaedit_plugin.easyedit.patch_loop import apply_projected
-from alphaedit_plugin.easyedit.prune_rect import apply_ours, our_hparams_classes
+from alphaedit_plugin.easyedit.prune_rect import our_hparams_classes
+from alphaedit_plugin.methods.base import METHODS
 
 log = logging.getLogger(__name__)
 
 Apply = Callable[..., Any]
+ENGINE = "null_space_engine"
 STATE = "_alphaedit_state"  # the attribute of a model that holds its `ModelState`
 
 
-def register() -> tuple[str, ...]:
+def register(engine: str | None = None) -> tuple[str, ...]:
     """Give the host's locate-then-edit methods the null-space flag; twice is harmless.
 
     Every copy of the host takes it, whatever its name and whenever it is imported. Editors that
     exist already stay as they are: the host looks its function up when an editor is made.
+
+    Args:
+        engine: ``null_space_engine`` of ROME and MEMIT where hparams have none: ``host``, or
+            ``native``; ``None`` leaves it as it is.
 
     Returns:
         The names of the methods that take the flag; all others refuse it.
 
     Raises:
         HostError: there is no host, or it cannot be imported or lacks a part.
+        ConfigError: there is no such engine.
     """
+    defaults = {} if engine is None else {ENGINE: engine}
+    NullSpaceFlag.read(defaults)
     import_host()
     registration = current() or Registration.begin()
+    registration.defaults |= defaults
     try:
         for package in copies():
             registration.add(package)
@@ -82,6 +93,7 @@ class Registration(MetaPathFinder):
         tables: the dictionaries of methods that were changed, one per copy.
         models: that were edited; the state of each goes with it, and all copies share it.
         lock: one edit at a time, as an edit replaces functions of the host's modules.
+        defaults: of keys that hparams do not have.
         flags: set in all hparams that are made, with a warning where these say otherwise.
         flagged: names of the hparams classes of which objects took `flags`.
     """
@@ -90,6 +102,7 @@ class Registration(MetaPathFinder):
     tables: list[Any] = field(default_factory=list)
     models: WeakSet[Any] = field(default_factory=WeakSet)
     lock: Any = field(default_factory=RLock)
+    defaults: dict[str, Any] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     flagged: list[str] = field(default_factory=list)
 
@@ -123,7 +136,7 @@ class Registration(MetaPathFinder):
             method = methods.get(name)
             table[name] = self._projecting(method, apply) if method else _refusing(name, apply)
         for name in our_hparams_classes():
-            table[name] = self._ours
+            table[name] = self._ours(OurAlgorithm(name))
             self.undo.callback(table.pop, name, None)
         self._admit_batches(batches)
         for kind in kinds:
@@ -162,33 +175,43 @@ class Registration(MetaPathFinder):
             vars(model).pop(STATE, None)
 
     def _projecting(self, method: HostMethod, apply: Apply) -> Apply:
-        """``apply``, which projects where its hparams say so."""
+        """``apply``, which projects, or leaves the work to us, where its hparams say so."""
+        native = OurAlgorithm(method.name, method) if method.name.lower() in METHODS else None
 
         @functools.wraps(apply)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             call = HostCall.of(apply, args, kwargs)
-            flag = NullSpaceFlag.of(call.hparams)
+            flag = NullSpaceFlag.of(call.hparams, self.defaults)
             with self.lock:
+                if flag.null_space_engine is Engine.native:
+                    if native is not None:
+                        return native.apply(self._state_of(call.model), flag, call)
+                    if hasattr(call.hparams, ENGINE):
+                        raise ConfigError(f"{ENGINE}: native is for ROME and MEMIT: remove it")
                 if not flag.null_space:
                     return apply(*args, **kwargs)
                 return apply_projected(self._state_of(call.model), flag, method, apply, call)
 
         return wrapper
 
-    def _ours(
-        self,
-        model: Any,
-        tok: Any,
-        requests: Any,
-        hparams: Any,
-        copy: Any = False,
-        *_: Any,
-        **__: Any,
-    ) -> Any:
-        """PRUNE or RECT, in the host's convention."""
-        call = HostCall(model, tok, requests, hparams, {"copy": copy})
-        with self.lock:
-            return apply_ours(self._state_of(model), call)
+    def _ours(self, algorithm: OurAlgorithm) -> Apply:
+        """A method that the host lacks, in its convention."""
+
+        def apply(
+            model: Any,
+            tok: Any,
+            requests: Any,
+            hparams: Any,
+            copy: Any = False,
+            *_: Any,
+            **__: Any,
+        ) -> Any:
+            call = HostCall(model, tok, requests, hparams, {"copy": copy})
+            with self.lock:
+                flag = NullSpaceFlag.of(hparams)
+                return algorithm.apply(self._state_of(model), flag, call)
+
+        return apply
 
     def _admit_batches(self, batches: Any) -> None:
         """Let our methods edit in batches: the host lists by name who does."""

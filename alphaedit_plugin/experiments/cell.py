@@ -34,6 +34,7 @@ from alphaedit_plugin.experiments.resuming import (
     read_state,
     write_state,
 )
+from alphaedit_plugin.experiments.unedited import evaluated_once
 from alphaedit_plugin.metrics.evaluation import Evaluation, evaluate
 from alphaedit_plugin.metrics.generated import texts_of
 from alphaedit_plugin.metrics.judge import Judge
@@ -88,7 +89,7 @@ class CellRun:
     session: EditSession = field(init=False)
 
     def __post_init__(self) -> None:
-        self.before = self._evaluate(self.requests)
+        self.before = self._unedited()
         self.unedited = self._states()
         if not (self.setup.config.compare.resume and self._go_on()):
             clear(self.folder)
@@ -193,6 +194,13 @@ class CellRun:
             before=before, metrics=compare.asked_metrics, costly=costly,
             generate=compare.generation,
         )  # fmt: skip
+
+    def _unedited(self) -> Evaluation:
+        """The evaluation before the first edit."""
+        compare, evaluate = self.setup.config.compare, partial(self._evaluate, self.requests)
+        if compare.generation.protocols:
+            return evaluate()
+        return evaluated_once(self.setup.lm, self.setup.data, compare.asked_metrics, evaluate)
 
     def _states(self) -> Tensor:
         """Hidden states of prompts that no edit is about, at the last block."""

@@ -239,3 +239,25 @@ def test_texts_are_generated_where_they_are_asked_for(tmp_path: Path) -> None:
     again[1] = config_of(*few, "compare.generate.limit=5")
     assert identity_of(*again) == off.identity
     assert config_of("compare.metrics=[generated]").compare.generation.protocols == list(Protocol)
+
+
+def test_the_unedited_model_is_evaluated_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other side of a comparison finds what the first has measured, and so does a later run."""
+    monkeypatch.setenv("ALPHAEDIT_CACHE", str(tmp_path / "cache"))
+    few = ["compare.edits=4", "compare.every=0"]
+    run_cell(config_of(*few, "null_space=true"), tmp_path / "first")
+    evaluations, evaluate = [], cell_module.evaluate
+
+    def counted(lm: Any, requests: Any, *args: Any, **kwargs: Any) -> Any:
+        evaluations.append(kwargs["before"])
+        return evaluate(lm, requests, *args, **kwargs)
+
+    monkeypatch.setattr(cell_module, "evaluate", counted)
+    for name in ("first", "second"):
+        run_cell(config_of(*few, "null_space=true", "compare.resume=false"), tmp_path / name)
+    assert None not in evaluations
+    assert measured(tmp_path / "second") == measured(tmp_path / "first")
+    run_cell(config_of("compare.edits=3", "compare.every=0"), tmp_path / "others")
+    assert evaluations[2] is None
