@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from benchmarks import entries
 from benchmarks.host import run_host, why_not
 from benchmarks.runs import check, dense_matrices, run_ours
 from benchmarks.workload import METHODS, Workload
@@ -30,3 +32,13 @@ def test_the_host_agrees(load: Workload, method: str) -> None:
     assert (found.targets is None) == (method == "rome")
     assert all(seconds > 0 for seconds in (row.seconds.targets, row.seconds.keys))
     assert_same_weights(load.lm, before)
+
+
+def test_entries_are_measured_with_either_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    home = os.environ.get("EASYEDIT_HOME")
+    import_host(Path(home).resolve() if home else None)
+    console = Console(width=120)
+    entries.main(["--model", "tiny", "--edits", "2", "--steps", "3"], console)
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if "`" in line]
+    assert [row[2].strip() for row in rows] == ["`edit`", "`edit`", "`batch_edit`"]
+    assert all(float(row[6]) < 1e-3 for row in rows)
