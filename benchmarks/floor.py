@@ -1,8 +1,9 @@
 """How far an edit is from what its arithmetic must cost.
 
-The command: ``python -m benchmarks.floor [OVERRIDES]``. Overrides are those of ``alphaedit edit``: ``model=smollm2-135m data=atlas base=memit``. The floor
-of a target search is the floating-point operations of the tokens and blocks that must run, each
-sentence at its own length, over the rate that a large matrix product reaches in the same run.
+The command: ``python -m benchmarks.floor [OVERRIDES]``. Overrides are those of ``alphaedit edit``:
+``model=smollm2-135m data=atlas base=memit``. The floor of a target search is the floating-point
+operations of the tokens and blocks that must run, each sentence at its own length, over the rate
+that a large matrix product reaches in the same run.
 """
 
 from __future__ import annotations
