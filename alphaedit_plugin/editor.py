@@ -125,8 +125,9 @@ class NullSpaceEditor:
         if journal is not None:
             config.journal = str(journal)
         if pair:
-            given = config.model.layout.given, config.model.separator
-            return cls.from_config(config, EditableModel.wrap(*pair, *given))
+            settings = config.model
+            lm = EditableModel.wrap(*pair, settings.layout.given, settings.separator, settings.chat)
+            return cls.from_config(config, lm)
         if not known:  # which needs no quoting here, whatever is in it
             config.model.path = name
         return cls.from_config(config)

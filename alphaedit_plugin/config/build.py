@@ -95,7 +95,9 @@ def load_model(config: ModelConfig) -> EditableModel:
             checkpoint = find_checkpoint(path, config.gguf_file, config.package)
             model, tokenizer = load_pretrained(checkpoint, dtype=dtype, **spread)
         placed = model if device is None else model.to(device)
-        lm = EditableModel.wrap(placed.eval(), tokenizer, config.layout.given, config.separator)
+        lm = EditableModel.wrap(
+            placed.eval(), tokenizer, config.layout.given, config.separator, config.chat
+        )
     lm.check_layers(config.layers)
     return lm
 

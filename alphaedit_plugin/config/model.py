@@ -156,6 +156,7 @@ class ModelConfig:
         max_memory: for ``device_map=auto``, what to fill at most, e.g. ``{0: 20GiB, cpu: 60GiB}``.
         threads: CPU threads that a command uses at most; ``None`` leaves torch its choice.
         fact_token: which token holds the fact.
+        chat: edit and ask through the tokenizer's chat template.
         separator: what is put between a prompt and its answer; ``None`` follows the prompt's script
             (a blank, or nothing).
         moment_weight: ``λ`` of MEMIT and its kin.
@@ -179,6 +180,7 @@ class ModelConfig:
     max_memory: Any = None
     threads: Positive | None = None
     fact_token: FactToken = FactToken.subject_last
+    chat: bool = False
     separator: str | None = None
     moment_weight: PositiveFloat = 15_000.0
     use_moment: bool = True

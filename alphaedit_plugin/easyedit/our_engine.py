@@ -140,7 +140,9 @@ class OurAlgorithm:
             self._contexts(call),
             moments,
             FactToken(hparams.fact_token),
-            TargetSettings(**{ours: getattr(hparams, key) for ours, key in OF_TARGET.items()}),
+            targets=TargetSettings(
+                **{ours: getattr(hparams, key) for ours, key in OF_TARGET.items()}
+            ),
         )
 
     def _contexts(self, call: HostCall) -> ContextTemplates:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from alphaedit_plugin.common.errors import RequestError, counted, quoted
+from alphaedit_plugin.common.errors import ConfigError, RequestError, counted, quoted
 from alphaedit_plugin.data.base import EditData
 from alphaedit_plugin.data.request import SLOT, Request
 from alphaedit_plugin.data.selection import select_fitting
@@ -30,7 +30,7 @@ class EncodedRequest:
         sentences: the prompt after each context template, the bare one first, with all but the
             last token of the answer.
         answers: the tokens of the answer in each sentence.
-        essence: "{subject} is a", up to its fact token.
+        essence: `ESSENCE`, up to its fact token.
     """
 
     request: Request
@@ -66,21 +66,37 @@ def encode_request(lm: EditableModel, recipe: Recipe, request: Request) -> Encod
     Raises:
         RequestError: not a request; a subject that cannot be located, an answer without a token, a
             prompt longer than the model's context, or an edit that cannot reach the answer.
+        ConfigError: the answer is to end in a token that the tokenizer does not have.
     """
     if not isinstance(request, Request):
         raise RequestError(f"{request!r} is not a Request: make it with Request.parse")
-    templates = recipe.contexts.around(lm.tokenizer, request.prompt)
+    tokenizer, end = lm.tokenizer, _end(lm, recipe)
     rows = [
-        complete(lm, template, request.subject, request.target_new, recipe.fact_token)
-        for template in templates
+        complete(lm, lm.asked(text), request.subject, request.target_new, recipe.fact_token, end)
+        for text in recipe.contexts.around(tokenizer, request.prompt)
     ]
-    essence = locate(lm.tokenizer, ESSENCE, request.subject, recipe.fact_token).until_fact()
     encoded = EncodedRequest(
-        request, tuple(s for s, _ in rows), tuple(tuple(answer) for _, answer in rows), essence
+        request,
+        tuple(sentence for sentence, _ in rows),
+        tuple(tuple(answer) for _, answer in rows),
+        locate(tokenizer, lm.asked(ESSENCE), request.subject, recipe.fact_token).until_fact(),
     )
     _check_length(lm, encoded)
     _check_reach(lm, recipe, encoded)
     return encoded
+
+
+def _end(lm: EditableModel, recipe: Recipe) -> tuple[int, ...]:
+    """What an answer ends with.
+
+    Raises:
+        ConfigError: the tokenizer has no such token.
+    """
+    if not recipe.targets.append_eos:
+        return ()
+    if lm.tokenizer.eos_token_id is None:
+        raise ConfigError("model.target.append_eos=true, but this tokenizer has no eos: remove it")
+    return (int(lm.tokenizer.eos_token_id),)
 
 
 def encode_fitting(

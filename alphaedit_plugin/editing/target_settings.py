@@ -48,6 +48,7 @@ class TargetSettings:
         budget: largest number of padded tokens that are optimised together.
         mixed_precision: matrix products in bfloat16, where the processor multiplies it; a float32
             model is searched about twice as fast, and target values differ by some percent.
+        append_eos: an answer ends in the end-of-text token, so that the model stops after it.
         on_failure: refuse the whole batch when one search fails, or skip that request with a
             warning.
     """
@@ -60,6 +61,7 @@ class TargetSettings:
     stop_loss: float = 5e-2
     budget: int = 16384
     mixed_precision: bool = False
+    append_eos: bool = False
     on_failure: OnFailure = OnFailure.refuse
 
     def __post_init__(self) -> None:

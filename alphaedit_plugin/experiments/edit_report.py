@@ -41,7 +41,7 @@ def take(lm: EditableModel, requests: Sequence[Request]) -> Snapshot:
 
     def longest(request: Request) -> int:
         answers = [text for text in (request.target_new, request.ground_truth) if text]
-        pairs = [(request.filled, answer) for answer in answers]
+        pairs = [(lm.asked(request.filled), answer) for answer in answers]
         return max(len(ids) for _, ids in continuations(lm.tokenizer, pairs, lm.separator))
 
     prompts = [request.filled for request in requests]

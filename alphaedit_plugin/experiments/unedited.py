@@ -42,7 +42,7 @@ def evaluated_once(
         return evaluate()
     key = {
         "model": weights_digest(lm) + tokenizer_digest(lm.tokenizer),
-        "separator": lm.separator,
+        "read": [lm.separator, lm.chat],
         "asked": digest_of((data.requests, data.retention, data.references, data.texts)),
         "metrics": names,
         "version": [VERSION, torch.__version__],

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, Any
 
-from jinja2.exceptions import TemplateError
 from pydantic import with_config
 
 from alphaedit_plugin.common.validation import STRICT, Distinct, Positive, Text, must_be
 from alphaedit_plugin.models.boundary import stem
+from alphaedit_plugin.models.chat import has_chat_template, in_chat
 
 # As WILD asks (Yang et al. 2025, "The Mirage of Model Editing"; its ``qa_inst``).
 QUESTION = "Please answer the question:\n\nQ: {}\nA:"
 GENERATED = ("generated", "repetition", "unfinished")  # the metrics that read generated texts
 HTTP = ("http://", "https://")
-SYSTEM = "You are a helpful assistant."  # EasyEdit's ``generate_texts``
 
 
 class Protocol(str, Enum):
@@ -72,7 +71,7 @@ class Generate:
 
 def protocols_of(tokenizer: Any, protocols: list[Protocol]) -> list[Protocol]:
     """Those of ``protocols`` that the tokenizer is capable of: ``chat`` takes a template."""
-    able = bool(getattr(tokenizer, "chat_template", None))
+    able = has_chat_template(tokenizer)
     return [one for one in protocols if able or one is not Protocol.chat]
 
 
@@ -83,16 +82,4 @@ def as_asked(tokenizer: Any, asked: Asked) -> str:
         return stem(prompt)
     if protocol is Protocol.question:
         return QUESTION.format(stem(prompt))
-    user = {"role": "user", "content": prompt}
-    try:
-        return _templated(tokenizer, [{"role": "system", "content": SYSTEM}, user])
-    except TemplateError:  # some have no system message, and say so
-        return _templated(tokenizer, [user])
-
-
-def _templated(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
-    )
+    return in_chat(tokenizer, prompt)

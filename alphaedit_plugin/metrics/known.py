@@ -51,7 +51,7 @@ def _in_turn(lm: EditableModel, facts: Sequence[Row]) -> Iterator[bool]:
         if cache is None:
             yield from ask()
         else:
-            key = {"model": model, "separator": lm.separator, "facts": list(part)}
+            key = {"model": model, "asked": [lm.separator, lm.chat], "facts": list(part)}
             yield from cache.computed("known", key, ask, _read, _write, logging.DEBUG)
 
 

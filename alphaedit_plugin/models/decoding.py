@@ -156,7 +156,7 @@ def continue_greedily(
         RequestError: a prompt has no token, or exceeds the model's context with its continuation.
         OutOfMemory: see `in_token_budget`.
     """
-    rows = [tokenise(lm.tokenizer, stem(prompt)) for prompt in prompts]
+    rows = [tokenise(lm.tokenizer, stem(lm.asked(prompt))) for prompt in prompts]
     for prompt, row, length in zip(prompts, rows, lengths, strict=True):
         check_room(lm, prompt, row, length - 1)  # the last token is not read
     ends = {lm.tokenizer.eos_token_id}

@@ -12,6 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 from alphaedit_plugin.common.errors import AlphaEditError, ConfigError, ModelError
 from alphaedit_plugin.models import offload
+from alphaedit_plugin.models.boundary import special_tokens
+from alphaedit_plugin.models.chat import has_chat_template, in_chat
 from alphaedit_plugin.models.discover import discover
 from alphaedit_plugin.models.families import LAYOUTS, Layout, check_config, quantised_weights
 from alphaedit_plugin.models.wrapped import NoTokenizer, adapted, unwrapped
@@ -29,6 +31,7 @@ class EditableModel:
         tokenizer: its tokenizer; only read.
         layout: module paths of the model's family.
         separator: text between a prompt and its answer; ``None`` for `boundary.separator_of`.
+        chat: prompts are read as a user's messages, see `asked`.
         findings: results of tests that run once per model: see `prefix_cache.can_resume`.
     """
 
@@ -36,6 +39,7 @@ class EditableModel:
     tokenizer: Any
     layout: Layout
     separator: str | None = None
+    chat: bool = False
     findings: dict[str, bool] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
@@ -45,6 +49,7 @@ class EditableModel:
         tokenizer: Any,
         given: Mapping[str, Any] | None = None,
         separator: str | None = None,
+        chat: bool = False,
     ) -> EditableModel:
         """Find the layout of ``model`` by its ``config.model_type``, otherwise by `discover`.
 
@@ -53,12 +58,16 @@ class EditableModel:
             tokenizer: its tokenizer; ``None`` if no text is needed.
             given: fields of `Layout` that override, as in ``model.layout``.
             separator: see `EditableModel`.
+            chat: see `EditableModel`.
 
         Raises:
             ModelError: the model cannot be edited, see `unwrapped`, `check_config` and `discover`;
                 a path does not exist; or the model was made inside ``torch.inference_mode()``,
                 which excludes gradients.
+            ConfigError: ``chat``, but the tokenizer has no chat template.
         """
+        if chat and not has_chat_template(tokenizer):
+            raise ConfigError("model.chat=true, but the tokenizer has no chat template: remove it")
         model = unwrapped(model) if isinstance(model, nn.Module) else model
         model_type = getattr(getattr(model, "config", None), "model_type", None)
         if not isinstance(model_type, str):
@@ -78,11 +87,17 @@ class EditableModel:
                 layout = discover(model, {"block": layout.block, "down_proj": layout.down_proj})
         else:
             layout = discover(model, given)
-        lm = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout, separator)
+        lm = cls(model, NoTokenizer() if tokenizer is None else tokenizer, layout, separator, chat)
         lm._check_paths(given)
         if given:
             lm.check_layers(range(lm.depth))
         return lm
+
+    def asked(self, prompt: str) -> str:
+        """What is read for ``prompt``: in the chat template, unless it begins with its tokens."""
+        if not self.chat or prompt.startswith(special_tokens(self.tokenizer)):
+            return prompt
+        return in_chat(self.tokenizer, prompt)
 
     def _check_paths(self, given: Mapping[str, Any]) -> None:
         """Refuse a layout with paths that this model does not have."""

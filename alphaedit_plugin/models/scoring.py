@@ -92,7 +92,8 @@ def tokenise_pairs(
     Raises:
         RequestError: see `score`.
     """
-    tokens = continuations(lm.tokenizer, pairs, lm.separator)
+    asked = [(lm.asked(prompt), answer) for prompt, answer in pairs]
+    tokens = continuations(lm.tokenizer, asked, lm.separator)
     for (prompt, _), (before, labels) in zip(pairs, tokens, strict=True):
         check_room(lm, prompt, before, len(labels) - 1)
     return tokens

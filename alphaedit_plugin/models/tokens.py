@@ -148,13 +148,18 @@ def locate(tokenizer: Any, template: str, subject: str, fact_token: FactToken) -
 
 
 def complete(
-    lm: EditableModel, template: str, subject: str, answer: str, fact_token: FactToken
+    lm: EditableModel,
+    template: str,
+    subject: str,
+    answer: str,
+    fact_token: FactToken,
+    end: Sequence[int] = (),
 ) -> tuple[Sentence, list[int]]:
     """As `locate`, followed by all but the last token of an answer.
 
     Returns:
         The sentence, and all tokens of the answer: those of running text, unless the fact token
-        would change.
+        would change, and then ``end``.
 
     Raises:
         RequestError: see `locate`; or the answer has no token.
@@ -167,6 +172,7 @@ def complete(
         tokenizer, list(sentence.ids), tokenise(tokenizer, whole), whole[len(prompt) :],
         least=sentence.position + 1,
     )  # fmt: skip
+    labels += end
     return replace(sentence, ids=(*before, *labels[:-1])), labels
 
 
