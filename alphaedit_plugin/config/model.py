@@ -159,13 +159,13 @@ class ModelConfig:
         chat: edit and ask through the tokenizer's chat template.
         separator: what is put between a prompt and its answer; ``None`` follows the prompt's script
             (a blank, or nothing).
-        moment_weight: ``λ`` of MEMIT and its kin.
+        moment_weight: ``λ`` of MEMIT and its kin; ``None`` follows the width of the keys.
         use_moment: whether ROME takes ``u`` along ``C⁻¹k``, or along ``k``.
         target: the search for target values.
         contexts: the context templates.
         moments: where second moments come from.
         cut: the projector's default cut for this model.
-        l2: AlphaEdit's ridge for this model.
+        l2: AlphaEdit's ridge for this model; ``None`` follows the keys in the null space.
         presets: what ``layers`` and others take by default, by the base's span.
     """
 
@@ -182,11 +182,11 @@ class ModelConfig:
     fact_token: FactToken = FactToken.subject_last
     chat: bool = False
     separator: str | None = None
-    moment_weight: PositiveFloat = 15_000.0
+    moment_weight: PositiveFloat | None = None
     use_moment: bool = True
     target: TargetSettings = field(default_factory=TargetSettings)
     contexts: ContextsConfig = field(default_factory=ContextsConfig)
     moments: MomentsConfig = field(default_factory=MomentsConfig)
     cut: Cut = field(default_factory=Cut)
-    l2: PositiveFloat = 10.0
+    l2: PositiveFloat | None = None
     presets: dict[str, Preset] = field(default_factory=dict)

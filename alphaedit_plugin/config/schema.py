@@ -61,12 +61,12 @@ class ProjectorConfig(SourceConfig):
     """The null-space projector, and how it enters an edit.
 
     Attributes:
-        l2: AlphaEdit's ridge, in ``solve`` mode.
+        l2: AlphaEdit's ridge, in ``solve`` mode; ``None`` follows the keys in the null space.
         moment_weight: see `AlphaEdit`.
         mode: ``auto``, ``solve`` or ``post``.
     """
 
-    l2: PositiveFloat = 10.0
+    l2: PositiveFloat | None = None
     moment_weight: NaturalFloat = 0.0
     mode: Mode = Mode.auto
 

@@ -219,7 +219,7 @@ def _cached_projectors(
     load: Load,
 ) -> dict[int, Projector]:
     corpus = corpus_for(lm, config)
-    by = {"cut": [cut.rule.value, cut.value]}
+    by = {"cut": [cut.rule.value, cut.value], "with": "null_eigenvalue"}
     keys = {layer: key | by for layer, key in _keys(lm, config, layers, corpus).items()}
     paths = {layer: cache.path("projectors", key) for layer, key in keys.items()}
     found = {

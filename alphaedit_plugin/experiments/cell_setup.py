@@ -106,7 +106,7 @@ class CellSetup:
             read["mode"] = Mode.solve.value if method.solves else Mode.post.value
             if method.solves:
                 read = {key: value for key, value in read.items() if key not in READ_BY_SOLVE}
-                read["l2"] = method.ridge
+                read["l2"] = "by keys" if method.ridge is None else method.ridge
                 if method.moment_weight:
                     read["moment_weight"] = method.moment_weight
             if config.projector.path is not None:

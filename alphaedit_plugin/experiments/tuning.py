@@ -139,8 +139,14 @@ def grids_of(config: ComparisonConfig) -> Grids:
 
 def _default(config: ComparisonConfig) -> Grids:
     if "moment_weight" in config.base:
-        weights = [factor * config.model.moment_weight for factor in FACTORS]
-        ridges = [factor * config.projector.l2 for factor in FACTORS]
+        weight, ridge = config.model.moment_weight, config.projector.l2
+        if weight is None or ridge is None:
+            raise ConfigError(
+                f"no grid for {config.base['name']}: give compare.tuning.grids, or "
+                "model.moment_weight and projector.l2 to try values around them"
+            )
+        weights = [factor * weight for factor in FACTORS]
+        ridges = [factor * ridge for factor in FACTORS]
         return Grids({"model.moment_weight": weights}, {"projector.l2": ridges})
     radii = [factor * config.model.target.clamp_norm_factor for factor in RADII]
     return Grids(*({"model.target.clamp_norm_factor": radii} for _ in SIDES))

@@ -14,10 +14,13 @@ from alphaedit_plugin.common.errors import ConfigError, ProjectorError, require
 from alphaedit_plugin.methods.base import BaseMethod, LayerProblem
 from alphaedit_plugin.methods.dual import KeyMap
 from alphaedit_plugin.methods.least_squares import least_squares
+from alphaedit_plugin.methods.memit import PER_DIMENSION
 from alphaedit_plugin.models.activations import Part
 from alphaedit_plugin.nullspace.cut import Mode
 from alphaedit_plugin.nullspace.projector import Projector
 from alphaedit_plugin.nullspace.whitened import WhitenedNullSpace
+
+PUBLISHED_RIDGE = 10.0  # where a projector's file does not say how large keys are
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class AlphaEdit(BaseMethod):
         base: the method that is wrapped.
         projectors: one per edited layer.
         mode: how the null space enters.
-        ridge: AlphaEdit's ``L2``, in ``solve`` mode.
+        ridge: AlphaEdit's ``L2``, in ``solve`` mode; ``None`` for what MEMIT's own ``λC``, with
+            `PER_DIMENSION`, is along the null space's mean direction.
         moment_weight: ``λ`` of the second moment inside the null space, in ``solve`` mode; none in
             AlphaEdit, where all directions of the null space count the same.
     """
@@ -36,7 +40,7 @@ class AlphaEdit(BaseMethod):
     base: BaseMethod
     projectors: Mapping[int, Projector]
     mode: Mode = Mode.auto
-    ridge: float = 10.0
+    ridge: float | None = None
     moment_weight: float = 0.0
     _whitened: dict[int, WhitenedNullSpace] = field(default_factory=dict, repr=False, compare=False)
 
@@ -46,7 +50,7 @@ class AlphaEdit(BaseMethod):
                 f"{type(self.base).__name__} is not a least-squares method, so there is no closed "
                 "form for projector.mode=solve to replace: use projector.mode=post (or auto)"
             )
-        valid = not self.solves or 0 < self.ridge < math.inf
+        valid = not self.solves or self.ridge is None or 0 < self.ridge < math.inf
         require(valid, "projector.l2", self.ridge, "positive and finite")
         valid = 0 <= self.moment_weight < math.inf
         require(valid, "projector.moment_weight", self.moment_weight, "at least 0 and finite")
@@ -112,17 +116,25 @@ class AlphaEdit(BaseMethod):
         if not self.solves:
             return self.base.solve(problem)
         key_map: KeyMap = self.projectors[problem.layer]
-        weight = self.ridge
+        weight = self.ridge_of(problem.layer)
         if self.moment_weight:
             key_map, weight = self._whiten(problem), 1.0
         return least_squares(key_map, weight, problem.past, problem.keys, problem.residual)
+
+    def ridge_of(self, layer: int) -> float:
+        """``L2`` of a layer."""
+        projector = self.projectors[layer]
+        if self.ridge is not None:
+            return self.ridge
+        return PER_DIMENSION * projector.d_in * projector.null_eigenvalue or PUBLISHED_RIDGE
 
     def _whiten(self, problem: LayerProblem) -> WhitenedNullSpace:
         """The same object each time: a system of keys grows under it."""
         moment, known = problem.need_moment(), self._whitened.get(problem.layer)
         if known is None or known.moment is not moment:
             projector = self.projectors[problem.layer]
-            known = WhitenedNullSpace(projector, moment, self.moment_weight, self.ridge)
+            ridge = self.ridge_of(problem.layer)
+            known = WhitenedNullSpace(projector, moment, self.moment_weight, ridge)
             self._whitened[problem.layer] = known
         return known
 

@@ -11,22 +11,28 @@ from alphaedit_plugin.methods.base import METHODS, BaseMethod, LayerProblem
 from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.methods.past_keys import PastKeys
 
+# λ where none is given: per dimension, as E[kᵀC⁻¹k] = d_in, whatever the scale of the keys. The
+# published 20,000 of GPT-2 XL are 3.1, the 15,000 of GPT-J and Llama 3 8B 0.9 and 1.0.
+PER_DIMENSION = 2.0
+
 
 @dataclass(frozen=True)
 class Memit(BaseMethod):
     """MEMIT.
 
     Attributes:
-        moment_weight: ``λ``, the weight of the second moment against the edits.
+        moment_weight: ``λ``, the weight of the second moment against the edits; ``None`` for
+            `PER_DIMENSION`.
         sequential_cache: also keep the outputs at the keys of earlier batches (MEMIT-seq).
     """
 
-    moment_weight: float = 15_000.0
+    moment_weight: float | None = None
     sequential_cache: bool = False
 
     def __post_init__(self) -> None:
         weight = self.moment_weight
-        require(0 < weight < math.inf, "base.moment_weight", weight, "positive and finite")
+        valid = weight is None or 0 < weight < math.inf
+        require(valid, "base.moment_weight", weight, "positive and finite")
 
     @property
     def needs_history(self) -> bool:
@@ -36,9 +42,9 @@ class Memit(BaseMethod):
     def solve(self, problem: LayerProblem) -> Delta:
         """``R Kᵀ (λC + K Kᵀ)⁻¹`` (Meng et al. 2023, eq. 14); MEMIT-seq adds ``Kp Kpᵀ`` inside."""
         past = problem.past if self.sequential_cache else PastKeys()
-        return least_squares(
-            problem.need_moment(), self.moment_weight, past, problem.keys, problem.residual
-        )
+        moment = problem.need_moment()
+        weight = self.moment_weight or PER_DIMENSION * moment.dimension
+        return least_squares(moment, weight, past, problem.keys, problem.residual)
 
 
 METHODS.register("memit", Memit)

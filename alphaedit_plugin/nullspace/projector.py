@@ -31,6 +31,7 @@ class Projector:
         cut: how ``U`` was chosen.
         spans_null: ``basis`` is the null space's own.
         tokens: keys that ``C`` was made from; 0 where that is not known.
+        null_eigenvalue: the mean one of the null space's directions; 0 where that is not known.
         source: the file it is of, or the text that it was fitted to, for people.
     """
 
@@ -39,6 +40,7 @@ class Projector:
     cut: Cut
     spans_null: bool = False
     tokens: int = 0
+    null_eigenvalue: float = 0.0
     source: str = ""
 
     @classmethod
@@ -49,10 +51,15 @@ class Projector:
             ProjectorError: ``C`` is not finite.
             ConfigError: the cut's value is outside its rule's range.
         """
-        found = decompose(moment.mean.double(), cut)
+        mean = moment.mean.double()
+        found = decompose(mean, cut)
         spans_null = 2 * found.rank > len(found.vectors)
         basis = found.vectors[:, found.rank :] if spans_null else found.vectors[:, : found.rank]
-        return cls(basis.float().contiguous(), found.values.float(), cut, spans_null, moment.count)
+        energy = (mean.trace() - found.values[: found.rank].sum()).clamp_min(0).item()
+        null = energy / max(len(mean) - found.rank, 1)
+        return cls(
+            basis.float().contiguous(), found.values.float(), cut, spans_null, moment.count, null
+        )
 
     @property
     def d_in(self) -> int:

@@ -79,6 +79,7 @@ def save_projectors(
             "cut": asdict(projector.cut),
             "spans_null": projector.spans_null,
             "tokens": projector.tokens,
+            "null_eigenvalue": projector.null_eigenvalue,
         }
     content = {
         "model": describe(lm),
@@ -158,7 +159,14 @@ def _projector(tensors: Mapping[str, Tensor], layer: int, facts: Mapping[str, An
             raise ValueError(f"the basis of layer {layer} is not orthonormal")
     cut = Cut(CutRule(facts["cut"]["rule"]), float(facts["cut"]["value"]))
     eigenvalues = tensors[f"{layer}.eigenvalues"].float()
-    return Projector(basis, eigenvalues, cut, bool(facts["spans_null"]), int(facts["tokens"]))
+    return Projector(
+        basis,
+        eigenvalues,
+        cut,
+        bool(facts["spans_null"]),
+        int(facts["tokens"]),
+        float(facts.get("null_eigenvalue", 0.0)),  # files of version 0.1 may lack it
+    )
 
 
 def load_projectors(

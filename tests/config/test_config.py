@@ -194,7 +194,8 @@ def test_enums_are_typed() -> None:
 def test_custom_model() -> None:
     config = load_config(["model=custom", "model.path=/some where/x", "model.layers=[2]"])
     assert config.model.path == "/some where/x"
-    assert config.projector.cut.rule is CutRule.energy
+    assert config.projector.cut.rule is CutRule.auto
+    assert (config.model.moment_weight, config.projector.l2) == (None, None)
 
 
 @pytest.mark.parametrize(

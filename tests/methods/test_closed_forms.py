@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -67,6 +69,30 @@ def test_the_second_moment_may_count_in_the_null_space(
     assert projector.leakage(delta) < 1e-6
     again = method.delta(problem)  # from the system that is kept
     assert torch.equal(again.dense, delta.dense)
+
+
+@given(systems(), st.floats(-3, 3), st.booleans())
+def test_defaults_follow_the_keys(s: System, log_scale: float, null_space: bool) -> None:
+    """Keys of another scale, and the fit is as good: ``Δ`` is smaller by as much."""
+    scale, past = 10**log_scale, PastKeys()
+    made = []
+    for factor in (1.0, scale):
+        moment = SecondMoment(factor**2 * s.moment, 1)
+        projector = Projector.fit(moment, Cut(CutRule.rank, len(s.keys) // 2))
+        method = AlphaEdit(Memit(), {0: projector}) if null_space else Memit()
+        keys = factor * s.keys
+        problem = LayerProblem(0, keys, keys, s.residual, s.weight, moment, past)
+        made.append(factor * method.delta(problem).dense)
+    assert relative(*made) < 1e-4
+
+
+def test_the_ridge_is_what_memits_is_along_the_mean_null_direction() -> None:
+    moment = SecondMoment(torch.diag(torch.tensor([9.0, 4.0, 0.5, 0.1, 0.3])).double(), 1)
+    projector = Projector.fit(moment, Cut(CutRule.rank, 2))
+    assert projector.null_eigenvalue == pytest.approx(0.3)
+    assert AlphaEdit(Memit(), {0: projector}).ridge_of(0) == pytest.approx(2 * 5 * 0.3)
+    unknown = replace(projector, null_eigenvalue=0.0)  # of a published file
+    assert AlphaEdit(Memit(), {0: unknown}).ridge_of(0) == 10
 
 
 @given(systems(), st.floats(-2, 3), st.booleans())
