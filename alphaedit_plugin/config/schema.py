@@ -121,55 +121,22 @@ class FactsConfig:
 
 
 @dataclass(config=STRICT)
-class CompareConfig:
-    """The main job: every base, plain and projected.
+class AskingConfig:
+    """What a model is asked.
 
     Attributes:
-        bases: base methods to compare.
-        edits: sequential edits per cell.
         retention: how many facts that no edit is about are asked: of each of the data set's
             retention groups, or, where it has none, of its facts that the unedited model knows.
         facts: where these facts come from, if not from the data itself.
-        every: evaluate after this many batches, too; 0 for only at the end.
-        out: folder for the report.
         metrics: names of metrics to ask; ``None`` for all that the data has something for.
         text: held-out text for perplexity: a text or JSONL file.
-        jobs: cells that run at once, each in a process of its own; ``None`` for as many as help:
-            one per core for a small model on the CPU, else one.
-        resume: go on where the same comparison was ended before it was done.
-        abilities: tasks of lm-evaluation-harness, asked before, during and after all edits:
-            sst, mrpc, cola, rte, mmlu and nli are the paper's.
-        abilities_every: ask them at every n-th evaluation on the way; 0 for none.
-        abilities_limit: documents per task; ``None`` for all.
-        abilities_shots: examples before each question; ``None`` for as many as a task says.
-        abilities_folder: of your own task files.
-        share_targets: keep target values in the cache folder, for cells whose search is the same.
-        tuned: ``tuned.yaml`` of ``alphaedit tune``: each cell gets what was best for its base and
-            side, unless it is overridden; records that it was tuned on are left out.
-        tuning: how ``alphaedit tune`` finds it.
         generate: texts that the model writes freely, and how they are judged.
     """
 
-    bases: Annotated[list[str], Distinct] = field(
-        default_factory=lambda: ["rome", "memit", "prune", "rect"]
-    )
-    edits: Positive = 200
     retention: Natural = 300
     facts: FactsConfig = field(default_factory=FactsConfig)
-    every: Natural = 2
-    out: Text = "runs/compare"
     metrics: list[str] | None = None
     text: str | None = None
-    jobs: Positive | None = None
-    resume: bool = True
-    abilities: Annotated[list[str], Distinct] = field(default_factory=list)
-    abilities_every: Natural = 0
-    abilities_limit: Positive | None = None
-    abilities_shots: Natural | None = None
-    abilities_folder: str | None = None
-    share_targets: bool = True
-    tuned: str | None = None
-    tuning: TuningConfig = field(default_factory=TuningConfig)
     generate: Generate = field(default_factory=Generate)
 
     @property
@@ -185,6 +152,64 @@ class CompareConfig:
         if self.metrics is None or not self.generate.protocols:
             return self.metrics
         return list(dict.fromkeys([*self.metrics, *GENERATED]))
+
+
+@dataclass(config=STRICT)
+class CompareConfig(AskingConfig):
+    """The main job: every base, plain and projected.
+
+    Attributes:
+        bases: base methods to compare.
+        edits: sequential edits per cell.
+        every: evaluate after this many batches, too; 0 for only at the end.
+        out: folder for the report.
+        jobs: cells that run at once, each in a process of its own; ``None`` for as many as help:
+            one per core for a small model on the CPU, else one.
+        resume: go on where the same comparison was ended before it was done.
+        abilities: tasks of lm-evaluation-harness, asked before, during and after all edits:
+            sst, mrpc, cola, rte, mmlu and nli are the paper's.
+        abilities_every: ask them at every n-th evaluation on the way; 0 for none.
+        abilities_limit: documents per task; ``None`` for all.
+        abilities_shots: examples before each question; ``None`` for as many as a task says.
+        abilities_folder: of your own task files.
+        share_targets: keep target values in the cache folder, for cells whose search is the same.
+        tuned: ``tuned.yaml`` of ``alphaedit tune``: each cell gets what was best for its base and
+            side, unless it is overridden; records that it was tuned on are left out.
+        tuning: how ``alphaedit tune`` finds it.
+    """
+
+    bases: Annotated[list[str], Distinct] = field(
+        default_factory=lambda: ["rome", "memit", "prune", "rect"]
+    )
+    edits: Positive = 200
+    every: Natural = 2
+    out: Text = "runs/compare"
+    jobs: Positive | None = None
+    resume: bool = True
+    abilities: Annotated[list[str], Distinct] = field(default_factory=list)
+    abilities_every: Natural = 0
+    abilities_limit: Positive | None = None
+    abilities_shots: Natural | None = None
+    abilities_folder: str | None = None
+    share_targets: bool = True
+    tuned: str | None = None
+    tuning: TuningConfig = field(default_factory=TuningConfig)
+
+
+@dataclass(config=STRICT)
+class EvaluateConfig(AskingConfig):
+    """What ``alphaedit evaluate`` asks of a model that is edited already.
+
+    Attributes:
+        reference: folder or hub name of the model as it was before, to compare with; it decides
+            which facts were known.
+        adapter: folder of a peft adapter that is merged into ``model`` first.
+        out: a JSON file for every column.
+    """
+
+    reference: Text | None = None
+    adapter: Text | None = None
+    out: Text | None = None
 
 
 @dataclass(config=STRICT)
@@ -279,3 +304,16 @@ class SuggestionConfig(MethodSettings):
     corpus: Text | None = None
     data: DataConfig = field(default_factory=DataConfig)
     suggest: SuggestConfig = field(default_factory=SuggestConfig)
+
+
+@dataclass(config=STRICT)
+class EvaluationConfig(MethodSettings):
+    """What ``alphaedit evaluate`` reads."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    @property
+    def retention(self) -> int:
+        """How many untouched facts of each kind are asked."""
+        return self.evaluate.retention

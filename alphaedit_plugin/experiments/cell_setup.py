@@ -20,7 +20,7 @@ from alphaedit_plugin.config.build import (
     recipe_of,
 )
 from alphaedit_plugin.config.model import ModelConfig
-from alphaedit_plugin.config.schema import CompareConfig, ComparisonConfig
+from alphaedit_plugin.config.schema import AskingConfig, CompareConfig, ComparisonConfig
 from alphaedit_plugin.config.statistics import load_moments, provide_projectors
 from alphaedit_plugin.config.tuned import prompt_digest, read_tuned
 from alphaedit_plugin.data.base import EditData
@@ -194,18 +194,29 @@ def data_of(config: ComparisonConfig) -> EditData:
     """All configured data that nothing was tuned on, with the held-out text of ``compare.text``.
 
     Raises:
-        ConfigError: see `read_data` and `read_tuned`; an unknown metric, or perplexity without any
-            text.
+        ConfigError: see `read_data`, `read_tuned` and `with_text`.
     """
-    for name in config.compare.metrics or ():
+    return with_text(
+        read_data(config) if config.compare.tuned is None else _untuned(config),
+        config.compare,
+        "compare.text",
+    )
+
+
+def with_text(data: EditData, asking: AskingConfig, key: str) -> EditData:
+    """Data with the held-out text of the setting ``key``.
+
+    Raises:
+        ConfigError: an unknown metric, or perplexity without any text.
+    """
+    for name in asking.metrics or ():
         METRICS.get(name)
-    data = read_data(config) if config.compare.tuned is None else _untuned(config)
-    if config.compare.text is not None:
-        corpus = corpus_from(Path(config.compare.text).expanduser())
+    if asking.text is not None:
+        corpus = corpus_from(Path(asking.text).expanduser())
         texts = tuple(text for text in corpus.texts() if isinstance(text, str))
         data = replace(data, texts=texts)
-    if "perplexity" in (config.compare.metrics or ()) and not data.texts:
-        raise ConfigError("perplexity needs held-out text: give compare.text=<a text file>")
+    if "perplexity" in (asking.metrics or ()) and not data.texts:
+        raise ConfigError(f"perplexity needs held-out text: give {key}=<a text file>")
     return data
 
 

@@ -20,7 +20,7 @@ from alphaedit_plugin.common.errors import ConfigError
         ("edit", "compare.edits=3", "edit does not read compare.edits: compare and tune do"),
         ("edit", "+compare.edits=3", "edit does not read compare.edits: compare and tune do"),
         ("edit", "experiment=pocket", "edit does not read experiment: compare and tune do"),
-        ("fit", "data=zsre", "fit does not read data: compare, edit, suggest and tune do"),
+        ("fit", "data=zsre", "fit does not read data: compare, edit, evaluate, suggest and tune do"),
         (
             "fit",
             "projector.path=p",
@@ -118,7 +118,7 @@ def test_a_command_is_one_file(tmp_path: Path) -> None:
 
     assert run("greet", "name=Ada", "base=rome", "model=gpt2-xl").stdout == "Ada rome [17]\n"
     assert (
-        "greet does not read data: compare, edit, suggest and tune do"
+        "greet does not read data: compare, edit, evaluate, suggest and tune do"
         in run("greet", "data=x").stderr
     )
     assert "greet" in run("--help").stdout
