@@ -20,7 +20,11 @@ from alphaedit_plugin.common.errors import ConfigError
         ("edit", "compare.edits=3", "edit does not read compare.edits: compare and tune do"),
         ("edit", "+compare.edits=3", "edit does not read compare.edits: compare and tune do"),
         ("edit", "experiment=pocket", "edit does not read experiment: compare and tune do"),
-        ("fit", "data=zsre", "fit does not read data: compare, edit, evaluate, suggest and tune do"),
+        (
+            "fit",
+            "data=zsre",
+            "fit does not read data: compare, edit, evaluate, suggest and tune do",
+        ),
         (
             "fit",
             "projector.path=p",
