@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         that of the script after ``run``, 1 where ``doctor`` found something broken.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # or worker processes would go on with their cells
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     own = typed.index("--") if "--" in typed else len(typed)
     words, script = typed[:own], typed[own:]  # after "--" nothing is ours to read
     verbose = [word for word in words if word in ("-v", "--verbose")]

@@ -234,7 +234,9 @@ def test_killed_for_real(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_every_process(tmp_path: Path, by: signal.Signals) -> None:
+    """Ctrl-C reaches all that a terminal runs; ``kill`` the first process alone."""
     words = [*QUICK, "compare.edits=200", "compare.jobs=2", f"compare.out={tmp_path}"]
     running = subprocess.Popen(
         [sys.executable, "-m", "alphaedit_plugin", "compare", *words],
@@ -245,7 +247,10 @@ def test_ctrl_c_ends_every_process(tmp_path: Path) -> None:
     while not list(tmp_path.glob("*/alphaedit.log")) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert [process for process in family(running.pid) if heeds(process)] == [running.pid]
-    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    if by is signal.SIGINT:
+        os.killpg(running.pid, by)
+    else:
+        running.terminate()
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 130, errors
     assert errors.rstrip().endswith("alphaedit: interrupted")
