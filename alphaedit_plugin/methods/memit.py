@@ -12,8 +12,8 @@ from alphaedit_plugin.methods.least_squares import least_squares
 from alphaedit_plugin.methods.past_keys import PastKeys
 
 # λ where none is given: per dimension, as E[kᵀC⁻¹k] = d_in, whatever the scale of the keys. The
-# published 20,000 of GPT-2 XL are 3.1, the 15,000 of GPT-J and Llama 3 8B 0.9 and 1.0.
-PER_DIMENSION = 2.0
+# published 15,000 of GPT-J and Llama 3 8B are 0.9 and 1.0, the 20,000 of GPT-2 XL 3.1.
+PER_DIMENSION = 1.0
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_the_ridge_is_what_memits_is_along_the_mean_null_direction() -> None:
     moment = SecondMoment(torch.diag(torch.tensor([9.0, 4.0, 0.5, 0.1, 0.3])).double(), 1)
     projector = Projector.fit(moment, Cut(CutRule.rank, 2))
     assert projector.null_eigenvalue == pytest.approx(0.3)
-    assert AlphaEdit(Memit(), {0: projector}).ridge_of(0) == pytest.approx(2 * 5 * 0.3)
+    assert AlphaEdit(Memit(), {0: projector}).ridge_of(0) == pytest.approx(5 * 0.3)
     unknown = replace(projector, null_eigenvalue=0.0)  # of a published file
     assert AlphaEdit(Memit(), {0: unknown}).ridge_of(0) == 10
 
